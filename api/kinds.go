@@ -1,0 +1,42 @@
+package api
+
+// Kind implementations: the type is the kind.
+
+// Kind returns KindAccount.
+func (*Account) Kind() Kind { return KindAccount }
+
+// Kind returns KindVPC.
+func (*VPC) Kind() Kind { return KindVPC }
+
+// Kind returns KindSubnet.
+func (*Subnet) Kind() Kind { return KindSubnet }
+
+// Kind returns KindENI.
+func (*ENI) Kind() Kind { return KindENI }
+
+// Kind returns KindSecurityGroup.
+func (*SecurityGroup) Kind() Kind { return KindSecurityGroup }
+
+// Kind returns KindTargetGroup.
+func (*TargetGroup) Kind() Kind { return KindTargetGroup }
+
+// Kind returns KindLoadBalancer.
+func (*LoadBalancer) Kind() Kind { return KindLoadBalancer }
+
+// Kind returns KindService.
+func (*Service) Kind() Kind { return KindService }
+
+// Kind returns KindEndpoint.
+func (*Endpoint) Kind() Kind { return KindEndpoint }
+
+// Kind returns KindConnection.
+func (*Connection) Kind() Kind { return KindConnection }
+
+// Kind returns KindNode.
+func (*Node) Kind() Kind { return KindNode }
+
+// Kind returns KindJoinToken.
+func (*JoinToken) Kind() Kind { return KindJoinToken }
+
+// Kind returns KindAPIKey.
+func (*APIKey) Kind() Kind { return KindAPIKey }

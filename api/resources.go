@@ -1,0 +1,307 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Kind names a resource type; it is also the store's key prefix and the path segment of the HTTP API.
+type Kind string
+
+// The kinds of resources, in AWS's words where AWS has one.
+const (
+	KindAccount       Kind = "accounts"
+	KindVPC           Kind = "vpcs"
+	KindSubnet        Kind = "subnets"
+	KindENI           Kind = "enis"
+	KindSecurityGroup Kind = "security-groups"
+	KindTargetGroup   Kind = "target-groups"
+	KindLoadBalancer  Kind = "load-balancers"
+	KindService       Kind = "services"
+	KindEndpoint      Kind = "endpoints"
+	KindConnection    Kind = "connections"
+	KindNode          Kind = "nodes"
+	KindJoinToken     Kind = "tokens"
+	KindAPIKey        Kind = "api-keys"
+)
+
+// Meta is what every resource has.
+type Meta struct {
+	ID        string            `json:"id"`             // with AWS's prefix, such as vpc-0a1b2c3d4e5f60718
+	Account   string            `json:"account"`        // id of the owning account, 12 digits; "" for mesh-wide resources
+	Name      string            `json:"name,omitempty"` // label; see Validate for which kinds need it unique
+	Tags      map[string]string `json:"tags,omitempty"`
+	CreatedAt time.Time         `json:"createdAt"`
+	Revision  int64             `json:"revision"` // the store's revision of the last write to this resource
+}
+
+// GetMeta returns the metadata for reading and writing.
+func (m *Meta) GetMeta() *Meta { return m }
+
+// Resource is any of the types below, as a pointer.
+type Resource interface {
+	GetMeta() *Meta
+	Kind() Kind
+}
+
+// Account is a tenant.
+type Account struct {
+	Meta
+	// Domains are the DNS names this account owns, lower case without trailing dot. A private DNS name must equal one or lie below one.
+	Domains []string `json:"domains,omitempty"`
+}
+
+// VPC is an isolated network with its own address plan.
+type VPC struct {
+	Meta
+	CIDR   netip.Prefix `json:"cidr"`   // IPv4, /16 to /28
+	Number uint32       `json:"number"` // 1..2^32-1, never reused within the quarantine
+	// Forwarders answer names that are not private here. "tls://ADDRESS[:853]" or, only with PlainForwarders, "ADDRESS[:53]". Empty: NXDOMAIN.
+	Forwarders      []string `json:"forwarders,omitempty"`
+	PlainForwarders bool     `json:"plainForwarders,omitempty"`
+}
+
+// Subnet is a part of a VPC in one zone. Base, +1 (router), +2 (resolver), +3 and the last address are reserved, as in AWS.
+type Subnet struct {
+	Meta
+	VPC    string       `json:"vpcId"`
+	CIDR   netip.Prefix `json:"cidr"` // IPv4, within the VPC's, /16 to /28
+	Zone   string       `json:"zone"`
+	Blocks []Block      `json:"blocks,omitempty"` // address blocks lent to nodes
+}
+
+// Block is a range of a subnet's addresses lent to one node.
+type Block struct {
+	CIDR netip.Prefix `json:"cidr"` // default /28
+	Node string       `json:"nodeId"`
+}
+
+// ENIType says what an ENI belongs to.
+type ENIType string
+
+// ENI types.
+const (
+	ENIWorkload     ENIType = "workload"
+	ENIEndpoint     ENIType = "vpc_endpoint"
+	ENILoadBalancer ENIType = "network_load_balancer"
+)
+
+// ENI is a network interface: one address in a subnet.
+type ENI struct {
+	Meta
+	Type           ENIType    `json:"type"`
+	VPC            string     `json:"vpcId"`
+	Subnet         string     `json:"subnetId"`
+	Address        netip.Addr `json:"address"`
+	SecurityGroups []string   `json:"securityGroupIds"`
+	// Node is the node that hosts a workload ENI; "" while it is bound to none.
+	Node string `json:"nodeId,omitempty"`
+	// Owner is the endpoint or load balancer that an ENI of those types belongs to.
+	Owner  string `json:"ownerId,omitempty"`
+	Number uint32 `json:"number"`
+	// Attached is reported by the node: the interface exists in a namespace there.
+	Attached bool `json:"attached"`
+}
+
+// Protocol of a rule or listener.
+type Protocol string
+
+// Protocols.
+const (
+	TCP  Protocol = "tcp"
+	UDP  Protocol = "udp"
+	ICMP Protocol = "icmp"
+	All  Protocol = "-1" // AWS's word for every protocol; in rules only
+)
+
+// Rule is one allowance of a security group. Exactly one of CIDR and Group is set.
+type Rule struct {
+	ID          string       `json:"id"` // sgr-…, given by the control plane
+	Protocol    Protocol     `json:"protocol"`
+	FromPort    uint16       `json:"fromPort"` // for TCP and UDP; 0 with ICMP and All
+	ToPort      uint16       `json:"toPort"`
+	CIDR        netip.Prefix `json:"cidr,omitzero"`
+	Group       string       `json:"groupId,omitempty"` // a security group of the same VPC: every ENI in it
+	Description string       `json:"description,omitempty"`
+}
+
+// SecurityGroup is stateful and allows only.
+type SecurityGroup struct {
+	Meta
+	VPC     string `json:"vpcId"`
+	Ingress []Rule `json:"ingress"`
+	Egress  []Rule `json:"egress"`
+	Number  uint32 `json:"number"`
+	// Default marks the group that a VPC is born with: all from itself, all outward.
+	Default bool `json:"default,omitempty"`
+}
+
+// Target is one receiver in a target group.
+type Target struct {
+	ENI  string `json:"eniId"`
+	Port uint16 `json:"port"` // 0: the group's port
+}
+
+// TargetGroup is a set of targets of one VPC.
+type TargetGroup struct {
+	Meta
+	VPC      string   `json:"vpcId"`
+	Protocol Protocol `json:"protocol"` // tcp or udp
+	Port     uint16   `json:"port"`
+	Targets  []Target `json:"targets"`
+	Number   uint32   `json:"number"`
+}
+
+// Listener is a port of a load balancer.
+type Listener struct {
+	ID          string   `json:"id"` // listener-…
+	Protocol    Protocol `json:"protocol"`
+	Port        uint16   `json:"port"`
+	TargetGroup string   `json:"targetGroupId"`
+	// IdleTimeoutSeconds: TCP 60..6000, default 350; UDP 120 fixed (AWS NLB's figures).
+	IdleTimeoutSeconds uint32 `json:"idleTimeoutSeconds"`
+}
+
+// LoadBalancer is the front of a service's targets. It has one ENI per subnet.
+type LoadBalancer struct {
+	Meta
+	VPC            string     `json:"vpcId"`
+	Subnets        []string   `json:"subnetIds"`
+	SecurityGroups []string   `json:"securityGroupIds"`
+	ENIs           []string   `json:"eniIds"`
+	Listeners      []Listener `json:"listeners"`
+}
+
+// ServiceState is AWS's ServiceState.
+type ServiceState string
+
+// States of an endpoint service.
+const (
+	ServicePending   ServiceState = "Pending"
+	ServiceAvailable ServiceState = "Available"
+	ServiceDeleting  ServiceState = "Deleting"
+	ServiceDeleted   ServiceState = "Deleted"
+	ServiceFailed    ServiceState = "Failed"
+)
+
+// Service is an endpoint service: what a provider offers. Its Name is unique in its account; consumers write ACCOUNT/NAME.
+type Service struct {
+	Meta
+	State              ServiceState `json:"state"`
+	LoadBalancers      []string     `json:"loadBalancerIds"`
+	AcceptanceRequired bool         `json:"acceptanceRequired"`
+	// AllowedPrincipals: account ids, or "*".
+	AllowedPrincipals []string `json:"allowedPrincipals"`
+	// PrivateDNSName lies in a domain that the account owns; lower case, "*." allowed as first label.
+	PrivateDNSName string `json:"privateDnsName,omitempty"`
+}
+
+// ConnectionState is AWS's vpcEndpointState.
+type ConnectionState string
+
+// States of an endpoint and of its connection; see transitions.go for which follows which.
+const (
+	PendingAcceptance ConnectionState = "PendingAcceptance"
+	Pending           ConnectionState = "Pending"
+	Available         ConnectionState = "Available"
+	Deleting          ConnectionState = "Deleting"
+	Deleted           ConnectionState = "Deleted"
+	Rejected          ConnectionState = "Rejected"
+	Failed            ConnectionState = "Failed"
+	Expired           ConnectionState = "Expired"
+)
+
+// Endpoint is a consumer's attachment to a service, and only that. It has one ENI per subnet.
+type Endpoint struct {
+	Meta
+	VPC               string          `json:"vpcId"`
+	Service           string          `json:"serviceId"`
+	ServiceName       string          `json:"serviceName"` // ACCOUNT/NAME as at creation
+	Subnets           []string        `json:"subnetIds"`
+	SecurityGroups    []string        `json:"securityGroupIds"`
+	ENIs              []string        `json:"eniIds"`
+	State             ConnectionState `json:"state"` // mirrors the connection's
+	Connection        string          `json:"connectionId"`
+	PrivateDNSEnabled bool            `json:"privateDnsEnabled"`
+	DNSNames          []string        `json:"dnsNames"` // regional name first
+	Message           string          `json:"message,omitempty"`
+}
+
+// TagNumber is the overlay tag number of one (endpoint ENI, listener) of a connection; see decision 0002.
+type TagNumber struct {
+	ENI      string `json:"eniId"`
+	Listener string `json:"listenerId"`
+	Number   uint16 `json:"number"` // 1..32767, unique in the consumer's VPC
+}
+
+// Connection is the pair of an endpoint and a service. Account is the provider's.
+type Connection struct {
+	Meta
+	Endpoint        string          `json:"endpointId"`
+	EndpointAccount string          `json:"endpointAccount"`
+	EndpointVPC     string          `json:"endpointVpcId"`
+	Service         string          `json:"serviceId"`
+	LoadBalancer    string          `json:"loadBalancerId"`
+	State           ConnectionState `json:"state"`
+	TagNumbers      []TagNumber     `json:"tagNumbers"`
+	Number          uint32          `json:"number"`
+	// Approver is who accepted or rejected last: an API key's id, or "automatic" where acceptance is not required.
+	Approver  string    `json:"approver,omitempty"`
+	DecidedAt time.Time `json:"decidedAt,omitzero"`
+}
+
+// NodeState of a node.
+type NodeState string
+
+// Node states.
+const (
+	NodeReady    NodeState = "Ready"
+	NodeDraining NodeState = "Draining"
+	NodeRevoked  NodeState = "Revoked"
+)
+
+// Node is a host running an agent.
+type Node struct {
+	Meta
+	Number    uint32    `json:"number"`
+	PublicKey string    `json:"publicKey"` // WireGuard, base64
+	Underlay  []string  `json:"underlayAddresses"`
+	State     NodeState `json:"state"`
+	// Serial of the newest certificate, hexadecimal.
+	CertificateSerial string `json:"certificateSerial"`
+	Version           string `json:"version"`
+	GossipPort        uint16 `json:"gossipPort"`
+}
+
+// NodeStatus is what a node last reported. It is kept apart from Node: it changes often and grants nothing.
+type NodeStatus struct {
+	Node       string    `json:"nodeId"`
+	Revision   int64     `json:"revision"` // of the view the node has fully applied
+	SeenAt     time.Time `json:"seenAt"`
+	Errors     []string  `json:"errors,omitempty"`
+	Attached   []string  `json:"attachedEniIds"`
+	Generation uint32    `json:"generation"`
+}
+
+// JoinToken lets one node join, once.
+type JoinToken struct {
+	Meta
+	Hash      string    `json:"hash,omitempty"` // SHA-256 of the secret, hexadecimal; the store keeps it, the HTTP layer blanks it
+	ExpiresAt time.Time `json:"expiresAt"`
+	UsedBy    string    `json:"usedBy,omitempty"` // node id
+	NodeName  string    `json:"nodeName,omitempty"`
+}
+
+// APIKey is a user's credential, bound to one account. Admin keys have no account.
+type APIKey struct {
+	Meta
+	Hash     string    `json:"hash,omitempty"` // as in JoinToken
+	Admin    bool      `json:"admin"`
+	LastUsed time.Time `json:"lastUsed,omitzero"`
+}
+
+// Mesh holds what the whole mesh shares.
+type Mesh struct {
+	Number uint32 `json:"number"` // 24 bits of the overlay prefix
+	Region string `json:"region"`
+}

@@ -1,0 +1,188 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+)
+
+// View is what one node may know: computed by the control plane from a snapshot, signed, streamed to the node and kept on its disk.
+// It holds nothing that the node does not need for what it hosts. Slices are sorted by their first field(s).
+type View struct {
+	Revision int64     `json:"revision"`
+	IssuedAt time.Time `json:"issuedAt"`
+	// MaxAgeSeconds: a node that has heard nothing newer for this long closes (default 72 h).
+	MaxAgeSeconds uint32         `json:"maxAgeSeconds"`
+	Mesh          Mesh           `json:"mesh"`
+	Node          ViewNode       `json:"node"`
+	Peers         []ViewPeer     `json:"peers"`
+	Members       []ViewMember   `json:"members"` // whom to gossip with
+	GossipKeys    [][]byte       `json:"gossipKeys"`
+	VPCs          []ViewVPC      `json:"vpcs"`
+	ENIs          []ViewENI      `json:"enis"`
+	Addresses     []ViewAddress  `json:"addresses"`
+	Groups        []ViewGroup    `json:"groups"`
+	Endpoints     []ViewEndpoint `json:"endpoints"`
+	Grants        []ViewGrant    `json:"grants"`
+	Names         []ViewName     `json:"names"`
+}
+
+// ViewNode is the node itself.
+type ViewNode struct {
+	ID     string    `json:"id"`
+	Name   string    `json:"name"`
+	Number uint32    `json:"number"`
+	State  NodeState `json:"state"`
+}
+
+// ViewPeer is a node that this one exchanges tenants' packets with.
+type ViewPeer struct {
+	Node       string         `json:"nodeId"`
+	Name       string         `json:"name"`
+	Number     uint32         `json:"number"`
+	PublicKey  string         `json:"publicKey"`
+	Underlay   []string       `json:"underlay"`   // ADDRESS:PORT of its WireGuard socket, best first
+	AllowedIPs []netip.Prefix `json:"allowedIPs"` // overlay prefixes it speaks for, its host address included
+}
+
+// ViewMember is where another node gossips.
+type ViewMember struct {
+	Node    string `json:"nodeId"`
+	Address string `json:"address"` // ADDRESS:PORT
+}
+
+// ViewVPC is a VPC of which this node hosts an ENI, or (Local false) one that it only exchanges packets with.
+type ViewVPC struct {
+	ID              string         `json:"id"`
+	Account         string         `json:"account"`
+	Number          uint32         `json:"number"`
+	CIDR            netip.Prefix   `json:"cidr"`
+	Subnets         []ViewSubnet   `json:"subnets,omitempty"`
+	Forwarders      []string       `json:"forwarders,omitempty"`
+	PlainForwarders bool           `json:"plainForwarders,omitempty"`
+	Local           bool           `json:"local"`
+	Blocks          []netip.Prefix `json:"blocks,omitempty"` // lent to this node
+}
+
+// ViewSubnet is a subnet of a local VPC.
+type ViewSubnet struct {
+	ID   string       `json:"id"`
+	CIDR netip.Prefix `json:"cidr"`
+	Zone string       `json:"zone"`
+}
+
+// ViewENI is a workload ENI that this node hosts.
+type ViewENI struct {
+	ID      string       `json:"id"`
+	Account string       `json:"account"`
+	Name    string       `json:"name,omitempty"`
+	Number  uint32       `json:"number"`
+	VPC     uint32       `json:"vpc"` // VPC number
+	VPCID   string       `json:"vpcId"`
+	Subnet  string       `json:"subnetId"`
+	CIDR    netip.Prefix `json:"cidr"` // of the subnet
+	Address netip.Addr   `json:"address"`
+	Groups  []string     `json:"groups"`
+}
+
+// ViewAddress is an address that exists in a VPC which this node hosts a part of (this node's own included).
+type ViewAddress struct {
+	VPC     uint32     `json:"vpc"` // VPC number
+	Address netip.Addr `json:"address"`
+	Type    ENIType    `json:"type"`
+	ENI     string     `json:"eniId"`
+	Number  uint32     `json:"number"`
+	Groups  []string   `json:"groups"`
+}
+
+// ViewGroup is a security group of a VPC that this node hosts a part of.
+type ViewGroup struct {
+	ID      string `json:"id"`
+	Number  uint32 `json:"number"`
+	Ingress []Rule `json:"ingress"`
+	Egress  []Rule `json:"egress"`
+}
+
+// ViewEndpoint is an Available endpoint in a VPC of which this node hosts a workload.
+type ViewEndpoint struct {
+	ID               string             `json:"id"`
+	Connection       string             `json:"connectionId"`
+	ConnectionNumber uint32             `json:"connectionNumber"`
+	Service          string             `json:"serviceId"`
+	ServiceName      string             `json:"serviceName"`
+	VPC              uint32             `json:"vpc"`         // consumer's VPC number
+	ProviderVPC      uint32             `json:"providerVpc"` // number
+	Approver         string             `json:"approver"`
+	Groups           []string           `json:"groups"`
+	ENIs             []ViewEndpointENI  `json:"enis"`
+	Listeners        []ViewListenerPool `json:"listeners"`
+}
+
+// ViewEndpointENI is one address of an endpoint.
+type ViewEndpointENI struct {
+	ENI     string     `json:"eniId"`
+	Number  uint32     `json:"number"`
+	Address netip.Addr `json:"address"`
+	Zone    string     `json:"zone"`
+}
+
+// ViewListenerPool is one listener with the targets behind it, for the consumer's node to pick from.
+type ViewListenerPool struct {
+	Listener           string       `json:"listenerId"`
+	Protocol           Protocol     `json:"protocol"`
+	Port               uint16       `json:"port"`
+	IdleTimeoutSeconds uint32       `json:"idleTimeoutSeconds"`
+	TargetGroup        uint32       `json:"targetGroup"` // number
+	Targets            []ViewTarget `json:"targets"`
+	TagNumbers         []TagNumber  `json:"tagNumbers"` // one per endpoint ENI
+}
+
+// ViewTarget is a target as a consumer's node sees it: nothing but where to send.
+type ViewTarget struct {
+	Address netip.Addr `json:"address"` // in the provider's VPC
+	Port    uint16     `json:"port"`
+	Zone    string     `json:"zone"`
+}
+
+// ViewGrant lets one (connection, endpoint ENI, listener) reach targets hosted on this node.
+type ViewGrant struct {
+	ConsumerVPC        uint32            `json:"consumerVpc"`
+	Tag                uint16            `json:"tag"` // number, 1..32767
+	Connection         string            `json:"connectionId"`
+	ConnectionNumber   uint32            `json:"connectionNumber"`
+	Endpoint           string            `json:"endpointId"`
+	Service            string            `json:"serviceId"`
+	ServiceName        string            `json:"serviceName"`
+	ConsumerAccount    string            `json:"consumerAccount"`
+	Approver           string            `json:"approver"`
+	ProviderVPC        uint32            `json:"providerVpc"`
+	DialedAddress      netip.Addr        `json:"dialedAddress"` // the endpoint ENI's
+	Protocol           Protocol          `json:"protocol"`
+	Port               uint16            `json:"port"` // the listener's
+	IdleTimeoutSeconds uint32            `json:"idleTimeoutSeconds"`
+	Admitted           []Rule            `json:"admitted"` // the endpoint's ingress rules, group references resolved to /32 CIDRs
+	LoadBalancerGroups []string          `json:"loadBalancerGroups"`
+	Targets            []ViewGrantTarget `json:"targets"` // hosted on this node only
+}
+
+// ViewGrantTarget is a local target and the load balancer address that it sees as source.
+type ViewGrantTarget struct {
+	ENI     string     `json:"eniId"`
+	Address netip.Addr `json:"address"`
+	Port    uint16     `json:"port"`
+	Source  netip.Addr `json:"source"`    // load balancer ENI's address in the target's zone, else its first
+	SNATENI string     `json:"sourceEni"` // that ENI
+}
+
+// ViewName is a private name in a local VPC.
+type ViewName struct {
+	VPC      uint32     `json:"vpc"`
+	Name     string     `json:"name"` // lower case, no trailing dot; first label may be "*"
+	Address  netip.Addr `json:"address"`
+	Endpoint string     `json:"endpointId"`
+}
+
+// SignedView is a View as it travels and rests: the exact bytes that were signed.
+type SignedView struct {
+	View      []byte `json:"view"`      // JSON of a View
+	Signature []byte `json:"signature"` // Ed25519 over "culvert view v1\n" + View
+}
