@@ -1,0 +1,286 @@
+package plan
+
+import (
+	"cmp"
+	"net/netip"
+	"strings"
+)
+
+// Row is a comparable value of a table; Key identifies it in its table and sorts.
+type Row interface {
+	comparable
+	Key() string
+}
+
+// Plan is what one node must do. Tables are sorted by Key and have no duplicates. Same input, same bytes.
+type Plan struct {
+	Revision   int64  // of the view
+	Generation uint32 // stamped into the datapath last; 0 means closed
+	Config     Config
+
+	Links        []Link
+	Peers        []Peer
+	AllowedIPs   []AllowedIP
+	ENIs         []ENI
+	Addresses    []Address
+	RuleSets     []RuleSet
+	Services     []Service
+	TargetTables []TargetTable
+	Grants       []Grant
+	GrantTargets []GrantTarget
+	Zones        []Zone
+	Names        []Name
+}
+
+// Config is the datapath's one row of settings.
+type Config struct {
+	Mesh          uint32
+	Node          uint32
+	HostAddress   netip.Addr // overlay
+	TunnelIfindex uint32
+	TunnelMTU     uint16
+	HostIfindex   uint32 // culvert-dp
+	HostMAC       [6]byte
+	DPMAC         [6]byte
+	ExpiresNS     uint64 // boot time; 0 never
+}
+
+// Link is a workload's interface: what agent/host makes.
+type Link struct {
+	ENI          string
+	Number       uint32
+	VPC          uint32
+	Address      netip.Addr
+	Subnet       netip.Prefix
+	VPCCIDR      netip.Prefix
+	MTU          int // bytes
+	Netns        string
+	Interface    string
+	DefaultRoute bool
+	Resolver     netip.Addr
+	Search       string
+}
+
+// Key is the ENI's id.
+func (l Link) Key() string { return l.ENI }
+
+// Peer is a WireGuard peer. Underlay is invalid while unknown.
+type Peer struct {
+	PublicKey string // base64
+	Node      string
+	Underlay  netip.AddrPort
+}
+
+// Key is the public key.
+func (p Peer) Key() string { return p.PublicKey }
+
+// AllowedIP is one overlay prefix that a peer speaks for.
+type AllowedIP struct {
+	Prefix    netip.Prefix
+	PublicKey string
+}
+
+// Key is the prefix: no two peers may hold the same.
+func (a AllowedIP) Key() string { return a.Prefix.String() }
+
+// Groups are up to five security group numbers, sorted, 0 unused.
+type Groups [5]uint32
+
+// ENI is a workload ENI that is up on this node.
+type ENI struct {
+	VPC          uint32
+	Address      netip.Addr
+	ID           string
+	Number       uint32
+	Ifindex      uint32
+	MAC          [6]byte
+	GatewayMAC   [6]byte
+	IngressRules uint32 // id of a RuleSet
+	EgressRules  uint32
+	Groups       Groups
+}
+
+// Key is VPC and address.
+func (e ENI) Key() string { return vpcKey(e.VPC, e.Address) }
+
+// AddressType says what an address of a VPC is; values are the datapath's.
+type AddressType uint32
+
+// Address types.
+const (
+	AddressWorkload     AddressType = 1
+	AddressEndpoint     AddressType = 2
+	AddressLoadBalancer AddressType = 3
+	AddressResolver     AddressType = 4
+)
+
+// Address is something that exists in a VPC of this node.
+type Address struct {
+	VPC         uint32
+	Address     netip.Addr
+	Type        AddressType
+	ENI         string
+	Number      uint32
+	Rules       uint32 // endpoint, load balancer: ingress RuleSet
+	EgressRules uint32 // load balancer
+	Groups      Groups
+}
+
+// Key is VPC and address.
+func (a Address) Key() string { return vpcKey(a.VPC, a.Address) }
+
+// Rule allows. Protocol is the IANA number, 256 any. Group != 0: the peer must be in it, Prefix is then invalid.
+type Rule struct {
+	Protocol uint16
+	PortLow  uint16
+	PortHigh uint16
+	Prefix   netip.Prefix
+	Group    uint32
+	ID       uint32 // number of the rule, stable while its text is; see RuleNumber
+	Name     string // sgr-…
+}
+
+// RuleSet is an ordered, deduplicated list of rules, content-addressed: equal text, equal ID. Text makes the row comparable.
+type RuleSet struct {
+	ID   uint32
+	Text string // canonical, one rule per line; ParseRules reads it back
+}
+
+// Key is the id.
+func (r RuleSet) Key() string { return pad(uint64(r.ID)) }
+
+// Service is one port of an endpoint ENI, on the consumer's node.
+type Service struct {
+	VPC         uint32
+	Address     netip.Addr
+	Protocol    uint8
+	Port        uint16
+	Tag         uint16
+	Connection  uint32
+	ProviderVPC uint32
+	Table       uint32
+	TableSize   uint32
+	EndpointENI uint32
+	IdleSeconds uint32
+	Endpoint    string // id
+}
+
+// Key is VPC, address, protocol, port.
+func (s Service) Key() string {
+	return vpcKey(s.VPC, s.Address) + "/" + pad(uint64(s.Protocol)) + "/" + pad(uint64(s.Port))
+}
+
+// TargetTable is a Maglev table. Targets are written once each in Text, the slots are computed from them by Slots.
+type TargetTable struct {
+	ID   uint32
+	Size uint32 // prime, at least 100 × targets, 251..65537
+	Text string // one ADDRESS:PORT per line, sorted
+}
+
+// Key is the id.
+func (t TargetTable) Key() string { return pad(uint64(t.ID)) }
+
+// Grant lets one (consumer VPC, tag number) in, on the provider's node.
+type Grant struct {
+	ConsumerVPC   uint32
+	Tag           uint16
+	Connection    uint32
+	ProviderVPC   uint32
+	Admitted      uint32 // RuleSet
+	LBRules       uint32 // RuleSet
+	LBEgressRules uint32 // RuleSet
+	DialedAddress netip.Addr
+	DialedPort    uint16
+	Protocol      uint8
+	IdleSeconds   uint32
+	ConnectionID  string
+}
+
+// Key is consumer VPC and tag.
+func (g Grant) Key() string { return pad(uint64(g.ConsumerVPC)) + "/" + pad(uint64(g.Tag)) }
+
+// GrantTarget is a target that a grant admits.
+type GrantTarget struct {
+	ConsumerVPC uint32
+	Tag         uint16
+	Address     netip.Addr
+	Port        uint16
+	Source      netip.Addr
+	SourceENI   uint32
+}
+
+// Key is consumer VPC, tag, address, port.
+func (g GrantTarget) Key() string {
+	return pad(uint64(g.ConsumerVPC)) + "/" + pad(uint64(g.Tag)) + "/" + g.Address.String() + "/" + pad(uint64(g.Port))
+}
+
+// Zone is a VPC's name space.
+type Zone struct {
+	VPC        uint32
+	CIDR       netip.Prefix
+	Forwarders string // comma separated
+	Plain      bool
+}
+
+// Key is the VPC.
+func (z Zone) Key() string { return pad(uint64(z.VPC)) }
+
+// Name is a private name.
+type Name struct {
+	VPC      uint32
+	Name     string
+	Address  netip.Addr
+	Endpoint string
+}
+
+// Key is VPC, name, address.
+func (n Name) Key() string { return pad(uint64(n.VPC)) + "/" + n.Name + "/" + n.Address.String() }
+
+// Facts are what was observed on the host and what its user asked for.
+type Facts struct {
+	Generation  uint32
+	Config      Config // TunnelIfindex, TunnelMTU, HostIfindex, HostMAC, DPMAC, ExpiresNS; the rest comes from the view
+	Attachments []Attachment
+	Ready       []ReadyLink
+}
+
+// Attachment is a user's wish that an ENI be in a namespace.
+type Attachment struct {
+	ENI          string
+	Netns        string
+	Interface    string
+	DefaultRoute bool
+}
+
+// ReadyLink is a workload interface that exists.
+type ReadyLink struct {
+	ENI        string
+	Ifindex    uint32
+	MAC        [6]byte
+	GatewayMAC [6]byte
+}
+
+func vpcKey(vpc uint32, a netip.Addr) string {
+	b := a.As4()
+	const hex = "0123456789abcdef"
+	var s strings.Builder
+	s.WriteString(pad(uint64(vpc)))
+	s.WriteByte('/')
+	for _, x := range b {
+		s.WriteByte(hex[x>>4])
+		s.WriteByte(hex[x&15])
+	}
+	return s.String()
+}
+
+// pad writes n with ten digits, so that text order is number order.
+func pad(n uint64) string {
+	var b [10]byte
+	for i := len(b) - 1; i >= 0; i-- {
+		b[i] = byte('0' + n%10)
+		n /= 10
+	}
+	return string(b[:])
+}
+
+func byKey[R Row](a, b R) int { return cmp.Compare(a.Key(), b.Key()) }
