@@ -120,7 +120,7 @@ struct config {			/* map config, array of one */
 	__u8 pad[6];
 };
 
-struct vpc_addr {		/* key of enis, addresses */
+struct vpc_addr {		/* key of enis, addresses; value of links (key: ifindex) */
 	__u32 vpc;
 	__u32 addr;		/* net */
 };
