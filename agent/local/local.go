@@ -1,0 +1,112 @@
+// Package local is the node's own API: what `culvert eni attach`, `culvert status` and `culvert explain` say to the agent
+// on the same machine over a Unix socket that only root may open. HTTP with JSON; errors are api.Error.
+package local
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// DefaultSocket is where an agent listens unless told otherwise.
+const DefaultSocket = "/run/culvert/agent.sock"
+
+// AttachRequest asks for an ENI in an existing network namespace. POST /v1/attach.
+type AttachRequest struct {
+	ENI          string `json:"eniId"`
+	Netns        string `json:"netns"`               // path, such as /run/netns/cart or /proc/4711/ns/net
+	Interface    string `json:"interface,omitempty"` // default eni0
+	DefaultRoute bool   `json:"defaultRoute,omitempty"`
+}
+
+// AttachResponse tells what was set.
+type AttachResponse struct {
+	ENI       string     `json:"eniId"`
+	Interface string     `json:"interface"`
+	Address   netip.Addr `json:"address"`
+	MTU       int        `json:"mtu"`
+	Resolver  netip.Addr `json:"resolver"`
+}
+
+// DetachRequest takes an ENI out again. POST /v1/detach.
+type DetachRequest struct {
+	ENI string `json:"eniId"`
+}
+
+// Status is the node in one look. GET /v1/status.
+type Status struct {
+	Node        string         `json:"nodeId"`
+	Name        string         `json:"name"`
+	Version     string         `json:"version"`
+	Revision    int64          `json:"revision"` // of the view that is applied
+	Generation  uint32         `json:"generation"`
+	ViewAge     time.Duration  `json:"viewAgeNanoseconds"`
+	Connected   bool           `json:"connected"` // to the control plane
+	Errors      []string       `json:"errors"`
+	Peers       []PeerStatus   `json:"peers"`
+	Members     []MemberStatus `json:"members"`
+	Workloads   []Workload     `json:"workloads"`
+	Counters    []Counter      `json:"counters"`
+	Flows       int            `json:"flows"`
+	Lost        uint64         `json:"lostRecords"`
+	PendingSend int            `json:"pendingRecords"`
+}
+
+// PeerStatus is a tunnel.
+type PeerStatus struct {
+	Node          string    `json:"nodeId"`
+	PublicKey     string    `json:"publicKey"`
+	Underlay      string    `json:"underlay"`
+	LastHandshake time.Time `json:"lastHandshake,omitzero"`
+	RxBytes       uint64    `json:"rxBytes"`
+	TxBytes       uint64    `json:"txBytes"`
+}
+
+// MemberStatus is what gossip believes; a hint.
+type MemberStatus struct {
+	Node    string `json:"nodeId"`
+	Address string `json:"address"`
+	State   string `json:"state"`
+}
+
+// Workload is an attached ENI.
+type Workload struct {
+	ENI       string     `json:"eniId"`
+	Address   netip.Addr `json:"address"`
+	Netns     string     `json:"netns"`
+	Interface string     `json:"interface"`
+	State     string     `json:"state"` // up, pending, or an error
+}
+
+// Counter is a per-ENI, per-hook, per-reason count since boot.
+type Counter struct {
+	ENI     string `json:"eniId"` // id, or "" for packets of no ENI
+	Hook    string `json:"hook"`
+	Reason  string `json:"reason"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// ExplainRequest asks what would happen to a new flow. GET /v1/explain?from=&to=&port=&protocol=.
+type ExplainRequest struct {
+	From     string       `json:"from"` // ENI id
+	To       string       `json:"to"`   // name or address
+	Port     uint16       `json:"port"`
+	Protocol api.Protocol `json:"protocol"` // default tcp
+}
+
+// Stage is one step of an explanation.
+type Stage struct {
+	Name   string `json:"stage"` // resolve, source, classify, egress, endpoint, target, tunnel, grant, ingress, …
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason,omitempty"` // of the datapath when not OK
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// Explanation lists the stages up to the one that decides.
+type Explanation struct {
+	Allowed bool    `json:"allowed"`
+	Stages  []Stage `json:"stages"`
+}
