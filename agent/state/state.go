@@ -1,0 +1,95 @@
+// Package state is what an agent keeps on its disk: its identity, the last good view, and which ENIs its user attached
+// where. Every file is 0600 in a 0700 directory and replaced as a whole (temporary file, fsync, rename, fsync of the
+// directory), so a crash leaves either the old or the new content.
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Dir is an agent's data directory.
+type Dir string
+
+// Names of the files.
+const (
+	identityFile    = "identity.json"
+	viewFile        = "view.json"
+	attachmentsFile = "attachments.json"
+	wireKeyFile     = "wireguard.key"
+)
+
+// Make creates the directory, 0700, and tightens it if it was laxer.
+func (d Dir) Make() error {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if err := os.Chmod(string(d), 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return nil
+}
+
+// Path is the path of a file in the directory.
+func (d Dir) Path(name string) string { return filepath.Join(string(d), name) }
+
+// WireKey is the path of the WireGuard private key. It never leaves the node.
+func (d Dir) WireKey() string { return d.Path(wireKeyFile) }
+
+// Write replaces a file as a whole.
+func (d Dir) Write(name string, data []byte) (err error) {
+	f, err := os.CreateTemp(string(d), "."+name+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	if err = os.Rename(f.Name(), d.Path(name)); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return syncDir(string(d))
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// readJSON fills v from a file; found is false when there is none.
+func (d Dir) readJSON(name string, v any) (found bool, err error) {
+	data, err := os.ReadFile(d.Path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", name, err)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return false, fmt.Errorf("read %s: %w", name, err)
+	}
+	return true, nil
+}
+
+func (d Dir) writeJSON(name string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return d.Write(name, append(data, '\n'))
+}
