@@ -1,0 +1,287 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// ServerName is the DNS name in every server's certificate. The client demands it whatever address it dials, so that one
+// CA serves Unix sockets, addresses behind NAT and names alike.
+const ServerName = "server.culvert.internal"
+
+// Header names of the API.
+const (
+	HeaderIdempotencyKey = "Idempotency-Key"
+	HeaderAccount        = "Culvert-Account"
+	HeaderRevision       = "Culvert-Revision"
+	HeaderDryRun         = "Culvert-Dry-Run"
+	HeaderRequestID      = "Culvert-Request-Id"
+)
+
+// maxBody bounds what the client reads of an answer that is not a stream, in bytes.
+const maxBody = 64 << 20
+
+// Config says where the server is and who calls.
+type Config struct {
+	// Address is "https://HOST:PORT", "HOST:PORT" or "unix:/PATH".
+	Address string
+	// CA is the server's CA certificate in PEM, as in DATA-DIR/ca.pem.
+	CA []byte
+	// CAPin is the SHA-256 of the CA certificate in hexadecimal; it serves where CA is not at hand yet (a node that joins).
+	CAPin string
+	// APIKey authenticates a user; empty for a node.
+	APIKey string
+	// Account, id or name: whose behalf an administrator acts on. Others leave it empty.
+	Account string
+	// Certificate returns the node's current certificate at each handshake; nil for a user.
+	Certificate func() (*tls.Certificate, error)
+	// Timeout of a call that is not a stream; default 30 s.
+	Timeout time.Duration
+	// UserAgent defaults to "culvert".
+	UserAgent string
+}
+
+// Client talks to one server. It is safe for concurrent use.
+type Client struct {
+	cfg  Config
+	base string
+	http *http.Client
+}
+
+// New checks the configuration. It does not connect.
+func New(cfg Config) (*Client, error) {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 30 * time.Second
+	}
+	if cfg.UserAgent == "" {
+		cfg.UserAgent = "culvert"
+	}
+	network, target, base, err := splitAddress(cfg.Address)
+	if err != nil {
+		return nil, err
+	}
+	tlsConfig, err := tlsConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, target)
+		},
+		TLSClientConfig:       tlsConfig,
+		ForceAttemptHTTP2:     true,
+		TLSHandshakeTimeout:   10 * time.Second,
+		MaxIdleConns:          8,
+		MaxIdleConnsPerHost:   8,
+		IdleConnTimeout:       90 * time.Second,
+		ResponseHeaderTimeout: 60 * time.Second,
+	}
+	return &Client{cfg: cfg, base: base, http: &http.Client{Transport: transport}}, nil
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+func splitAddress(address string) (network, target, base string, err error) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		path = strings.TrimPrefix(path, "//")
+		if !strings.HasPrefix(path, "/") {
+			return "", "", "", fmt.Errorf("server address %q: a unix socket needs an absolute path, such as unix:/run/culvert/server.sock", address)
+		}
+		return "unix", path, "https://" + ServerName, nil
+	}
+	host := strings.TrimSuffix(strings.TrimPrefix(address, "https://"), "/")
+	if strings.Contains(host, "://") {
+		return "", "", "", fmt.Errorf("server address %q: the scheme must be https or unix", address)
+	}
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		return "", "", "", fmt.Errorf("server address %q: write https://HOST:PORT or unix:/PATH: %w", address, err)
+	}
+	return "tcp", host, "https://" + host, nil
+}
+
+func tlsConfig(cfg Config) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS13, ServerName: ServerName}
+	if cfg.Certificate != nil {
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cfg.Certificate() }
+	}
+	switch {
+	case len(cfg.CA) > 0:
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(cfg.CA) {
+			return nil, errors.New("server CA: no PEM certificate found; give the server's DATA-DIR/ca.pem")
+		}
+	case cfg.CAPin != "":
+		pin, err := hex.DecodeString(cfg.CAPin)
+		if err != nil || len(pin) != sha256.Size {
+			return nil, fmt.Errorf("server CA pin %q: not a SHA-256 in hexadecimal", cfg.CAPin)
+		}
+		// The chain is verified below against the pinned CA instead of a pool.
+		c.InsecureSkipVerify = true
+		c.VerifyConnection = func(s tls.ConnectionState) error { return verifyPinned(s, pin) }
+	default:
+		return nil, errors.New("server CA: missing; give the server's DATA-DIR/ca.pem, or a join token with a pin")
+	}
+	return c, nil
+}
+
+// verifyPinned accepts a chain that leads to a certificate with the given SHA-256 and names ServerName.
+func verifyPinned(s tls.ConnectionState, pin []byte) error {
+	roots, inter := x509.NewCertPool(), x509.NewCertPool()
+	found := false
+	for _, cert := range s.PeerCertificates {
+		if sum := sha256.Sum256(cert.Raw); bytes.Equal(sum[:], pin) {
+			roots.AddCert(cert)
+			found = true
+		} else {
+			inter.AddCert(cert)
+		}
+	}
+	if !found {
+		return errors.New("server certificate: it is not from the CA that the token pins; is this the right server?")
+	}
+	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, DNSName: ServerName})
+	return err
+}
+
+// Option changes one call.
+type Option func(*callOptions)
+
+type callOptions struct {
+	query  url.Values
+	header http.Header
+}
+
+// WithDryRun asks the server to check everything and change nothing. The answer is what would have been made.
+func WithDryRun() Option { return func(o *callOptions) { o.query.Set("dryRun", "true") } }
+
+// WithIdempotencyKey makes a creation repeatable: the same key and body within 24 hours give the first answer again.
+func WithIdempotencyKey(key string) Option {
+	return func(o *callOptions) { o.header.Set(HeaderIdempotencyKey, key) }
+}
+
+// WithVPC filters a list by VPC, id or name.
+func WithVPC(vpc string) Option { return func(o *callOptions) { o.query.Set("vpc", vpc) } }
+
+// WithAccount acts on behalf of another account than Config.Account says; for administrators.
+func WithAccount(account string) Option {
+	return func(o *callOptions) { o.header.Set(HeaderAccount, account) }
+}
+
+func segment(s string) string { return url.PathEscape(s) }
+
+// call sends one request and decodes the answer into out unless that is nil.
+func (c *Client) call(ctx context.Context, method, path string, in, out any, opts ...Option) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	resp, err := c.do(ctx, method, path, in, opts...)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	if err != nil {
+		return fmt.Errorf("%s %s: read answer: %w", method, path, err)
+	}
+	if out == nil || len(body) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return fmt.Errorf("%s %s: decode answer: %w", method, path, err)
+	}
+	return nil
+}
+
+// do sends one request; a status of 400 and above becomes an error. The caller closes the body.
+func (c *Client) do(ctx context.Context, method, path string, in any, opts ...Option) (*http.Response, error) {
+	o := callOptions{query: url.Values{}, header: http.Header{}}
+	if c.cfg.Account != "" {
+		o.header.Set(HeaderAccount, c.cfg.Account)
+	}
+	for _, f := range opts {
+		f(&o)
+	}
+	var body io.Reader
+	switch v := in.(type) {
+	case nil:
+	case []byte:
+		body = bytes.NewReader(v)
+		o.header.Set("Content-Type", "application/x-ndjson")
+	default:
+		data, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: encode request: %w", method, path, err)
+		}
+		body = bytes.NewReader(data)
+		o.header.Set("Content-Type", "application/json")
+	}
+	target := c.base + path
+	if len(o.query) > 0 {
+		target += "?" + o.query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, body)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	req.Header = o.header
+	req.Header.Set("User-Agent", c.cfg.UserAgent)
+	if c.cfg.APIKey != "" {
+		req.Header.Set("Authorization", "Bearer "+c.cfg.APIKey)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if resp.StatusCode >= 400 {
+		defer resp.Body.Close()
+		return nil, readError(resp, method, path)
+	}
+	return resp, nil
+}
+
+func readError(resp *http.Response, method, path string) error {
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "application/json" {
+		e := new(api.Error)
+		if json.Unmarshal(body, e) == nil && e.Code != "" {
+			return e
+		}
+	}
+	return fmt.Errorf("%s %s: status %s: %s", method, path, resp.Status, strings.TrimSpace(string(body)))
+}
+
+func get[T any](ctx context.Context, c *Client, path string, opts ...Option) (*T, error) {
+	out := new(T)
+	return out, c.call(ctx, http.MethodGet, path, nil, out, opts...)
+}
+
+func list[T any](ctx context.Context, c *Client, path string, opts ...Option) ([]T, error) {
+	var out api.List[T]
+	err := c.call(ctx, http.MethodGet, path, nil, &out, opts...)
+	return out.Items, err
+}
+
+func send[T any](ctx context.Context, c *Client, method, path string, in any, opts ...Option) (*T, error) {
+	out := new(T)
+	if err := c.call(ctx, method, path, in, out, opts...); err != nil {
+		return nil, err
+	}
+	return out, nil
+}

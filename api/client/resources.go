@@ -1,0 +1,210 @@
+package client
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// Create, list, get, modify and delete of every kind. An argument "ref" is an id or a name.
+
+// CreateAccount makes one; administrators only.
+func (c *Client) CreateAccount(ctx context.Context, r api.CreateAccountRequest, o ...Option) (*api.Account, error) {
+	return send[api.Account](ctx, c, http.MethodPost, "/v1/accounts", r, o...)
+}
+
+// ListAccounts returns all that the caller may see.
+func (c *Client) ListAccounts(ctx context.Context, o ...Option) ([]api.Account, error) {
+	return list[api.Account](ctx, c, "/v1/accounts", o...)
+}
+
+// GetAccount returns one.
+func (c *Client) GetAccount(ctx context.Context, ref string, o ...Option) (*api.Account, error) {
+	return get[api.Account](ctx, c, "/v1/accounts/"+segment(ref), o...)
+}
+
+// DeleteAccount removes one; DependencyViolation names what still needs it.
+func (c *Client) DeleteAccount(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/accounts/"+segment(ref), nil, o...)
+}
+
+// CreateVPC makes one.
+func (c *Client) CreateVPC(ctx context.Context, r api.CreateVPCRequest, o ...Option) (*api.VPC, error) {
+	return send[api.VPC](ctx, c, http.MethodPost, "/v1/vpcs", r, o...)
+}
+
+// ListVPCs returns all that the caller may see.
+func (c *Client) ListVPCs(ctx context.Context, o ...Option) ([]api.VPC, error) {
+	return list[api.VPC](ctx, c, "/v1/vpcs", o...)
+}
+
+// GetVPC returns one.
+func (c *Client) GetVPC(ctx context.Context, ref string, o ...Option) (*api.VPC, error) {
+	return get[api.VPC](ctx, c, "/v1/vpcs/"+segment(ref), o...)
+}
+
+// ModifyVPC changes the fields that are set.
+func (c *Client) ModifyVPC(ctx context.Context, ref string, r api.ModifyVPCRequest, o ...Option) (*api.VPC, error) {
+	return send[api.VPC](ctx, c, http.MethodPatch, "/v1/vpcs/"+segment(ref), r, o...)
+}
+
+// DeleteVPC removes one; DependencyViolation names what still needs it.
+func (c *Client) DeleteVPC(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/vpcs/"+segment(ref), nil, o...)
+}
+
+// CreateSubnet makes one.
+func (c *Client) CreateSubnet(ctx context.Context, r api.CreateSubnetRequest, o ...Option) (*api.Subnet, error) {
+	return send[api.Subnet](ctx, c, http.MethodPost, "/v1/subnets", r, o...)
+}
+
+// ListSubnets returns all that the caller may see.
+func (c *Client) ListSubnets(ctx context.Context, o ...Option) ([]api.Subnet, error) {
+	return list[api.Subnet](ctx, c, "/v1/subnets", o...)
+}
+
+// GetSubnet returns one.
+func (c *Client) GetSubnet(ctx context.Context, ref string, o ...Option) (*api.Subnet, error) {
+	return get[api.Subnet](ctx, c, "/v1/subnets/"+segment(ref), o...)
+}
+
+// DeleteSubnet removes one; DependencyViolation names what still needs it.
+func (c *Client) DeleteSubnet(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/subnets/"+segment(ref), nil, o...)
+}
+
+// CreateENI makes one.
+func (c *Client) CreateENI(ctx context.Context, r api.CreateENIRequest, o ...Option) (*api.ENI, error) {
+	return send[api.ENI](ctx, c, http.MethodPost, "/v1/enis", r, o...)
+}
+
+// ListENIs returns all that the caller may see.
+func (c *Client) ListENIs(ctx context.Context, o ...Option) ([]api.ENI, error) {
+	return list[api.ENI](ctx, c, "/v1/enis", o...)
+}
+
+// GetENI returns one.
+func (c *Client) GetENI(ctx context.Context, ref string, o ...Option) (*api.ENI, error) {
+	return get[api.ENI](ctx, c, "/v1/enis/"+segment(ref), o...)
+}
+
+// ModifyENI changes the fields that are set.
+func (c *Client) ModifyENI(ctx context.Context, ref string, r api.ModifyENIRequest, o ...Option) (*api.ENI, error) {
+	return send[api.ENI](ctx, c, http.MethodPatch, "/v1/enis/"+segment(ref), r, o...)
+}
+
+// DeleteENI removes one; DependencyViolation names what still needs it.
+func (c *Client) DeleteENI(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/enis/"+segment(ref), nil, o...)
+}
+
+// CreateSecurityGroup makes one.
+func (c *Client) CreateSecurityGroup(ctx context.Context, r api.CreateSecurityGroupRequest, o ...Option) (*api.SecurityGroup, error) {
+	return send[api.SecurityGroup](ctx, c, http.MethodPost, "/v1/security-groups", r, o...)
+}
+
+// ListSecurityGroups returns all that the caller may see.
+func (c *Client) ListSecurityGroups(ctx context.Context, o ...Option) ([]api.SecurityGroup, error) {
+	return list[api.SecurityGroup](ctx, c, "/v1/security-groups", o...)
+}
+
+// GetSecurityGroup returns one.
+func (c *Client) GetSecurityGroup(ctx context.Context, ref string, o ...Option) (*api.SecurityGroup, error) {
+	return get[api.SecurityGroup](ctx, c, "/v1/security-groups/"+segment(ref), o...)
+}
+
+// DeleteSecurityGroup removes one; DependencyViolation names what still needs it.
+func (c *Client) DeleteSecurityGroup(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/security-groups/"+segment(ref), nil, o...)
+}
+
+// CreateTargetGroup makes one.
+func (c *Client) CreateTargetGroup(ctx context.Context, r api.CreateTargetGroupRequest, o ...Option) (*api.TargetGroup, error) {
+	return send[api.TargetGroup](ctx, c, http.MethodPost, "/v1/target-groups", r, o...)
+}
+
+// ListTargetGroups returns all that the caller may see.
+func (c *Client) ListTargetGroups(ctx context.Context, o ...Option) ([]api.TargetGroup, error) {
+	return list[api.TargetGroup](ctx, c, "/v1/target-groups", o...)
+}
+
+// GetTargetGroup returns one.
+func (c *Client) GetTargetGroup(ctx context.Context, ref string, o ...Option) (*api.TargetGroup, error) {
+	return get[api.TargetGroup](ctx, c, "/v1/target-groups/"+segment(ref), o...)
+}
+
+// DeleteTargetGroup removes one; DependencyViolation names what still needs it.
+func (c *Client) DeleteTargetGroup(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/target-groups/"+segment(ref), nil, o...)
+}
+
+// CreateLoadBalancer makes one.
+func (c *Client) CreateLoadBalancer(ctx context.Context, r api.CreateLoadBalancerRequest, o ...Option) (*api.LoadBalancer, error) {
+	return send[api.LoadBalancer](ctx, c, http.MethodPost, "/v1/load-balancers", r, o...)
+}
+
+// ListLoadBalancers returns all that the caller may see.
+func (c *Client) ListLoadBalancers(ctx context.Context, o ...Option) ([]api.LoadBalancer, error) {
+	return list[api.LoadBalancer](ctx, c, "/v1/load-balancers", o...)
+}
+
+// GetLoadBalancer returns one.
+func (c *Client) GetLoadBalancer(ctx context.Context, ref string, o ...Option) (*api.LoadBalancer, error) {
+	return get[api.LoadBalancer](ctx, c, "/v1/load-balancers/"+segment(ref), o...)
+}
+
+// DeleteLoadBalancer removes one; DependencyViolation names what still needs it.
+func (c *Client) DeleteLoadBalancer(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/load-balancers/"+segment(ref), nil, o...)
+}
+
+// CreateService makes one.
+func (c *Client) CreateService(ctx context.Context, r api.CreateServiceRequest, o ...Option) (*api.Service, error) {
+	return send[api.Service](ctx, c, http.MethodPost, "/v1/services", r, o...)
+}
+
+// ListServices returns all that the caller may see.
+func (c *Client) ListServices(ctx context.Context, o ...Option) ([]api.Service, error) {
+	return list[api.Service](ctx, c, "/v1/services", o...)
+}
+
+// GetService returns one.
+func (c *Client) GetService(ctx context.Context, ref string, o ...Option) (*api.Service, error) {
+	return get[api.Service](ctx, c, "/v1/services/"+segment(ref), o...)
+}
+
+// ModifyService changes the fields that are set.
+func (c *Client) ModifyService(ctx context.Context, ref string, r api.ModifyServiceRequest, o ...Option) (*api.Service, error) {
+	return send[api.Service](ctx, c, http.MethodPatch, "/v1/services/"+segment(ref), r, o...)
+}
+
+// DeleteService removes one; DependencyViolation names what still needs it.
+func (c *Client) DeleteService(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/services/"+segment(ref), nil, o...)
+}
+
+// CreateEndpoint makes one.
+func (c *Client) CreateEndpoint(ctx context.Context, r api.CreateEndpointRequest, o ...Option) (*api.Endpoint, error) {
+	return send[api.Endpoint](ctx, c, http.MethodPost, "/v1/endpoints", r, o...)
+}
+
+// ListEndpoints returns all that the caller may see.
+func (c *Client) ListEndpoints(ctx context.Context, o ...Option) ([]api.Endpoint, error) {
+	return list[api.Endpoint](ctx, c, "/v1/endpoints", o...)
+}
+
+// GetEndpoint returns one.
+func (c *Client) GetEndpoint(ctx context.Context, ref string, o ...Option) (*api.Endpoint, error) {
+	return get[api.Endpoint](ctx, c, "/v1/endpoints/"+segment(ref), o...)
+}
+
+// ModifyEndpoint changes the fields that are set.
+func (c *Client) ModifyEndpoint(ctx context.Context, ref string, r api.ModifyEndpointRequest, o ...Option) (*api.Endpoint, error) {
+	return send[api.Endpoint](ctx, c, http.MethodPatch, "/v1/endpoints/"+segment(ref), r, o...)
+}
+
+// DeleteEndpoint removes one; DependencyViolation names what still needs it.
+func (c *Client) DeleteEndpoint(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/endpoints/"+segment(ref), nil, o...)
+}
