@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/culvert-net/culvert/api"
 )
 
 // Identity is what a node got when it joined, and its own TLS key.
@@ -73,4 +75,11 @@ func (id *Identity) Validity() (notBefore, notAfter time.Time, err error) {
 		return notBefore, notAfter, fmt.Errorf("node certificate: %w", err)
 	}
 	return c.NotBefore, c.NotAfter, nil
+}
+
+// Take fills in what the control plane answered to a request made with this key.
+func (id *Identity) Take(r *api.JoinResponse, keyPEM string) {
+	id.Node, id.Number, id.Mesh = r.Node, r.Number, r.Mesh.Number
+	id.CAPEM, id.ViewKey, id.KeyPEM = string(r.CA), r.ViewKey, keyPEM
+	id.CertificatePEM = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.Certificate}))
 }

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+
+	"github.com/culvert-net/culvert/agent/state"
+	"github.com/culvert-net/culvert/agent/wire"
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/internal/version"
+)
+
+// Default ports of a node, both UDP, gossip also TCP.
+const (
+	DefaultWireGuardPort = 51820
+	DefaultGossipPort    = 7946
+)
+
+// JoinConfig is what `culvert agent join` needs.
+type JoinConfig struct {
+	DataDir  string
+	Server   string   // address of the control plane
+	Token    string   // as printed by `culvert token create`; holds the pin of the server's CA
+	CA       []byte   // PEM; may be empty when the token has a pin
+	Name     string   // of the node
+	Underlay []string // ADDRESS or ADDRESS:PORT; none: where the server sees the connection come from
+	// Ports other than the defaults.
+	WireGuardPort, GossipPort uint16
+}
+
+// Join makes this machine a node. It refuses when it is one already; a used token is refused by the control plane.
+func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
+	dir := state.Dir(cfg.DataDir)
+	if err := dir.Make(); err != nil {
+		return nil, err
+	}
+	if joined, err := dir.HasIdentity(); err != nil {
+		return nil, err
+	} else if joined {
+		return nil, fmt.Errorf("%s: this machine is a node already: run culvert agent leave first, or choose another --data-dir",
+			cfg.DataDir)
+	}
+	key, err := wire.LoadOrCreateKey(dir.WireKey())
+	if err != nil {
+		return nil, err
+	}
+	keyPEM, csr, err := newCSR(cfg.Name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(client.Config{Address: cfg.Server, CA: cfg.CA, CAPin: client.TokenPin(cfg.Token)})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	answer, err := c.Join(ctx, api.JoinRequest{
+		Token: cfg.Token, Name: cfg.Name, CSR: csr, PublicKey: key.Public().String(), Underlay: cfg.Underlay,
+		WireGuardPort: cfg.WireGuardPort, GossipPort: cfg.GossipPort, Version: version.Version(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	id := &state.Identity{Name: cfg.Name, Servers: []string{cfg.Server}, Underlay: cfg.Underlay}
+	id.Take(answer, keyPEM)
+	if _, err := id.Certificate(); err != nil {
+		return nil, err
+	}
+	return id, dir.SaveIdentity(id)
+}
+
+// newCSR makes an ECDSA P-256 key (PEM, PKCS #8) and a request for its certification (DER). The names in the
+// certificate are the control plane's to choose; the common name only helps a reader of logs.
+func newCSR(name string) (keyPEM string, csr []byte, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", nil, err
+	}
+	der, err1 := x509.MarshalPKCS8PrivateKey(key)
+	template := x509.CertificateRequest{}
+	template.Subject.CommonName = name
+	csr, err2 := x509.CreateCertificateRequest(rand.Reader, &template, key)
+	if err := errors.Join(err1, err2); err != nil {
+		return "", nil, fmt.Errorf("certificate request: %w", err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), csr, nil
+}
+
+// remote is the control plane over HTTP, one server after another as they fail.
+type remote struct{ *client.Client }
+
+// dialControlPlane makes the client of one of the servers. It does not connect.
+func dialControlPlane(id *state.Identity, server string, certificate func() (*tls.Certificate, error)) (remote, error) {
+	c, err := client.New(client.Config{Address: server, CA: []byte(id.CAPEM), Certificate: certificate,
+		UserAgent: "culvert-agent/" + version.Version()})
+	return remote{c}, err
+}
+
+// Views implements ControlPlane.
+func (r remote) Views(ctx context.Context, fn func(api.SignedView) error) error {
+	return r.StreamViews(ctx, fn)
+}
+
+// Report implements ControlPlane.
+func (r remote) Report(ctx context.Context, s api.NodeStatus) error { return r.ReportStatus(ctx, s) }
+
+// SendFlows implements ControlPlane. Records of accounts that this node has nothing to do with any more are refused by the
+// control plane for good; sending them again would not help.
+func (r remote) SendFlows(ctx context.Context, records []api.FlowEnvelope) error {
+	_, err := r.Client.SendFlows(ctx, records)
+	return err
+}

@@ -1,0 +1,173 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	mrand "math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/culvert-net/culvert/agent/state"
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/version"
+)
+
+// Reconnects to the control plane wait a random time up to a bound that doubles from retryMin to retryMax, so that many
+// nodes do not come back at the same moment.
+const (
+	retryMin = 500 * time.Millisecond
+	retryMax = 30 * time.Second
+)
+
+// ControlPlane is the control plane as a node uses it.
+type ControlPlane interface {
+	// Views calls fn for the node's view at once and after every change, until the connection ends.
+	Views(ctx context.Context, fn func(api.SignedView) error) error
+	Report(ctx context.Context, s api.NodeStatus) error
+	SendFlows(ctx context.Context, records []api.FlowEnvelope) error
+	// Renew has a certificate request signed and tells what changed on this side.
+	Renew(ctx context.Context, r api.RenewRequest) (*api.JoinResponse, error)
+}
+
+// inbox holds the newest good view. Putting wakes the loop; an older one that was not taken yet is forgotten.
+type inbox struct {
+	id   *state.Identity
+	log  *slog.Logger
+	wake func()
+
+	mu        sync.Mutex
+	view      *api.View
+	signed    api.SignedView
+	heard     time.Time // when the control plane was last heard
+	connected bool
+}
+
+// put checks a view and keeps it when it is not older than what is held.
+func (b *inbox) put(s api.SignedView, now time.Time) error {
+	v, err := state.OpenView(b.id, s)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := state.Newer(b.view, v); err != nil {
+		return err
+	}
+	b.view, b.signed, b.heard, b.connected = v, s, now, true
+	b.wake()
+	return nil
+}
+
+// restore puts in what was read from disk.
+func (b *inbox) restore(v *api.View) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.view = v
+}
+
+func (b *inbox) latest() (*api.View, api.SignedView) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.view, b.signed
+}
+
+func (b *inbox) state() (heard time.Time, connected bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.heard, b.connected
+}
+
+func (b *inbox) lost() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.connected = false
+}
+
+// follow keeps a stream of views open until ctx ends.
+func (b *inbox) follow(ctx context.Context, cp func() ControlPlane) error {
+	wait := retryMin
+	for ctx.Err() == nil {
+		start := time.Now()
+		err := cp().Views(ctx, func(s api.SignedView) error {
+			if err := b.put(s, time.Now()); err != nil {
+				b.log.Error("view refused, the last good one stays", "error", err)
+			}
+			return nil
+		})
+		b.lost()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(start) > retryMax {
+			wait = retryMin
+		}
+		b.log.Warn("control plane stream ended", "error", err, "retry_within", wait)
+		if sleep(ctx, time.Duration(mrand.Int64N(int64(wait)))+retryMin/10) != nil {
+			return nil
+		}
+		wait = min(2*wait, retryMax)
+	}
+	return nil
+}
+
+// sleep waits or returns ctx's error.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// renewal keeps the node's certificate fresh: after two thirds of its life, then every few minutes until it works. An
+// expired certificate still authenticates its own renewal for a while; see the control plane.
+func renewal(ctx context.Context, a *Agent) error {
+	for ctx.Err() == nil {
+		if sleep(ctx, a.untilRenewal(time.Now())) != nil {
+			return nil
+		}
+		if err := a.renew(ctx); err != nil && ctx.Err() == nil {
+			a.log.Error("certificate not renewed", "error", err)
+			if sleep(ctx, time.Minute+mrand.N(time.Minute)) != nil {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// untilRenewal is how long the certificate is to be left alone.
+func (a *Agent) untilRenewal(now time.Time) time.Duration {
+	from, to, err := a.identity().Validity()
+	if err != nil {
+		return time.Minute
+	}
+	return max(0, from.Add(to.Sub(from)*2/3).Sub(now))
+}
+
+// renew makes a new key, has it certified and takes both into use.
+func (a *Agent) renew(ctx context.Context) error {
+	keyPEM, csr, err := newCSR(a.identity().Name)
+	if err != nil {
+		return err
+	}
+	answer, err := a.controlPlane().Renew(ctx, api.RenewRequest{CSR: csr, Underlay: a.identity().Underlay,
+		WireGuardPort: a.cfg.WireGuardPort, GossipPort: a.cfg.GossipPort, Version: version.Version()})
+	if err != nil {
+		return err
+	}
+	next := *a.identity()
+	next.Take(answer, keyPEM)
+	if _, err := next.Certificate(); err != nil {
+		return fmt.Errorf("renew: the answer does not fit the key: %w", err)
+	}
+	if err := a.dir.SaveIdentity(&next); err != nil {
+		return err
+	}
+	a.useIdentity(&next)
+	return nil
+}
