@@ -1,0 +1,17 @@
+// Package tunnel is the body of the process `culvert tunnel`: a user-space WireGuard device that has a process of its
+// own, so that an agent may die, start anew or be replaced without a packet noticing.
+//
+// The protocol and its cryptography are golang.zx2c4.com/wireguard's, unchanged. Around it stand our own parts, all on
+// its public interfaces:
+//
+//	            ┌────────────────────────── process ──────────────────────────┐
+//	interface ──┤ tun.Device ─ gate ─► encrypt, in order ─► gate ─ conn.Bind  ├── UDP
+//	            └──── budget of peers without session · control socket ───────┘
+//
+// The gate lets at most 256 packets be inside the device each way. What does not fit waits in the kernel's queues,
+// where a sender feels it at once, instead of in 64 KiB buffers by the thousand: that is both faster and leaner.
+//
+// The interface is persistent: it outlives the process, and with it the BPF programs attached to it. It is created
+// down; whoever attaches the programs sets it up, and the UDP port opens when that happens. A process that was killed
+// starts without keys and is fed anew through its socket.
+package tunnel

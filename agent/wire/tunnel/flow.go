@@ -1,0 +1,219 @@
+package tunnel
+
+import (
+	"encoding/binary"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+// flow bounds what is inside the device: it wraps the interface and the sockets and counts at the four crossings.
+type flow struct {
+	tags tags
+	out  *gate
+	in   *gate
+	dst  *router
+}
+
+func newFlow(mtu int) *flow {
+	return &flow{tags: newTags(mtu), out: newGate(), in: newGate(), dst: newRouter()}
+}
+
+// tally sums the packets that left, per gate; packets of one batch nearly always share the epoch.
+type tally struct {
+	f     *flow
+	count [2]int
+	epoch [2]uint32
+}
+
+// add counts one packet out through the gate by which it entered.
+func (t *tally) add(v tag) {
+	if v.dir != outbound && v.dir != inbound {
+		return
+	}
+	i := v.dir - outbound
+	if t.count[i] > 0 && t.epoch[i] != v.epoch {
+		t.f.gate(v.dir).leave(t.count[i], t.epoch[i])
+		t.count[i] = 0
+	}
+	t.epoch[i] = v.epoch
+	t.count[i]++
+}
+
+func (t *tally) done() {
+	t.f.out.leave(t.count[0], t.epoch[0])
+	t.f.in.leave(t.count[1], t.epoch[1])
+}
+
+func (f *flow) gate(dir direction) *gate {
+	if dir == outbound {
+		return f.out
+	}
+	return f.in
+}
+
+// reclaim counts out the packets whose buffers came back: the device dropped them.
+func (f *flow) reclaim(bufs [][]byte) {
+	t := tally{f: f}
+	for _, buf := range bufs {
+		if v, ok := f.tags.take(buf); ok {
+			t.add(v)
+		}
+	}
+	t.done()
+}
+
+// mark puts a tag on a buffer that was just filled. An old tag means that its packet was dropped.
+func (f *flow) mark(buf []byte, used int, v tag) int {
+	if old, ok := f.tags.take(buf); ok {
+		f.gate(old.dir).leave(1, old.epoch)
+	}
+	if f.tags.put(buf, used, v) {
+		return 1
+	}
+	return 0
+}
+
+// gatedTun is the interface's side.
+type gatedTun struct {
+	tun.Device
+	f    *flow
+	link *linkWatch
+	last int // buffers that the last Read filled
+}
+
+// Events reports the link's changes.
+func (g *gatedTun) Events() <-chan tun.Event { return g.link.events }
+
+// Close ends watching the link and closes the interface, which stays.
+func (g *gatedTun) Close() error {
+	g.link.close()
+	return g.Device.Close()
+}
+
+// Read is called by one goroutine.
+func (g *gatedTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	g.f.reclaim(bufs[:g.last])
+	g.f.out.wait()
+	n, err := g.Device.Read(bufs, sizes, offset)
+	g.last = n
+	if n == 0 {
+		return n, err
+	}
+	epoch, now, uncounted := g.f.out.enter(n), time.Now(), n
+	for i := range n {
+		if sizes[i] < 1 {
+			continue
+		}
+		peer, pass := g.f.dst.admit(bufs[i][offset:offset+sizes[i]], now)
+		if !pass {
+			sizes[i] = 0
+			continue
+		}
+		uncounted -= g.f.mark(bufs[i], offset+sizes[i], tag{dir: outbound, epoch: epoch, peer: peer})
+	}
+	g.f.out.leave(uncounted, epoch)
+	return n, err
+}
+
+// Write is called by one goroutine per peer.
+func (g *gatedTun) Write(bufs [][]byte, offset int) (int, error) {
+	t := tally{f: g.f}
+	for _, buf := range bufs { // before the write, which may use the buffers' free part
+		if v, ok := g.f.tags.take(buf); ok {
+			t.add(v)
+		}
+	}
+	defer t.done()
+	return g.Device.Write(bufs, offset)
+}
+
+// gatedBind is the sockets' side.
+type gatedBind struct {
+	conn.Bind
+	f       *flow
+	open    atomic.Bool
+	changed chan struct{} // gets a value when open changed; capacity 1
+	refused uint16        // the port that could not be had last; calls of Open do not overlap
+}
+
+func newGatedBind(bind conn.Bind, f *flow) *gatedBind {
+	return &gatedBind{Bind: bind, f: f, changed: make(chan struct{}, 1)}
+}
+
+// Open wraps the functions that receive. A device forgets a port that it could not have and would take any the next
+// time; here it is remembered.
+func (g *gatedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	if port == 0 {
+		port = g.refused
+	}
+	fns, actual, err := openRetry(g.Bind, port)
+	g.refused = 0
+	if err != nil {
+		g.refused = port
+	}
+	for i, receive := range fns {
+		fns[i] = g.gated(receive)
+	}
+	g.set(err == nil)
+	return fns, actual, err
+}
+
+// Close closes the sockets.
+func (g *gatedBind) Close() error {
+	g.set(false)
+	return g.Bind.Close()
+}
+
+func (g *gatedBind) set(open bool) {
+	g.open.Store(open)
+	select {
+	case g.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (g *gatedBind) gated(receive conn.ReceiveFunc) conn.ReceiveFunc {
+	last := 0
+	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		g.f.reclaim(bufs[:last])
+		g.f.in.wait()
+		n, err := receive(bufs, sizes, eps)
+		last = n
+		epoch, uncounted := g.f.in.enter(n), n
+		for i := range n {
+			if isData(bufs[i][:sizes[i]]) {
+				uncounted -= g.f.mark(bufs[i], sizes[i], tag{dir: inbound, epoch: epoch})
+			}
+		}
+		g.f.in.leave(uncounted, epoch)
+		return n, err
+	}
+}
+
+// isData reports whether a datagram carries a packet: a transport message that is no keepalive. All others end inside
+// the device.
+func isData(b []byte) bool {
+	return len(b) > device.MessageKeepaliveSize && binary.LittleEndian.Uint32(b) == device.MessageTransportType
+}
+
+// Send is called by one goroutine per peer, and for handshakes.
+func (g *gatedBind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	t, peer := tally{f: g.f}, noPeer
+	for _, buf := range bufs { // before the call, which may use the buffers' free part
+		v, ok := g.f.tags.take(buf)
+		if !ok {
+			continue
+		}
+		t.add(v)
+		if v.dir == outbound && v.peer != peer {
+			peer = v.peer
+			g.f.dst.sent(peer)
+		}
+	}
+	defer t.done()
+	return g.Bind.Send(bufs, ep)
+}

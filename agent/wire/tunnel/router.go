@@ -1,0 +1,185 @@
+package tunnel
+
+import (
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/culvert-net/culvert/agent/wire"
+)
+
+// The device keeps up to 128 batches of packets for a peer with which it has no session: 1 GiB for one peer that does
+// not answer, gate or no gate. So packets for such a peer are counted by destination before the device sees them, and
+// beyond a small budget they are dropped; every flushEvery the ones that wait are replaced by fresh ones.
+const (
+	budgetAll  = 2048 // packets that may wait for sessions, all peers together
+	budgetMax  = 32   // the largest share of one peer
+	budgetMin  = 2    // the smallest, with very many peers
+	flushEvery = 100 * time.Millisecond
+
+	// lostAfter is how many packets in a row a peer with a session may take without one being sent. A full gate holds
+	// gateMax of them, so more means that the session is gone. When all peers together took lostAll, many sessions
+	// ended at once, and each peer is held to its budget.
+	lostAfter = 2 * gateMax
+	lostAll   = 2 * budgetAll
+
+	noPeer = ^uint32(0)
+)
+
+// queue is what is known of one peer's way out.
+type queue struct {
+	key     wire.PublicKey
+	since   atomic.Int64 // packets admitted since one was sent
+	live    atomic.Bool  // a packet was sent, and none was seen to get stuck since
+	flushed time.Time    // owned by the reader of the interface
+}
+
+// router finds a packet's peer as the device will, from a copy of its table of allowed addresses.
+type router struct {
+	table atomic.Pointer[table]
+	flush func(wire.PublicKey) // drops what waits for a peer's session
+
+	pending atomic.Int64  // sum of the queues' since
+	refused atomic.Uint64 // packets dropped for want of a session, ever
+
+	// The last packet's answer: packets come in runs. Owned by the reader of the interface.
+	lastTable *table
+	lastDst   [16]byte
+	lastPeer  uint32
+}
+
+type table struct {
+	queues  []*queue
+	budget  int64
+	lengths []int // of IPv6 prefixes, longest first
+	owner   map[netip.Prefix]uint32
+}
+
+func newRouter() *router {
+	r := &router{flush: func(wire.PublicKey) {}}
+	r.table.Store(&table{})
+	return r
+}
+
+// update takes the peers over. A peer that stays keeps its index and what is known of it.
+func (r *router) update(peers []wire.PeerStatus) {
+	old := r.table.Load()
+	known := make(map[wire.PublicKey]int, len(old.queues))
+	for i, q := range old.queues {
+		if q != nil {
+			known[q.key] = i
+		}
+	}
+	t := &table{
+		queues: make([]*queue, len(old.queues)),
+		budget: int64(min(budgetMax, max(budgetMin, budgetAll/max(1, len(peers))))),
+		owner:  make(map[netip.Prefix]uint32),
+	}
+	var fresh []*queue
+	for _, p := range peers {
+		if i, ok := known[p.PublicKey]; ok {
+			t.queues[i] = old.queues[i]
+		} else {
+			fresh = append(fresh, &queue{key: p.PublicKey})
+		}
+	}
+	for i := range t.queues {
+		if t.queues[i] == nil && len(fresh) > 0 {
+			t.queues[i], fresh = fresh[0], fresh[1:]
+		}
+	}
+	t.queues = append(t.queues, fresh...)
+	index := make(map[wire.PublicKey]uint32, len(peers))
+	for i, q := range t.queues {
+		if q != nil {
+			index[q.key] = uint32(i)
+		}
+	}
+	for _, p := range peers {
+		for _, prefix := range p.AllowedIPs {
+			if !prefix.Addr().Is6() {
+				continue // nothing but IPv6 is sent through the tunnel
+			}
+			t.owner[prefix] = index[p.PublicKey]
+			if !slices.Contains(t.lengths, prefix.Bits()) {
+				t.lengths = append(t.lengths, prefix.Bits())
+			}
+		}
+	}
+	slices.SortFunc(t.lengths, func(a, b int) int { return b - a })
+	r.table.Store(t)
+	r.pending.Store(t.pending())
+}
+
+func (t *table) pending() (n int64) {
+	for _, q := range t.queues {
+		if q != nil {
+			n += q.since.Load()
+		}
+	}
+	return n
+}
+
+func (t *table) lookup(dst [16]byte) uint32 {
+	addr := netip.AddrFrom16(dst)
+	for _, bits := range t.lengths {
+		prefix, _ := addr.Prefix(bits)
+		if i, ok := t.owner[prefix]; ok {
+			return i
+		}
+	}
+	return noPeer
+}
+
+// admit reports whether a packet may enter the device, and for which peer's queue. A packet of no peer may: the device
+// drops it at once.
+func (r *router) admit(packet []byte, now time.Time) (uint32, bool) {
+	if len(packet) < 40 || packet[0]>>4 != 6 {
+		return noPeer, true
+	}
+	t := r.table.Load()
+	if dst := [16]byte(packet[24:40]); t != r.lastTable || dst != r.lastDst {
+		r.lastTable, r.lastDst, r.lastPeer = t, dst, t.lookup(dst)
+	}
+	if r.lastPeer == noPeer {
+		return noPeer, true
+	}
+	return r.lastPeer, r.room(t.queues[r.lastPeer], t.budget, now)
+}
+
+// room counts a packet into a peer's queue, or refuses it.
+func (r *router) room(q *queue, budget int64, now time.Time) bool {
+	limit := budget
+	if q.live.Load() && r.pending.Load() < lostAll {
+		limit = lostAfter
+	}
+	if q.since.Load() >= limit {
+		q.live.Store(false)
+		if now.Sub(q.flushed) < flushEvery {
+			r.refused.Add(1)
+			return false
+		}
+		q.flushed = now
+		r.flush(q.key)
+		r.pending.Add(-q.since.Swap(0))
+	}
+	q.since.Add(1)
+	r.pending.Add(1)
+	return true
+}
+
+// sent notes that a packet of a peer's queue was handed to the socket: there is a session.
+func (r *router) sent(peer uint32) {
+	t := r.table.Load()
+	if peer >= uint32(len(t.queues)) || t.queues[peer] == nil {
+		return
+	}
+	q := t.queues[peer]
+	if q.since.Load() != 0 {
+		r.pending.Add(-q.since.Swap(0))
+	}
+	if !q.live.Load() {
+		q.live.Store(true)
+	}
+}
