@@ -1,0 +1,68 @@
+package api
+
+// Limits. Each is written once, here; the control plane refuses what exceeds one (CodeLimitExceeded), agents refuse a view
+// that does. Figures without a source are Culvert's own choice and bound memory or message size.
+const (
+	MaxAccounts               = 10_000
+	MaxDomainsPerAccount      = 100
+	MaxKeysPerAccount         = 100
+	MaxNodes                  = 5_000
+	MaxTokens                 = 10_000
+	MaxVPCsPerAccount         = 100
+	MaxSubnetsPerVPC          = 200 // AWS's default quota
+	MaxENIsPerVPC             = 16_384
+	MaxGroupsPerVPC           = 500
+	MaxGroupsPerENI           = 16 // AWS's highest adjustable quota
+	MaxRulesPerDirection      = 60 // of a group; AWS's default quota
+	MaxTargetGroupsPerAccount = 1_000
+	MaxTargetsPerGroup        = 500 // Maglev tables end at 65,537 entries, at least 100 per target
+	MaxLoadBalancersPerVPC    = 50
+	MaxListenersPerLB         = 50 // AWS's default quota
+	MaxSubnetsPerLB           = 16
+	MaxServicesPerAccount     = 200
+	MaxLBsPerService          = 10
+	MaxPrincipalsPerService   = 1_000
+	MaxEndpointsPerVPC        = 50 // AWS's default quota
+	MaxSubnetsPerEndpoint     = 16
+	MaxConnectionsPerService  = 2_000
+	MaxForwardersPerVPC       = 4
+	MaxUnderlayPerNode        = 8
+	MaxItemsPerRequest        = 100 // rules, targets, principals or endpoints in one call
+	MaxResourceTags           = 50  // AWS's limit
+	MaxTagKeyLen              = 128 // characters; AWS's limit
+	MaxTagValueLen            = 256 // characters; AWS's limit
+	MaxNameLen                = 63  // one DNS label
+	MaxNodeNameLen            = 253 // a DNS name
+	MaxZoneLen                = 32  // so that VPCE-ID-ZONE fits a DNS label
+	MaxDescriptionLen         = 255 // AWS's limit for rules
+)
+
+// VPC and subnet sizes in prefix bits, AWS's.
+const (
+	MinPrefixBits = 16
+	MaxPrefixBits = 28
+	// BlockBits is the size of an address block lent to a node.
+	BlockBits = 28
+)
+
+// Idle timeouts in seconds, AWS NLB's figures.
+const (
+	MinTCPIdleTimeout     = 60
+	MaxTCPIdleTimeout     = 6000
+	DefaultTCPIdleTimeout = 350
+	UDPIdleTimeout        = 120
+)
+
+// Join tokens' lifetimes in seconds.
+const (
+	MinTokenTTL     = 60
+	MaxTokenTTL     = 30 * 24 * 3600
+	DefaultTokenTTL = 3600
+)
+
+// Default ports.
+const (
+	DefaultWireGuardPort = 51820
+	DefaultGossipPort    = 7946
+	DefaultServerPort    = 7443
+)
