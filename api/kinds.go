@@ -40,3 +40,36 @@ func (*JoinToken) Kind() Kind { return KindJoinToken }
 
 // Kind returns KindAPIKey.
 func (*APIKey) Kind() Kind { return KindAPIKey }
+
+// NewResource returns an empty resource of the kind, nil for an unknown one.
+func NewResource(k Kind) Resource {
+	switch k {
+	case KindAccount:
+		return new(Account)
+	case KindVPC:
+		return new(VPC)
+	case KindSubnet:
+		return new(Subnet)
+	case KindENI:
+		return new(ENI)
+	case KindSecurityGroup:
+		return new(SecurityGroup)
+	case KindTargetGroup:
+		return new(TargetGroup)
+	case KindLoadBalancer:
+		return new(LoadBalancer)
+	case KindService:
+		return new(Service)
+	case KindEndpoint:
+		return new(Endpoint)
+	case KindConnection:
+		return new(Connection)
+	case KindNode:
+		return new(Node)
+	case KindJoinToken:
+		return new(JoinToken)
+	case KindAPIKey:
+		return new(APIKey)
+	}
+	return nil
+}

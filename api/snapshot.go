@@ -1,5 +1,7 @@
 package api
 
+import "maps"
+
 // Resources is a consistent picture of everything, keyed by id. Whoever holds one may read it, nobody may change it.
 type Resources struct {
 	Revision       int64
@@ -61,5 +63,110 @@ func (r *Resources) Put(res Resource) {
 		r.JoinTokens[id] = v
 	case *APIKey:
 		r.APIKeys[id] = v
+	}
+}
+
+// Remove deletes a resource; one that is absent stays absent.
+func (r *Resources) Remove(k Kind, id string) {
+	switch k {
+	case KindAccount:
+		delete(r.Accounts, id)
+	case KindVPC:
+		delete(r.VPCs, id)
+	case KindSubnet:
+		delete(r.Subnets, id)
+	case KindENI:
+		delete(r.ENIs, id)
+	case KindSecurityGroup:
+		delete(r.SecurityGroups, id)
+	case KindTargetGroup:
+		delete(r.TargetGroups, id)
+	case KindLoadBalancer:
+		delete(r.LoadBalancers, id)
+	case KindService:
+		delete(r.Services, id)
+	case KindEndpoint:
+		delete(r.Endpoints, id)
+	case KindConnection:
+		delete(r.Connections, id)
+	case KindNode:
+		delete(r.Nodes, id)
+	case KindJoinToken:
+		delete(r.JoinTokens, id)
+	case KindAPIKey:
+		delete(r.APIKeys, id)
+	}
+}
+
+// CloneKind gives r a map of its own for one kind, so that Put and Remove no longer reach whom r was copied from. The
+// resources in it stay shared.
+func (r *Resources) CloneKind(k Kind) {
+	switch k {
+	case KindAccount:
+		r.Accounts = maps.Clone(r.Accounts)
+	case KindVPC:
+		r.VPCs = maps.Clone(r.VPCs)
+	case KindSubnet:
+		r.Subnets = maps.Clone(r.Subnets)
+	case KindENI:
+		r.ENIs = maps.Clone(r.ENIs)
+	case KindSecurityGroup:
+		r.SecurityGroups = maps.Clone(r.SecurityGroups)
+	case KindTargetGroup:
+		r.TargetGroups = maps.Clone(r.TargetGroups)
+	case KindLoadBalancer:
+		r.LoadBalancers = maps.Clone(r.LoadBalancers)
+	case KindService:
+		r.Services = maps.Clone(r.Services)
+	case KindEndpoint:
+		r.Endpoints = maps.Clone(r.Endpoints)
+	case KindConnection:
+		r.Connections = maps.Clone(r.Connections)
+	case KindNode:
+		r.Nodes = maps.Clone(r.Nodes)
+	case KindJoinToken:
+		r.JoinTokens = maps.Clone(r.JoinTokens)
+	case KindAPIKey:
+		r.APIKeys = maps.Clone(r.APIKeys)
+	}
+}
+
+// Each calls f for every resource of a kind, in no order, until f returns false.
+func (r *Resources) Each(k Kind, f func(Resource) bool) {
+	switch k {
+	case KindAccount:
+		each(r.Accounts, f)
+	case KindVPC:
+		each(r.VPCs, f)
+	case KindSubnet:
+		each(r.Subnets, f)
+	case KindENI:
+		each(r.ENIs, f)
+	case KindSecurityGroup:
+		each(r.SecurityGroups, f)
+	case KindTargetGroup:
+		each(r.TargetGroups, f)
+	case KindLoadBalancer:
+		each(r.LoadBalancers, f)
+	case KindService:
+		each(r.Services, f)
+	case KindEndpoint:
+		each(r.Endpoints, f)
+	case KindConnection:
+		each(r.Connections, f)
+	case KindNode:
+		each(r.Nodes, f)
+	case KindJoinToken:
+		each(r.JoinTokens, f)
+	case KindAPIKey:
+		each(r.APIKeys, f)
+	}
+}
+
+func each[T Resource](m map[string]T, f func(Resource) bool) {
+	for _, v := range m {
+		if !f(v) {
+			return
+		}
 	}
 }
