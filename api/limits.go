@@ -12,7 +12,7 @@ const (
 	MaxSubnetsPerVPC          = 200 // AWS's default quota
 	MaxENIsPerVPC             = 16_384
 	MaxGroupsPerVPC           = 500
-	MaxGroupsPerENI           = 16 // AWS's highest adjustable quota
+	MaxGroupsPerENI           = 5  // AWS's default quota; the datapath holds no more
 	MaxRulesPerDirection      = 60 // of a group; AWS's default quota
 	MaxTargetGroupsPerAccount = 1_000
 	MaxTargetsPerGroup        = 500 // Maglev tables end at 65,537 entries, at least 100 per target
