@@ -1,0 +1,225 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// endpoints fills Services and TargetTables: the consumer's half of connections.
+func (c *compiler) endpoints() error {
+	tags := map[[2]uint32]bool{}
+	seen := map[string]bool{}
+	for i := range c.view.Endpoints {
+		e := &c.view.Endpoints[i]
+		field := fmt.Sprintf("endpoints[%q]", e.ID)
+		if err := checkIDs(field, e.ID, e.Connection); err != nil {
+			return err
+		}
+		if seen[e.ID] {
+			return fmt.Errorf("%s: twice", field)
+		}
+		seen[e.ID] = true
+		if e.ConnectionNumber == 0 || e.ProviderVPC == 0 {
+			return fmt.Errorf("%s: connectionNumber and providerVpc must not be 0", field)
+		}
+		for _, eni := range e.ENIs {
+			if err := c.checkEndpointENI(field, e, eni); err != nil {
+				return err
+			}
+			for j := range e.Listeners {
+				row, err := c.service(e, eni, &e.Listeners[j])
+				if err != nil {
+					return fmt.Errorf("%s.listeners[%q]: %w", field, e.Listeners[j].Listener, err)
+				}
+				tag := [2]uint32{row.VPC, uint32(row.Tag)}
+				if tags[tag] {
+					return fmt.Errorf("%s.listeners: tag number %d is taken", field, row.Tag)
+				}
+				tags[tag] = true
+				c.plan.Services = append(c.plan.Services, row)
+			}
+		}
+	}
+	return limit("endpoints: services", len(c.plan.Services), MaxServices)
+}
+
+// checkEndpointENI demands that an endpoint's ENI stand among the addresses, as the same.
+func (c *compiler) checkEndpointENI(field string, e *api.ViewEndpoint, eni api.ViewEndpointENI) error {
+	field = fmt.Sprintf("%s.enis[%q]", field, eni.ENI)
+	if err := c.checkPlace(field, e.VPC, eni.Address); err != nil {
+		return err
+	}
+	a := c.addressOf[vpcAddr{e.VPC, eni.Address}]
+	if a == nil || a.ENI != eni.ENI || a.Number != eni.Number || a.Type != api.ENIEndpoint || !sameSet(a.Groups, e.Groups) {
+		return fmt.Errorf("%s: not among the addresses, or different there", field)
+	}
+	return nil
+}
+
+func (c *compiler) service(e *api.ViewEndpoint, eni api.ViewEndpointENI, l *api.ViewListenerPool) (Service, error) {
+	protocol, err := listenerProtocol(l.Protocol)
+	if err != nil {
+		return Service{}, err
+	}
+	if l.Port == 0 {
+		return Service{}, fmt.Errorf("port: 0")
+	}
+	if err := checkIdle(l.Protocol, l.IdleTimeoutSeconds); err != nil {
+		return Service{}, err
+	}
+	tag := uint16(0)
+	for _, t := range l.TagNumbers {
+		if t.ENI == eni.ENI && t.Listener == l.Listener {
+			tag = t.Number
+		}
+	}
+	if tag == 0 || tag > api.MaxTagNumber {
+		return Service{}, fmt.Errorf("tagNumbers: %d for %s is not in 1..%d", tag, eni.ENI, api.MaxTagNumber)
+	}
+	table, size, err := c.targetTable(l)
+	if err != nil {
+		return Service{}, err
+	}
+	return Service{
+		VPC: e.VPC, Address: eni.Address, Protocol: protocol, Port: l.Port, Tag: tag, Connection: e.ConnectionNumber,
+		ProviderVPC: e.ProviderVPC, Table: table, TableSize: size, EndpointENI: eni.Number,
+		IdleSeconds: l.IdleTimeoutSeconds, Endpoint: e.ID,
+	}, nil
+}
+
+// targetTable is the table of a target group, shared by all services that lead to it: targets of every zone, as
+// cross-zone load balancing is always on. The id depends on the size, so that a service never reads a table of another
+// size. No targets: 0, 0.
+func (c *compiler) targetTable(l *api.ViewListenerPool) (id, size uint32, err error) {
+	if err := limit("targets", len(l.Targets), MaxTargets); err != nil {
+		return 0, 0, err
+	}
+	var targets []netip.AddrPort
+	for _, t := range l.Targets {
+		if !t.Address.Is4() || t.Port == 0 {
+			return 0, 0, fmt.Errorf("targets: %s port %d", t.Address, t.Port)
+		}
+		targets = append(targets, netip.AddrPortFrom(t.Address, t.Port))
+	}
+	text, err := tableText(targets)
+	if err != nil {
+		return 0, 0, fmt.Errorf("targets: %w", err)
+	}
+	before, known := c.tableTexts[l.TargetGroup]
+	if known && before != text || l.TargetGroup == 0 {
+		return 0, 0, fmt.Errorf("targetGroup: number %d is 0, or has other targets elsewhere", l.TargetGroup)
+	}
+	c.tableTexts[l.TargetGroup] = text
+	if size = TableSize(len(targets)); size == 0 {
+		return 0, 0, nil
+	}
+	id = c.tables.id(fmt.Sprintf("target group %d size %d", l.TargetGroup, size))
+	if !known {
+		c.plan.TargetTables = append(c.plan.TargetTables, TargetTable{ID: id, Size: size, Text: text})
+	}
+	return id, size, nil
+}
+
+func checkIdle(p api.Protocol, seconds uint32) error {
+	low, high := uint32(api.MinTCPIdleTimeout), uint32(api.MaxTCPIdleTimeout)
+	if p == api.UDP {
+		low, high = api.UDPIdleTimeout, api.UDPIdleTimeout
+	}
+	if seconds < low || seconds > high {
+		return fmt.Errorf("idleTimeoutSeconds: %d is not in %d..%d", seconds, low, high)
+	}
+	return nil
+}
+
+// grants fills Grants and GrantTargets: the provider's half of connections.
+func (c *compiler) grants() error {
+	if err := limit("grants", len(c.view.Grants), MaxGrants); err != nil {
+		return err
+	}
+	for i := range c.view.Grants {
+		g := &c.view.Grants[i]
+		field := fmt.Sprintf("grants[%d/%d]", g.ConsumerVPC, g.Tag)
+		row, err := c.grant(field, g)
+		if err != nil {
+			return fmt.Errorf("%s.%w", field, err)
+		}
+		c.plan.Grants = append(c.plan.Grants, row)
+		for _, t := range g.Targets {
+			target, err := c.grantTarget(g, t)
+			if err != nil {
+				return fmt.Errorf("%s.targets[%q]: %w", field, t.ENI, err)
+			}
+			c.plan.GrantTargets = append(c.plan.GrantTargets, target)
+		}
+	}
+	return limit("grants.targets", len(c.plan.GrantTargets), MaxGrantTargets)
+}
+
+func (c *compiler) grant(field string, g *api.ViewGrant) (Grant, error) {
+	row := Grant{
+		ConsumerVPC: g.ConsumerVPC, Tag: g.Tag, Connection: g.ConnectionNumber, ProviderVPC: g.ProviderVPC,
+		DialedAddress: g.DialedAddress, DialedPort: g.Port, IdleSeconds: g.IdleTimeoutSeconds, ConnectionID: g.Connection,
+	}
+	if err := checkIDs("connectionId", g.Connection); err != nil {
+		return row, err
+	}
+	vpc := c.vpcs[g.ProviderVPC]
+	switch {
+	case g.ConsumerVPC == 0 || g.Tag == 0 || g.Tag > api.MaxTagNumber || g.ConnectionNumber == 0:
+		return row, fmt.Errorf("tag: consumerVpc %d, tag %d, connectionNumber %d", g.ConsumerVPC, g.Tag, g.ConnectionNumber)
+	case vpc == nil || !vpc.Local:
+		return row, fmt.Errorf("providerVpc: %d is no VPC of this node", g.ProviderVPC)
+	case !g.DialedAddress.Is4() || g.Port == 0:
+		return row, fmt.Errorf("dialedAddress: %s port %d", g.DialedAddress, g.Port)
+	}
+	err := checkIdle(g.Protocol, g.IdleTimeoutSeconds)
+	if err != nil {
+		return row, err
+	}
+	if row.Protocol, err = listenerProtocol(g.Protocol); err != nil {
+		return row, err
+	}
+	if row.Admitted, err = c.admitted(g.Admitted); err != nil {
+		return row, err
+	}
+	if row.LBRules, err = c.loadBalancerRules("loadBalancerGroups", g.LoadBalancerGroups, ingress); err != nil {
+		return row, err
+	}
+	row.LBEgressRules, err = c.loadBalancerRules("loadBalancerGroups", g.LoadBalancerGroups, egress)
+	return row, err
+}
+
+// admitted takes prefixes only: the provider's node does not know the consumer's groups.
+func (c *compiler) admitted(list []api.Rule) (uint32, error) {
+	var rules []Rule
+	for _, r := range list {
+		if r.Group != "" {
+			return 0, fmt.Errorf("admitted[%q].groupId: must be resolved to prefixes", r.ID)
+		}
+		rule, err := c.rule(r)
+		if err != nil {
+			return 0, fmt.Errorf("admitted[%q]: %w", r.ID, err)
+		}
+		rules = append(rules, rule)
+	}
+	id, err := c.sets.id(rules)
+	if err != nil {
+		return 0, fmt.Errorf("admitted: %w", err)
+	}
+	return id, nil
+}
+
+func (c *compiler) grantTarget(g *api.ViewGrant, t api.ViewGrantTarget) (GrantTarget, error) {
+	if e := c.eniOf[vpcAddr{g.ProviderVPC, t.Address}]; e == nil || e.ID != t.ENI || t.Port == 0 {
+		return GrantTarget{}, fmt.Errorf("%s port %d of VPC %d is not hosted here", t.Address, t.Port, g.ProviderVPC)
+	}
+	source := c.addressOf[vpcAddr{g.ProviderVPC, t.Source}]
+	if source == nil || source.ENI != t.SNATENI || source.Type != api.ENILoadBalancer {
+		return GrantTarget{}, fmt.Errorf("source: %s is no load balancer's address of VPC %d", t.Source, g.ProviderVPC)
+	}
+	return GrantTarget{
+		ConsumerVPC: g.ConsumerVPC, Tag: g.Tag, Address: t.Address, Port: t.Port, Source: t.Source, SourceENI: source.Number,
+	}, nil
+}

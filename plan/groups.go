@@ -1,0 +1,138 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+type direction int
+
+const (
+	ingress direction = iota
+	egress
+)
+
+// openRules allow all: what a load balancer without security groups has, as in AWS.
+var openRules = []Rule{{
+	Name: OpenRuleName, ID: RuleNumber(OpenRuleName), Protocol: ProtocolAny, PortHigh: 65535,
+	Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0),
+}}
+
+// groupNumbers turns group ids into sorted numbers.
+func (c *compiler) groupNumbers(field string, ids []string) (Groups, error) {
+	var groups Groups
+	if len(ids) > LimitGroups {
+		return groups, fmt.Errorf("%s: %d security groups, at most %d", field, len(ids), LimitGroups)
+	}
+	var numbers []uint32
+	for _, id := range ids {
+		g := c.groups[id]
+		if g == nil {
+			return groups, fmt.Errorf("%s: group %q is not in the view", field, id)
+		}
+		numbers = append(numbers, g.Number)
+	}
+	slices.Sort(numbers)
+	copy(groups[:], slices.Compact(numbers))
+	return groups, nil
+}
+
+// groupRules is the id of the union of the groups' rules of one direction; 0 when there are none.
+func (c *compiler) groupRules(field string, ids []string, d direction) (uint32, error) {
+	var rules []Rule
+	for _, id := range ids {
+		g := c.groups[id]
+		if g == nil {
+			return 0, fmt.Errorf("%s: group %q is not in the view", field, id)
+		}
+		list := g.Ingress
+		if d == egress {
+			list = g.Egress
+		}
+		for _, r := range list {
+			rule, err := c.rule(r)
+			if err != nil {
+				return 0, fmt.Errorf("groups[%q].rules[%q]: %w", id, r.ID, err)
+			}
+			rules = append(rules, rule)
+		}
+	}
+	set, err := c.sets.id(rules)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", field, err)
+	}
+	return set, nil
+}
+
+// loadBalancerRules is groupRules, but no groups at all means that all is allowed.
+func (c *compiler) loadBalancerRules(field string, ids []string, d direction) (uint32, error) {
+	if len(ids) == 0 {
+		return c.sets.id(openRules)
+	}
+	return c.groupRules(field, ids, d)
+}
+
+// protocolNumber is the IANA number of a protocol, ProtocolAny for "-1".
+func protocolNumber(p api.Protocol) (uint16, error) {
+	switch p {
+	case api.TCP:
+		return uint16(ProtocolTCP), nil
+	case api.UDP:
+		return uint16(ProtocolUDP), nil
+	case api.ICMP:
+		return uint16(ProtocolICMP), nil
+	case api.All:
+		return ProtocolAny, nil
+	}
+	return 0, fmt.Errorf("protocol: %q", p)
+}
+
+// listenerProtocol is the IANA number of a listener's protocol: TCP or UDP.
+func listenerProtocol(p api.Protocol) (uint8, error) {
+	if p != api.TCP && p != api.UDP {
+		return 0, fmt.Errorf("protocol: %q is neither tcp nor udp", p)
+	}
+	n, err := protocolNumber(p)
+	return uint8(n), err
+}
+
+// rule checks and converts one rule. Protocols without ports match every port, so that the datapath need not ask.
+func (c *compiler) rule(r api.Rule) (Rule, error) {
+	if err := checkIDs("id", r.ID); err != nil {
+		return Rule{}, err
+	}
+	protocol, err := protocolNumber(r.Protocol)
+	if err != nil {
+		return Rule{}, err
+	}
+	rule := Rule{Name: r.ID, ID: RuleNumber(r.ID), Protocol: protocol, PortLow: r.FromPort, PortHigh: r.ToPort}
+	switch {
+	case r.Protocol == api.TCP || r.Protocol == api.UDP:
+		if r.FromPort > r.ToPort {
+			return Rule{}, fmt.Errorf("ports: %d is above %d", r.FromPort, r.ToPort)
+		}
+	case r.FromPort != 0 || r.ToPort != 0:
+		return Rule{}, fmt.Errorf("ports: must be 0 with protocol %q", r.Protocol)
+	default:
+		rule.PortHigh = 65535
+	}
+	if (r.Group != "") == r.CIDR.IsValid() {
+		return Rule{}, fmt.Errorf("exactly one of cidr and groupId must be set")
+	}
+	if r.Group == "" {
+		if !r.CIDR.Addr().Is4() || r.CIDR != r.CIDR.Masked() {
+			return Rule{}, fmt.Errorf("cidr: %s is not an IPv4 prefix with its host bits 0", r.CIDR)
+		}
+		rule.Prefix = r.CIDR
+		return rule, nil
+	}
+	g := c.groups[r.Group]
+	if g == nil {
+		return Rule{}, fmt.Errorf("groupId: %q is not in the view", r.Group)
+	}
+	rule.Group = g.Number
+	return rule, nil
+}

@@ -1,0 +1,26 @@
+package plan
+
+// Limits that Compile holds a view to. A view beyond one is refused as a whole: the node keeps its last good plan. The
+// first two are the datapath's (bpf/lib/abi.h); the others bound memory and the datapath's maps.
+const (
+	LimitRules  = 320 // rules in one set: five groups of 60 (AWS's limits), rounded up
+	LimitGroups = 5   // security groups of one ENI (AWS's limit)
+
+	MaxVPCs         = 4_096
+	MaxENIs         = 4_096
+	MaxAddresses    = 262_144
+	MaxPeers        = 8_192
+	MaxAllowedIPs   = 262_144
+	MaxRuleSets     = 16_384
+	MaxServices     = 65_536
+	MaxTargetTables = 8_192
+	MaxTargets      = 655 // of one target group: 100 slots each in the largest table
+	MaxGrants       = 65_536
+	MaxGrantTargets = 262_144
+	MaxNames        = 65_536
+	MaxForwarders   = 8
+)
+
+// WorkloadMTUReserve is what a workload's MTU is lower than the tunnel's, in bytes: 20 by which the overlay's header is
+// longer, 8 for a fragment header.
+const WorkloadMTUReserve = 28

@@ -1,0 +1,177 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// ProtocolAny matches every protocol in a Rule.
+const ProtocolAny uint16 = 256
+
+// IANA protocol numbers that the datapath knows.
+const (
+	ProtocolICMP uint8 = 1
+	ProtocolTCP  uint8 = 6
+	ProtocolUDP  uint8 = 17
+)
+
+// OpenRuleName names the one rule of the set that a load balancer without security groups has: it allows all.
+const OpenRuleName = "no-groups"
+
+// RuleNumber is the number of a rule in flow entries and records: a 32-bit hash of its name (sgr-…), never 0.
+func RuleNumber(name string) uint32 {
+	if h := textHash(name); h != 0 {
+		return h
+	}
+	return 1
+}
+
+// textHash is FNV-1a, 32 bits.
+func textHash(s string) uint32 {
+	h := uint32(2166136261)
+	for i := range len(s) {
+		h = (h ^ uint32(s[i])) * 16777619
+	}
+	return h
+}
+
+// String is the rule's line in a RuleSet: NAME PROTOCOL LOW-HIGH PREFIX, or group:NUMBER in place of PREFIX.
+func (r Rule) String() string {
+	peer := r.Prefix.String()
+	if r.Group != 0 {
+		peer = "group:" + strconv.FormatUint(uint64(r.Group), 10)
+	}
+	return fmt.Sprintf("%s %d %d-%d %s", r.Name, r.Protocol, r.PortLow, r.PortHigh, peer)
+}
+
+// ParseRules reads a RuleSet's text back, in its order.
+func ParseRules(text string) ([]Rule, error) {
+	var rules []Rule
+	for n, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if text == "" {
+			break
+		}
+		r, err := parseRule(line)
+		if err != nil {
+			return nil, fmt.Errorf("rule set line %d: %w", n+1, err)
+		}
+		rules = append(rules, r)
+	}
+	return rules, nil
+}
+
+func parseRule(line string) (Rule, error) {
+	f := strings.Split(line, " ")
+	if len(f) != 4 {
+		return Rule{}, fmt.Errorf("want 4 fields, got %d in %q", len(f), line)
+	}
+	protocol, err := strconv.ParseUint(f[1], 10, 16)
+	if err != nil || protocol > uint64(ProtocolAny) {
+		return Rule{}, fmt.Errorf("protocol %q: not a number from 0 to 256", f[1])
+	}
+	low, high, _ := strings.Cut(f[2], "-")
+	portLow, errLow := strconv.ParseUint(low, 10, 16)
+	portHigh, errHigh := strconv.ParseUint(high, 10, 16)
+	if errLow != nil || errHigh != nil || portLow > portHigh {
+		return Rule{}, fmt.Errorf("ports %q: not LOW-HIGH", f[2])
+	}
+	r := Rule{
+		Name: f[0], ID: RuleNumber(f[0]), Protocol: uint16(protocol),
+		PortLow: uint16(portLow), PortHigh: uint16(portHigh),
+	}
+	if group, ok := strings.CutPrefix(f[3], "group:"); ok {
+		number, err := strconv.ParseUint(group, 10, 32)
+		if err != nil || number == 0 {
+			return Rule{}, fmt.Errorf("group %q: not a number above 0", group)
+		}
+		r.Group = uint32(number)
+		return r, nil
+	}
+	if r.Prefix, err = netip.ParsePrefix(f[3]); err != nil || !r.Prefix.Addr().Is4() {
+		return Rule{}, fmt.Errorf("prefix %q: not an IPv4 prefix", f[3])
+	}
+	return r, nil
+}
+
+// compareRules orders by what a rule matches, then by name, so that equal matches stand together.
+func compareRules(a, b Rule) int {
+	return strings.Compare(ruleOrder(a), ruleOrder(b))
+}
+
+// ruleOrder is unique per (match, name); the name is last.
+func ruleOrder(r Rule) string { return ruleMatch(r) + " " + r.Name }
+
+func ruleMatch(r Rule) string {
+	peer := "g" + pad(uint64(r.Group))
+	if r.Group == 0 {
+		peer = "a" + pad(uint64(api.AddrHost(r.Prefix.Addr()))) + pad(uint64(r.Prefix.Bits()))
+	}
+	return pad(uint64(r.Protocol)) + pad(uint64(r.PortLow)) + pad(uint64(r.PortHigh)) + peer
+}
+
+// canonicalRules sorts and drops rules that match the same as one before; the smallest name stays.
+func canonicalRules(rules []Rule) []Rule {
+	rules = slices.Clone(rules)
+	slices.SortFunc(rules, compareRules)
+	return slices.CompactFunc(rules, func(a, b Rule) bool { return ruleMatch(a) == ruleMatch(b) })
+}
+
+// ruleBook gives rule sets their ids.
+type ruleBook struct {
+	ids *idBook
+}
+
+// id returns the set's id, 0 for one that is empty: nothing matches it.
+func (b *ruleBook) id(rules []Rule) (uint32, error) {
+	rules = canonicalRules(rules)
+	if len(rules) == 0 {
+		return 0, nil
+	}
+	if len(rules) > LimitRules {
+		return 0, fmt.Errorf("%d rules together, the datapath holds %d: use fewer or wider rules", len(rules), LimitRules)
+	}
+	var text strings.Builder
+	for _, r := range rules {
+		text.WriteString(r.String())
+		text.WriteByte('\n')
+	}
+	return b.ids.id(text.String()), nil
+}
+
+func (b *ruleBook) rows() []RuleSet {
+	var rows []RuleSet
+	for text, id := range b.ids.byText {
+		rows = append(rows, RuleSet{ID: id, Text: text})
+	}
+	return rows
+}
+
+// idBook gives texts numbers: a hash, and on a collision the next free one. The order of asking decides who keeps the
+// hash, so callers ask in an order that depends on content only.
+type idBook struct {
+	hash   func(string) uint32
+	byText map[string]uint32
+	taken  map[uint32]bool
+}
+
+func newIDBook(hash func(string) uint32) *idBook {
+	return &idBook{hash: hash, byText: map[string]uint32{}, taken: map[uint32]bool{0: true}}
+}
+
+func (b *idBook) id(text string) uint32 {
+	if id, ok := b.byText[text]; ok {
+		return id
+	}
+	id := b.hash(text)
+	for b.taken[id] {
+		id++
+	}
+	b.taken[id] = true
+	b.byText[text] = id
+	return id
+}
