@@ -1,0 +1,232 @@
+package host
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
+
+// datapathNeighbour is the next hop of the mesh's route: a link-local address that nobody has, with a permanent neighbour
+// entry for it, so that the host never asks for a neighbour.
+var datapathNeighbour = netip.AddrFrom16([16]byte{0xfe, 0x80, 15: 1})
+
+// HostLink implements Host.
+func (n *Netlink) HostLink() (HostLink, error) {
+	s, err := n.lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		return HostLink{}, err
+	}
+	return s.hostLink()
+}
+
+func (s *space) hostLink() (HostLink, error) {
+	var h HostLink
+	var err error
+	if h.Host, err = s.observe(HostName); err != nil {
+		return HostLink{}, err
+	}
+	if h.Datapath, err = s.observe(DatapathName); err != nil {
+		return HostLink{}, err
+	}
+	if h.Host.Ifindex == 0 {
+		return h, nil
+	}
+	st, err := s.state(netlink.FAMILY_V6)
+	if err != nil {
+		return HostLink{}, fmt.Errorf("host link: %w", err)
+	}
+	for _, a := range st.addresses {
+		if a.ifindex == h.Host.Ifindex && !a.prefix.Addr().IsLinkLocalUnicast() {
+			h.Address = a.prefix.Addr()
+		}
+	}
+	return h, nil
+}
+
+// EnsureHostLink implements Host.
+func (n *Netlink) EnsureHostLink(spec HostSpec) (HostLink, error) {
+	if err := spec.check(); err != nil {
+		return HostLink{}, err
+	}
+	s, err := n.lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		return HostLink{}, err
+	}
+	host, dp, err := s.hostPair()
+	if err != nil {
+		return HostLink{}, err
+	}
+	st, err := s.state(netlink.FAMILY_V6)
+	if err != nil {
+		return HostLink{}, fmt.Errorf("host link: %w", err)
+	}
+	own := 0
+	if host != nil {
+		own = host.Attrs().Index
+	}
+	if err := conflictError("host link", hostConflicts(spec, st, own)); err != nil {
+		return HostLink{}, err
+	}
+	made := false
+	if !paired(host, dp) {
+		if err := s.removeHostPair(host, dp); err != nil {
+			return HostLink{}, err
+		}
+		if host, dp, err = s.makeHostPair(spec); err != nil {
+			return HostLink{}, err
+		}
+		made = true
+	}
+	if err := s.configureHostPair(host, dp, spec); err != nil {
+		if made {
+			_ = s.removeHostPair(host, dp)
+		}
+		return HostLink{}, fmt.Errorf("host link: %w", err)
+	}
+	return s.hostLink()
+}
+
+// RemoveHostLink implements Host.
+func (n *Netlink) RemoveHostLink() error {
+	s, err := n.lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	host, dp, err := s.hostPair()
+	if err != nil {
+		return err
+	}
+	return s.removeHostPair(host, dp)
+}
+
+// hostPair finds both ends; nil for one that is absent. ErrForeign for one that is not ours.
+func (s *space) hostPair() (host, dp netlink.Link, err error) {
+	find := func(name string) (netlink.Link, error) {
+		l, err := s.link(name)
+		if err != nil {
+			return nil, fmt.Errorf("host link: %w", err)
+		}
+		if l != nil && !ours(l) {
+			return nil, fmt.Errorf("host link: %s: %w: remove or rename it", name, ErrForeign)
+		}
+		return l, nil
+	}
+	if host, err = find(HostName); err != nil {
+		return nil, nil, err
+	}
+	dp, err = find(DatapathName)
+	return host, dp, err
+}
+
+// paired tells whether two links are ends of one veth in this namespace.
+func paired(a, b netlink.Link) bool {
+	return a != nil && b != nil && a.Attrs().ParentIndex == b.Attrs().Index && a.Attrs().NetNsID == -1
+}
+
+func (s *space) makeHostPair(spec HostSpec) (host, dp netlink.Link, err error) {
+	v := netlink.NewVeth(netlink.NewLinkAttrs())
+	v.Name, v.MTU, v.HardwareAddr, v.Group = HostName, spec.MTU, HostMAC[:], linkGroup
+	v.PeerName, v.PeerMTU, v.PeerHardwareAddr, v.PeerTxQLen = DatapathName, uint32(spec.MTU), DatapathMAC[:], -1
+	if err := s.nl.LinkAdd(v); err != nil {
+		return nil, nil, fmt.Errorf("host link: make %s: %w", HostName, err)
+	}
+	if host, err = s.link(HostName); err == nil {
+		dp, err = s.link(DatapathName)
+	}
+	if err == nil && !paired(host, dp) {
+		err = ErrNoLink
+	}
+	if err != nil {
+		_ = s.remove(v)
+		return nil, nil, fmt.Errorf("host link: make %s: %w", HostName, err)
+	}
+	return host, dp, nil
+}
+
+func (s *space) removeHostPair(host, dp netlink.Link) error {
+	for _, l := range []netlink.Link{host, dp} {
+		if l == nil {
+			continue
+		}
+		if err := s.remove(l); err != nil {
+			return fmt.Errorf("host link: remove %s: %w", l.Attrs().Name, err)
+		}
+	}
+	if err := s.door().forget(DatapathName); err != nil {
+		return fmt.Errorf("host link: %w", err)
+	}
+	return nil
+}
+
+// configureHostPair brings an existing pair to what spec says. The host's end has no ARP, so the kernel neither looks for
+// neighbours on it nor joins their multicast groups: nothing leaves by it but what a socket sends.
+func (s *space) configureHostPair(host, dp netlink.Link, spec HostSpec) error {
+	if err := s.door().close(DatapathName); err != nil {
+		return err
+	}
+	if err := s.identify(host, aliasHost, HostMAC, spec.MTU); err != nil {
+		return err
+	}
+	if err := s.identify(dp, aliasDP, DatapathMAC, spec.MTU); err != nil {
+		return err
+	}
+	conf := "ipv6/conf/" + HostName + "/"
+	if err := s.set(append(withoutIPv6(DatapathName),
+		setting{conf + "addr_gen_mode", "1"}, setting{conf + "accept_ra", "0"}, setting{conf + "accept_redirects", "0"},
+		setting{conf + "accept_dad", "0"}, setting{conf + "disable_ipv6", "0"})...); err != nil {
+		return err
+	}
+	if host.Attrs().RawFlags&iffNoARP == 0 {
+		if err := s.nl.LinkSetARPOff(host); err != nil {
+			return fmt.Errorf("arp off: %w", err)
+		}
+	}
+	if err := s.setUp(HostName, true); err != nil {
+		return err
+	}
+	if err := s.setAddress(host, netip.PrefixFrom(spec.Address, 128)); err != nil {
+		return fmt.Errorf("%w (is IPv6 disabled on this host? culvert needs it: sysctl net.ipv6.conf.all.disable_ipv6=0)", err)
+	}
+	if err := s.nl.NeighSet(&netlink.Neigh{
+		LinkIndex: host.Attrs().Index, Family: netlink.FAMILY_V6, State: netlink.NUD_PERMANENT,
+		IP: datapathNeighbour.AsSlice(), HardwareAddr: DatapathMAC[:],
+	}); err != nil {
+		return fmt.Errorf("neighbour %s: %w", datapathNeighbour, err)
+	}
+	return s.setRoutes(host, netlink.FAMILY_V6, []route{{spec.Mesh.Masked(), datapathNeighbour, spec.Address}})
+}
+
+// iffNoARP is IFF_NOARP of linux/if.h.
+const iffNoARP = 0x80
+
+// identify corrects alias, MAC and MTU of a link of the host.
+func (s *space) identify(l netlink.Link, alias string, mac MAC, mtu int) error {
+	a := l.Attrs()
+	if a.Alias != alias {
+		if err := s.nl.LinkSetAlias(l, alias); err != nil {
+			return fmt.Errorf("alias of %s: %w", a.Name, err)
+		}
+	}
+	return s.shape(l, mac, mtu)
+}
+
+// shape corrects MAC and MTU.
+func (s *space) shape(l netlink.Link, mac MAC, mtu int) error {
+	a := l.Attrs()
+	if macOf(l) != mac {
+		if err := s.nl.LinkSetHardwareAddr(l, net.HardwareAddr(mac[:])); err != nil {
+			return fmt.Errorf("mac of %s: %w", a.Name, err)
+		}
+	}
+	if a.MTU != mtu {
+		if err := s.nl.LinkSetMTU(l, mtu); err != nil {
+			return fmt.Errorf("mtu of %s: %w", a.Name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// resolvers keeps the resolv.conf files that `ip netns exec NAME` binds over /etc/resolv.conf: DIR/NAME/resolv.conf. The
+// first line of a file of ours says whose it is and which directories were made for it, so nothing else is remembered.
+type resolvers struct {
+	run string // directory of named namespaces
+	etc string // directory of their files
+}
+
+const resolvConf = "resolv.conf"
+
+// space is the name of the namespace at path, "" for one that has no name and so no file.
+func (r resolvers) space(path string) string {
+	dir, name := filepath.Split(path)
+	if real, err := filepath.EvalSymlinks(filepath.Clean(dir)); err == nil {
+		dir = real
+	}
+	run := r.run
+	if real, err := filepath.EvalSymlinks(run); err == nil {
+		run = real
+	}
+	if filepath.Clean(dir) != run || name == "" || name == "." || name == ".." {
+		return ""
+	}
+	return name
+}
+
+func (r resolvers) file(name string) string { return filepath.Join(r.etc, name, resolvConf) }
+
+// saved is where a file that was there before is kept. Not in the namespace's own directory: every file there is bound
+// over one of /etc.
+func (r resolvers) saved(name string) string {
+	return filepath.Join(r.etc, ".culvert-"+name+"."+resolvConf)
+}
+
+// set writes the file of the namespace at path. It leaves alone a namespace without a name, and one whose file another
+// attachment has written.
+func (r resolvers) set(s WorkloadSpec) error {
+	name := r.space(s.Netns)
+	if name == "" || !s.Resolver.IsValid() {
+		return nil
+	}
+	owner, made, err := r.owner(name)
+	if err != nil {
+		return fmt.Errorf("resolver file of %s: %w", name, err)
+	}
+	if owner != "" && owner != s.ENI {
+		return nil
+	}
+	if owner == "" {
+		if made, err = r.prepare(name); err != nil {
+			return fmt.Errorf("resolver file of %s: %w", name, err)
+		}
+	}
+	if err := r.write(name, resolverText(s.ENI, made, s.Resolver, s.Search)); err != nil {
+		return fmt.Errorf("resolver file of %s: %w", name, err)
+	}
+	return nil
+}
+
+// prepare makes the directories, says how many, and keeps a file that is there aside.
+func (r resolvers) prepare(name string) (made int, err error) {
+	for _, dir := range []string{r.etc, filepath.Dir(r.file(name))} {
+		switch err := os.Mkdir(dir, 0o755); {
+		case err == nil:
+			made++
+		case !errors.Is(err, fs.ErrExist):
+			return made, err
+		}
+	}
+	if err := os.Remove(r.saved(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return made, err
+	}
+	if err := os.Link(r.file(name), r.saved(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return made, err
+	}
+	return made, nil
+}
+
+func (r resolvers) write(name, text string) error {
+	if have, err := os.ReadFile(r.file(name)); err == nil && string(have) == text {
+		return nil
+	}
+	f, err := os.CreateTemp(r.etc, ".culvert-new-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(text)
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), r.file(name))
+}
+
+// owner reads whose file the namespace has: "" for none or a person's.
+func (r resolvers) owner(name string) (eni string, made int, err error) {
+	b, err := os.ReadFile(r.file(name))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
+		return "", 0, nil
+	} else if err != nil {
+		return "", 0, err
+	}
+	eni, made = parseResolver(string(b))
+	return eni, made, nil
+}
+
+// restore puts back what was there before an ENI's file was written, in whichever namespace that is; "" means every ENI's.
+func (r resolvers) restore(eni string) error {
+	dirs, err := os.ReadDir(r.etc)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("resolver files: %w", err)
+	}
+	for _, d := range dirs {
+		if !d.IsDir() {
+			continue
+		}
+		owner, made, err := r.owner(d.Name())
+		if err == nil && owner != "" && (eni == "" || owner == eni) {
+			err = r.putBack(d.Name(), made)
+		}
+		if err != nil {
+			return fmt.Errorf("resolver file of %s: %w", d.Name(), err)
+		}
+	}
+	return nil
+}
+
+func (r resolvers) putBack(name string, made int) error {
+	err := os.Rename(r.saved(name), r.file(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = os.Remove(r.file(name))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// Directories made for the file go, unless a person put something into them.
+	if made >= 1 {
+		_ = os.Remove(filepath.Dir(r.file(name)))
+	}
+	if made >= 2 {
+		_ = os.Remove(r.etc)
+	}
+	return nil
+}
+
+const resolverMark = "# " + aliasPrefix
+
+// resolverText is the file. made is how many directories were made for it: 0, 1 (its own), 2 (the one above, too).
+func resolverText(eni string, made int, resolver netip.Addr, search string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s%s made %d\n# What was here before is put back when the interface is detached.\n", resolverMark, eni, made)
+	if s := strings.Join(strings.Fields(search), " "); s != "" {
+		fmt.Fprintf(&b, "search %s\n", s)
+	}
+	fmt.Fprintf(&b, "nameserver %s\n", resolver)
+	return b.String()
+}
+
+// parseResolver reads the first line back; eni is "" if the text is not ours.
+func parseResolver(text string) (eni string, made int) {
+	line, _, _ := strings.Cut(text, "\n")
+	rest, ok := strings.CutPrefix(line, resolverMark)
+	if !ok {
+		return "", 0
+	}
+	if _, err := fmt.Sscanf(rest, "%s made %d", &eni, &made); err != nil {
+		return "", 0
+	}
+	return eni, made
+}

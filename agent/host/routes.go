@@ -1,0 +1,26 @@
+package host
+
+import "net/netip"
+
+// route is one route that this package wants. An invalid gateway means on-link.
+type route struct {
+	dst     netip.Prefix
+	gateway netip.Addr
+	source  netip.Addr
+}
+
+// workloadRoutes are the routes of an attachment: the gateway on-link, and by it the VPC, the resolver's link-local address
+// and, if asked, everything else. The interface's address is a /32, so all traffic passes the gateway.
+func workloadRoutes(s WorkloadSpec) []route {
+	out := []route{
+		{dst: netip.PrefixFrom(s.Gateway, 32), source: s.Address},
+		{dst: s.VPC, gateway: s.Gateway, source: s.Address},
+		{dst: netip.PrefixFrom(ResolverAddress, 32), gateway: s.Gateway, source: s.Address},
+	}
+	if s.DefaultRoute {
+		out = append(out, route{
+			dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), gateway: s.Gateway, source: s.Address,
+		})
+	}
+	return out
+}

@@ -1,0 +1,271 @@
+package host
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Attach implements Host.
+func (n *Netlink) Attach(spec WorkloadSpec) (WorkloadLink, error) {
+	spec, err := spec.Normal()
+	if err != nil {
+		return WorkloadLink{}, err
+	}
+	s, err := n.lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		return WorkloadLink{}, err
+	}
+	link, err := n.attach(s, spec)
+	if err != nil {
+		return WorkloadLink{}, fmt.Errorf("attach %s: %w", spec.ENI, err)
+	}
+	return link, nil
+}
+
+func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
+	w, err := openSpace(spec.Netns)
+	if err != nil {
+		return WorkloadLink{}, err
+	}
+	defer w.close()
+	if w.inode == s.inode {
+		return WorkloadLink{}, fmt.Errorf("%w: Netns: %s is the host's own namespace", ErrSpec, spec.Netns)
+	}
+	link, err := s.workload(spec.ENI)
+	if err != nil {
+		return WorkloadLink{}, err
+	}
+	peer, err := s.peerIn(w, link)
+	if err != nil {
+		return WorkloadLink{}, err
+	}
+	if err := refuse(w, spec, peer); err != nil {
+		return WorkloadLink{}, err
+	}
+	made := false
+	if peer == nil || peer.Attrs().Name != spec.Interface {
+		if link != nil {
+			if err := s.remove(link); err != nil {
+				return WorkloadLink{}, fmt.Errorf("remove old %s: %w", link.Attrs().Name, err)
+			}
+		}
+		if link, peer, err = s.makeWorkload(w, spec); err != nil {
+			return WorkloadLink{}, err
+		}
+		made = true
+	}
+	err = s.configureWorkload(w, link, peer, spec)
+	if err == nil {
+		err = n.resolvers.set(spec)
+	}
+	if err != nil {
+		if made {
+			_ = n.detach(s, spec.ENI)
+		}
+		return WorkloadLink{}, err
+	}
+	closed, err := s.door().state()
+	if err != nil {
+		return WorkloadLink{}, err
+	}
+	if link, err = s.linkAt(link.Attrs().Index); err != nil {
+		return WorkloadLink{}, err
+	} else if link == nil {
+		return WorkloadLink{}, fmt.Errorf("%s vanished: %w", VethName(spec.ENI), ErrNoLink)
+	}
+	return s.observeWorkload(link, w, closed)
+}
+
+// refuse checks for conflicts before anything is changed.
+func refuse(w *space, spec WorkloadSpec, peer netlink.Link) error {
+	st, err := w.state(netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	own := 0
+	if peer != nil {
+		own = peer.Attrs().Index
+	}
+	return conflictError("namespace "+spec.Netns, workloadConflicts(spec, st, own))
+}
+
+// workload finds an ENI's link on the host; nil if there is none. One without alias, of our group, is half made: it counts.
+func (s *space) workload(eni string) (netlink.Link, error) {
+	name := VethName(eni)
+	l, err := s.link(name)
+	if err != nil || l == nil {
+		return nil, err
+	}
+	owner, _, _, ok := parseAlias(l.Attrs().Alias)
+	if !ours(l) || ok && owner != eni {
+		return nil, fmt.Errorf("%s: %w: remove or rename it", name, ErrForeign)
+	}
+	return l, nil
+}
+
+// peerIn finds the other end of a host link in namespace w; nil if it is not there.
+func (s *space) peerIn(w *space, link netlink.Link) (netlink.Link, error) {
+	if link == nil || link.Attrs().NetNsID < 0 {
+		return nil, nil
+	}
+	id, err := s.nl.GetNetNsIdByFd(int(w.file.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("namespace id: %w", err)
+	}
+	if id != link.Attrs().NetNsID {
+		return nil, nil
+	}
+	return w.linkAt(link.Attrs().ParentIndex)
+}
+
+// makeWorkload makes the pair, its far end born inside w: if the name is taken, nothing has happened.
+func (s *space) makeWorkload(w *space, spec WorkloadSpec) (link, peer netlink.Link, err error) {
+	v := netlink.NewVeth(netlink.NewLinkAttrs())
+	v.Name, v.MTU, v.HardwareAddr, v.Group = VethName(spec.ENI), spec.MTU, GatewayMAC[:], linkGroup
+	v.PeerName, v.PeerMTU, v.PeerHardwareAddr, v.PeerTxQLen = spec.Interface, uint32(spec.MTU), spec.MAC[:], -1
+	v.PeerNamespace = netlink.NsFd(int(w.file.Fd()))
+	if err := s.nl.LinkAdd(v); err != nil {
+		return nil, nil, fmt.Errorf("make %s: %w", v.Name, err)
+	}
+	if link, err = s.workload(spec.ENI); err == nil {
+		peer, err = s.peerIn(w, link)
+	}
+	if err == nil && peer == nil {
+		err = ErrNoLink
+	}
+	if err != nil {
+		_ = s.remove(v)
+		return nil, nil, fmt.Errorf("make %s: %w", v.Name, err)
+	}
+	return link, peer, nil
+}
+
+// configureWorkload brings both ends to what spec says: host side first, and its door before all.
+func (s *space) configureWorkload(w *space, link, peer netlink.Link, spec WorkloadSpec) error {
+	name := link.Attrs().Name
+	if err := s.door().close(name); err != nil {
+		return err
+	}
+	if err := s.set(withoutIPv6(name)...); err != nil {
+		return err
+	}
+	if err := s.identify(link, alias(spec.ENI, spec.Interface, spec.Netns), GatewayMAC, spec.MTU); err != nil {
+		return err
+	}
+	conf := "ipv6/conf/" + spec.Interface + "/"
+	if err := w.set(setting{conf + "addr_gen_mode", "1"}, setting{conf + "accept_ra", "0"}); err != nil {
+		return err
+	}
+	if err := w.shape(peer, spec.MAC, spec.MTU); err != nil {
+		return err
+	}
+	if !isUp(peer) {
+		if err := w.nl.LinkSetUp(peer); err != nil {
+			return fmt.Errorf("put %s up: %w", spec.Interface, err)
+		}
+	}
+	if err := w.setAddress(peer, netip.PrefixFrom(spec.Address, 32)); err != nil {
+		return err
+	}
+	return w.setRoutes(peer, netlink.FAMILY_V4, workloadRoutes(spec))
+}
+
+// Detach implements Host.
+func (n *Netlink) Detach(eni string) error {
+	s, err := n.lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := n.detach(s, eni); err != nil {
+		return fmt.Errorf("detach %s: %w", eni, err)
+	}
+	return nil
+}
+
+// detach deletes the host's end; the other goes with it, and its addresses, routes and settings.
+func (n *Netlink) detach(s *space, eni string) error {
+	link, err := s.workload(eni)
+	if err != nil {
+		return err
+	}
+	if link != nil {
+		if err := s.remove(link); err != nil {
+			return fmt.Errorf("remove %s: %w", link.Attrs().Name, err)
+		}
+	}
+	if err := s.door().forget(VethName(eni)); err != nil {
+		return err
+	}
+	return n.resolvers.restore(eni)
+}
+
+// Workloads implements Host.
+func (n *Netlink) Workloads() ([]WorkloadLink, error) {
+	s, err := n.lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	links, err := s.links()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	closed, err := s.door().state()
+	if err != nil {
+		return nil, err
+	}
+	spaces := map[string]*space{} // by path; nil: there is none
+	defer func() {
+		for _, w := range spaces {
+			if w != nil {
+				w.close()
+			}
+		}
+	}()
+	var out []WorkloadLink
+	for _, l := range links {
+		_, _, path, ok := parseAlias(l.Attrs().Alias)
+		if !ok || !ours(l) {
+			continue
+		}
+		w, seen := spaces[path]
+		if !seen {
+			w, _ = openSpace(path) // an attachment whose namespace cannot be opened has no peer
+			spaces[path] = w
+		}
+		o, err := s.observeWorkload(l, w, closed)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, o)
+	}
+	slices.SortFunc(out, func(a, b WorkloadLink) int { return cmp.Compare(a.ENI, b.ENI) })
+	return out, nil
+}
+
+// observeWorkload reads one attachment; w is nil if its namespace is gone.
+func (s *space) observeWorkload(l netlink.Link, w *space, closed map[string]bool) (WorkloadLink, error) {
+	var o WorkloadLink
+	a := l.Attrs()
+	o.ENI, o.Interface, o.Netns, _ = parseAlias(a.Alias)
+	o.Name, o.Ifindex, o.MTU, o.GatewayMAC, o.Up, o.Closed = a.Name, a.Index, a.MTU, macOf(l), isUp(l), closed[a.Name]
+	if w == nil {
+		return o, nil
+	}
+	peer, err := s.peerIn(w, l)
+	if err != nil {
+		return o, fmt.Errorf("other end of %s: %w", a.Name, err)
+	}
+	if peer == nil || peer.Attrs().Name != o.Interface {
+		return o, nil
+	}
+	o.PeerPresent, o.PeerIfindex, o.PeerUp = true, peer.Attrs().Index, isUp(peer)
+	o.MAC, o.NetnsInode = macOf(peer), w.inode
+	return o, nil
+}
