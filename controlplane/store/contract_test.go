@@ -1,0 +1,298 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// run opens a store for the length of a test; the returned function closes it earlier.
+func run(t *testing.T, s Store) func() {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- s.Run(ctx, func() { close(ready) }) }()
+	select {
+	case <-ready:
+	case err := <-done:
+		t.Fatalf("run: %v", err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("store does not open")
+	}
+	var once sync.Once
+	stop := func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("run: %v", err)
+			}
+		})
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// both runs one contract against both stores; reopen gives the same store after a restart.
+func both(t *testing.T, contract func(t *testing.T, s Store, reopen func() Store)) {
+	t.Run("mem", func(t *testing.T) {
+		s := NewMem()
+		stop := run(t, s)
+		contract(t, s, func() Store {
+			stop()
+			run(t, s)
+			return s
+		})
+	})
+	t.Run("etcd", func(t *testing.T) {
+		cfg := EtcdConfig{Dir: t.TempDir(), NoSync: true}
+		s := NewEtcd(cfg)
+		stop := run(t, s)
+		contract(t, s, func() Store {
+			stop()
+			again := NewEtcd(cfg)
+			run(t, again)
+			return again
+		})
+	})
+}
+
+func account(id string) *api.Account { return &api.Account{Meta: api.Meta{ID: id, Name: "n" + id}} }
+
+func put(t *testing.T, s Store, resources ...api.Resource) int64 {
+	t.Helper()
+	rev, err := s.Txn(t.Context(), func(tx *Tx) error {
+		for _, r := range resources {
+			tx.Put(r)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rev
+}
+
+func TestCommitShowsAtOnceAndSurvives(t *testing.T) {
+	both(t, func(t *testing.T, s Store, reopen func() Store) {
+		before := s.Snapshot()
+		a := account("1")
+		first := put(t, s, a)
+		if a.Revision != first || s.Snapshot().Revision != first {
+			t.Errorf("revisions: resource %d, snapshot %d, commit %d", a.Revision, s.Snapshot().Revision, first)
+		}
+		if len(before.Accounts) != 0 || s.Snapshot().Accounts["1"].Name != "n1" {
+			t.Error("the old snapshot changed, or the new one did not")
+		}
+		second := put(t, s, account("2"))
+		if second <= first || s.Snapshot().Accounts["1"].Revision != first {
+			t.Errorf("commits %d, %d; untouched resource at %d", first, second, s.Snapshot().Accounts["1"].Revision)
+		}
+		third, err := s.Txn(t.Context(), func(tx *Tx) error {
+			tx.Remove(tx.Resources().Accounts["1"])
+			tx.SetMesh(api.Mesh{Number: 7, Region: "r"})
+			tx.SetSide("side", []byte("x"))
+			return nil
+		})
+		if err != nil || s.Snapshot().Revision != third {
+			t.Fatalf("remove: %v, snapshot at %d, commit %d", err, s.Snapshot().Revision, third)
+		}
+		want := s.Snapshot()
+		s = reopen()
+		if got := s.Snapshot(); !reflect.DeepEqual(got, want) {
+			t.Errorf("after a restart: %+v, want %+v", got, want)
+		}
+		if v, err := s.Get(t.Context(), "side"); err != nil || string(v) != "x" {
+			t.Errorf("side key: %q, %v", v, err)
+		}
+		if fourth := put(t, s, account("3")); fourth <= third {
+			t.Errorf("revision %d after a restart, %d before", fourth, third)
+		}
+	})
+}
+
+func TestRefusedTransactionChangesNothing(t *testing.T) {
+	both(t, func(t *testing.T, s Store, _ func() Store) {
+		put(t, s, account("1"))
+		before := s.Snapshot()
+		want := errors.New("no")
+		_, err := s.Txn(t.Context(), func(tx *Tx) error {
+			tx.Remove(tx.Resources().Accounts["1"])
+			tx.Put(account("2"))
+			tx.SetSide("side", []byte("x"))
+			if _, err := tx.Number(api.KindVPC); err != nil {
+				return err
+			}
+			if len(tx.Resources().Accounts) != 1 {
+				t.Error("the transaction does not see its own changes")
+			}
+			return want
+		})
+		if !errors.Is(err, want) || !reflect.DeepEqual(s.Snapshot(), before) {
+			t.Errorf("error %v, snapshot %+v", err, s.Snapshot())
+		}
+		if v, _ := s.Get(t.Context(), "side"); v != nil {
+			t.Error("a side key was written")
+		}
+		if _, err := s.Txn(t.Context(), func(tx *Tx) error {
+			n, err := tx.Number(api.KindVPC)
+			if n != 1 {
+				t.Errorf("number %d", n)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestConcurrentCommitsAreSerial(t *testing.T) {
+	const workers, each = 8, 10
+	both(t, func(t *testing.T, s Store, reopen func() Store) {
+		put(t, s, account("1"))
+		var wg sync.WaitGroup
+		for range workers {
+			wg.Go(func() {
+				for range each {
+					_, err := s.Txn(t.Context(), func(tx *Tx) error {
+						n, err := tx.Number(api.KindENI)
+						if err != nil {
+							return err
+						}
+						a := *tx.Resources().Accounts["1"]
+						a.Domains = append(a.Domains[:len(a.Domains):len(a.Domains)], fmt.Sprint(n))
+						tx.Put(&a)
+						tx.Audit(api.AuditEvent{Action: "add"})
+						return nil
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		s = reopen()
+		got := s.Snapshot().Accounts["1"].Domains
+		if len(got) != workers*each {
+			t.Fatalf("%d additions, want %d", len(got), workers*each)
+		}
+		for i, d := range got {
+			if d != fmt.Sprint(i+1) {
+				t.Fatalf("addition %d is %s", i, d)
+			}
+		}
+		events, err := s.List(t.Context(), PrefixAudit, "", 1000)
+		if err != nil || len(events) != workers*each {
+			t.Fatalf("%d audit events, %v", len(events), err)
+		}
+		for i, kv := range events {
+			var e api.AuditEvent
+			if err := json.Unmarshal(kv.Value, &e); err != nil || e.Seq != uint64(i+1) {
+				t.Fatalf("event %d: %s, %v", i, kv.Value, err)
+			}
+		}
+	})
+}
+
+func TestWatchAndSideKeys(t *testing.T) {
+	both(t, func(t *testing.T, s Store, _ func() Store) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		w := s.Watch(ctx)
+		for i := range 3 {
+			put(t, s, account(fmt.Sprint(i)))
+		}
+		last := s.Snapshot().Revision
+		for got := int64(0); got != last; {
+			select {
+			case got = <-w:
+			case <-ctx.Done():
+				t.Fatalf("watch does not reach %d", last)
+			}
+		}
+		for _, k := range []string{"p/1", "p/2", "p/3", "q/1"} {
+			if err := s.Put(ctx, k, []byte(k)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kvs, err := s.List(ctx, "p/", "p/1", 5)
+		if err != nil || len(kvs) != 2 || kvs[0].Key != "p/2" || string(kvs[1].Value) != "p/3" {
+			t.Errorf("list: %v, %v", kvs, err)
+		}
+		if kvs, _ := s.List(ctx, "p/", "", 1); len(kvs) != 1 || kvs[0].Key != "p/1" {
+			t.Errorf("list: %v", kvs)
+		}
+		if err := s.Delete(ctx, "p/1"); err != nil {
+			t.Error(err)
+		}
+		if v, err := s.Get(ctx, "p/1"); v != nil || err != nil {
+			t.Errorf("deleted key: %q, %v", v, err)
+		}
+		select {
+		case rev := <-w:
+			t.Errorf("side keys woke the watcher: %d", rev)
+		default:
+		}
+		if s.Snapshot().Revision != last {
+			t.Error("side keys moved the snapshot's revision")
+		}
+	})
+}
+
+// Two servers on one etcd race; every commit still sees all that came before it.
+func TestTwoServersOnOneEtcd(t *testing.T) {
+	a := NewEtcd(EtcdConfig{Dir: t.TempDir(), NoSync: true})
+	run(t, a)
+	b := NewEtcd(EtcdConfig{})
+	c := a.client.Load()
+	rev, err := b.load(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.client.Store(c)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = b.follow(ctx, c, rev+1) })
+	defer wg.Wait()
+	defer cancel()
+	var work sync.WaitGroup
+	for _, s := range []*Etcd{a, b} {
+		work.Go(func() {
+			for range 20 {
+				if _, err := s.Txn(ctx, func(tx *Tx) error {
+					n, err := tx.Number(api.KindAccount)
+					tx.Put(account(fmt.Sprint(n)))
+					return err
+				}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	if err := a.wait(ctx, b.Snapshot().Revision); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(a.Snapshot().Accounts); n != 40 {
+		t.Errorf("%d accounts, want 40", n)
+	}
+}
+
+func TestClosedStoreRefuses(t *testing.T) {
+	s := NewEtcd(EtcdConfig{Dir: t.TempDir(), NoSync: true})
+	nothing := func(*Tx) error { return nil }
+	if _, err := s.Txn(t.Context(), nothing); !errors.Is(err, ErrNotReady) {
+		t.Errorf("before Run: %v", err)
+	}
+	run(t, s)()
+	if _, err := s.Txn(t.Context(), nothing); !errors.Is(err, ErrNotReady) {
+		t.Errorf("after Run: %v", err)
+	}
+}

@@ -1,0 +1,347 @@
+package store
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
+)
+
+const (
+	root = "/culvert/"
+	// maxTxnOps and maxRequestBytes bound one transaction: an account's whole network fits.
+	maxTxnOps       = 8192
+	maxRequestBytes = 16 << 20
+	// maxAttempts bounds how often a transaction runs again after it lost a race with another server.
+	maxAttempts = 32
+	dialTimeout = 10 * time.Second
+)
+
+// EtcdConfig says which etcd. Exactly one of Dir and Endpoints is given.
+type EtcdConfig struct {
+	// Dir is the data directory of an embedded, single-member etcd without any listener: nobody but this process reaches it.
+	Dir string
+	// Endpoints of an external etcd, such as https://192.0.2.1:2379.
+	Endpoints []string
+	TLS       *tls.Config
+	// NoSync leaves out fsync. For tests only: a crash of the machine loses data.
+	NoSync bool
+	Log    *slog.Logger
+}
+
+// Etcd is the store on etcd.
+type Etcd struct {
+	state
+	cfg    EtcdConfig
+	txn    sync.Mutex // transactions of this process do not race each other
+	client atomic.Pointer[clientv3.Client]
+}
+
+// NewEtcd prepares a store; Run opens it.
+func NewEtcd(cfg EtcdConfig) *Etcd {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	e := &Etcd{cfg: cfg}
+	e.init()
+	return e
+}
+
+// Run implements Store.
+func (e *Etcd) Run(ctx context.Context, ready func()) error {
+	client, closeAll, err := e.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	rev, err := e.load(ctx, client)
+	if err != nil {
+		return err
+	}
+	e.client.Store(client)
+	defer e.client.Store(nil)
+	ready()
+	for ctx.Err() == nil {
+		if err := e.follow(ctx, client, rev+1); err != nil && ctx.Err() == nil {
+			e.cfg.Log.Warn("store watch ended, loading again", "error", err)
+		}
+		if rev, err = e.loadAgain(ctx, client); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open starts the embedded etcd or connects to the external one.
+func (e *Etcd) open(ctx context.Context) (*clientv3.Client, func(), error) {
+	if e.cfg.Dir == "" {
+		c, err := clientv3.New(clientv3.Config{
+			Endpoints: e.cfg.Endpoints, TLS: e.cfg.TLS, DialTimeout: dialTimeout, Logger: zap.NewNop(), Context: ctx,
+			MaxCallRecvMsgSize: 1 << 30, MaxCallSendMsgSize: 2 * maxRequestBytes,
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("store: connect to etcd %s: %w", strings.Join(e.cfg.Endpoints, ","), err)
+		}
+		return c, func() { _ = c.Close() }, nil
+	}
+	if err := os.MkdirAll(e.cfg.Dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("store: make data directory: %w", err)
+	}
+	server, err := embed.StartEtcd(embedConfig(e.cfg))
+	if err != nil {
+		return nil, nil, fmt.Errorf("store: start etcd in %s (is another server running on it?): %w", e.cfg.Dir, err)
+	}
+	stop := func() {
+		server.Close()
+		<-server.Server.StopNotify()
+	}
+	select {
+	case <-server.Server.ReadyNotify():
+	case err := <-server.Err():
+		stop()
+		return nil, nil, fmt.Errorf("store: etcd in %s: %w", e.cfg.Dir, err)
+	case <-ctx.Done():
+		stop()
+		return nil, nil, ctx.Err()
+	}
+	c := v3client.New(server.Server)
+	return c, func() { _ = c.Close(); stop() }, nil
+}
+
+// embedConfig is a single member that listens nowhere. Its URLs are labels that etcd demands and nobody dials.
+func embedConfig(cfg EtcdConfig) *embed.Config {
+	c := embed.NewConfig()
+	label := url.URL{Scheme: "http", Host: "localhost:0"}
+	c.Name = "culvert"
+	c.Dir = filepath.Join(cfg.Dir, "etcd")
+	c.ListenPeerUrls, c.ListenClientUrls = nil, nil
+	c.AdvertisePeerUrls, c.AdvertiseClientUrls = []url.URL{label}, []url.URL{label}
+	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	// With one member an election has one voter: no reason to wait for it.
+	c.TickMs, c.ElectionMs = 10, 100
+	c.MaxTxnOps, c.MaxRequestBytes = maxTxnOps, maxRequestBytes
+	c.QuotaBackendBytes = 4 << 30
+	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
+	c.UnsafeNoFsync = cfg.NoSync
+	c.EnableGRPCGateway = false
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	return c
+}
+
+// load reads everything at one revision.
+func (e *Etcd) load(ctx context.Context, c *clientv3.Client) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	resp, err := c.Txn(ctx).Then(
+		clientv3.OpGet(root+prefixResource, clientv3.WithPrefix()),
+		clientv3.OpGet(root+keyHead), clientv3.OpGet(root+keyMesh),
+	).Commit()
+	if err != nil {
+		return 0, fmt.Errorf("store: load: %w", err)
+	}
+	fresh := new(state)
+	fresh.init()
+	var headRev, resRev int64
+	for _, r := range resp.Responses {
+		for _, kv := range r.GetResponseRange().Kvs {
+			key := strings.TrimPrefix(string(kv.Key), root)
+			if key == keyHead {
+				headRev = kv.ModRevision
+			} else {
+				resRev = max(resRev, kv.ModRevision)
+			}
+			if err := fresh.apply(kv.ModRevision, []write{{key, kv.Value}}); err != nil {
+				return 0, err
+			}
+		}
+	}
+	rev := resp.Header.Revision
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	next := *fresh.snap.Load()
+	// A deletion leaves no key behind that would carry its revision: then the newest commit's stands for it.
+	next.Revision = max(resRev, headRev)
+	e.snap.Store(&next)
+	e.head, e.headRev = fresh.head, headRev
+	e.observedLocked(rev, true)
+	return rev, nil
+}
+
+// loadAgain loads until it succeeds or ctx ends; it then returns nil.
+func (e *Etcd) loadAgain(ctx context.Context, c *clientv3.Client) (int64, error) {
+	for {
+		rev, err := e.load(ctx, c)
+		if err == nil || ctx.Err() != nil {
+			return rev, nil
+		}
+		e.cfg.Log.Warn("store load failed, trying again", "error", err)
+		select {
+		case <-ctx.Done():
+			return 0, nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// follow applies every change from a revision on, until the watch breaks.
+func (e *Etcd) follow(ctx context.Context, c *clientv3.Client, from int64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for resp := range c.Watch(clientv3.WithRequireLeader(ctx), root, clientv3.WithPrefix(), clientv3.WithRev(from)) {
+		if err := resp.Err(); err != nil {
+			return err
+		}
+		// One response may hold several revisions, but never a part of one.
+		var batch []write
+		for i, ev := range resp.Events {
+			w := write{key: strings.TrimPrefix(string(ev.Kv.Key), root)}
+			if ev.Type == clientv3.EventTypePut {
+				w.value = ev.Kv.Value
+			}
+			batch = append(batch, w)
+			if i+1 < len(resp.Events) && resp.Events[i+1].Kv.ModRevision == ev.Kv.ModRevision {
+				continue
+			}
+			if err := e.apply(ev.Kv.ModRevision, batch); err != nil {
+				return err
+			}
+			batch = nil
+		}
+	}
+	return errors.New("watch channel closed")
+}
+
+// Txn implements Store.
+func (e *Etcd) Txn(ctx context.Context, f func(*Tx) error) (int64, error) {
+	c := e.client.Load()
+	if c == nil {
+		return 0, ErrNotReady
+	}
+	e.txn.Lock()
+	defer e.txn.Unlock()
+	for range maxAttempts {
+		snap, head, headRev := e.current()
+		tx := newTx(snap, &head, func(key string) ([]byte, error) { return e.Get(ctx, key) })
+		if err := f(tx); err != nil {
+			return 0, err
+		}
+		writes, err := tx.writes()
+		if err != nil || writes == nil {
+			return snap.Revision, err
+		}
+		rev, ok, err := commit(ctx, c, headRev, writes)
+		if err != nil {
+			return 0, fmt.Errorf("store: commit: %w", err)
+		}
+		if err := e.wait(ctx, rev); err != nil {
+			return 0, fmt.Errorf("store: wait for revision %d: %w", rev, err)
+		}
+		if ok {
+			tx.committed(rev)
+			return rev, nil
+		}
+	}
+	return 0, fmt.Errorf("store: commit: lost %d races with other servers; try again", maxAttempts)
+}
+
+// commit writes everything if nobody committed since headRev. It returns the revision to wait for before going on.
+func commit(ctx context.Context, c *clientv3.Client, headRev int64, writes []write) (int64, bool, error) {
+	ops := make([]clientv3.Op, 0, len(writes))
+	for _, w := range writes {
+		if w.value == nil {
+			ops = append(ops, clientv3.OpDelete(root+w.key))
+		} else {
+			ops = append(ops, clientv3.OpPut(root+w.key, string(w.value)))
+		}
+	}
+	resp, err := c.Txn(ctx).
+		If(clientv3.Compare(clientv3.ModRevision(root+keyHead), "=", headRev)).
+		Then(ops...).
+		Else(clientv3.OpGet(root + keyHead)).
+		Commit()
+	if err != nil {
+		return 0, false, err
+	}
+	if resp.Succeeded {
+		return resp.Header.Revision, true, nil
+	}
+	kvs := resp.Responses[0].GetResponseRange().Kvs
+	if len(kvs) == 0 {
+		return 0, false, errors.New("the head key is gone; restore a backup")
+	}
+	return kvs[0].ModRevision, false, nil
+}
+
+// Get implements Store.
+func (e *Etcd) Get(ctx context.Context, key string) ([]byte, error) {
+	c := e.client.Load()
+	if c == nil {
+		return nil, ErrNotReady
+	}
+	resp, err := c.Get(ctx, root+key)
+	if err != nil {
+		return nil, fmt.Errorf("store: get %s: %w", key, err)
+	}
+	if len(resp.Kvs) == 0 {
+		return nil, nil
+	}
+	return resp.Kvs[0].Value, nil
+}
+
+// Put implements Store.
+func (e *Etcd) Put(ctx context.Context, key string, value []byte) error {
+	c := e.client.Load()
+	if c == nil {
+		return ErrNotReady
+	}
+	if _, err := c.Put(ctx, root+key, string(value)); err != nil {
+		return fmt.Errorf("store: put %s: %w", key, err)
+	}
+	return nil
+}
+
+// Delete implements Store.
+func (e *Etcd) Delete(ctx context.Context, key string) error {
+	c := e.client.Load()
+	if c == nil {
+		return ErrNotReady
+	}
+	if _, err := c.Delete(ctx, root+key); err != nil {
+		return fmt.Errorf("store: delete %s: %w", key, err)
+	}
+	return nil
+}
+
+// List implements Store.
+func (e *Etcd) List(ctx context.Context, prefix, after string, limit int) ([]KV, error) {
+	c := e.client.Load()
+	if c == nil {
+		return nil, ErrNotReady
+	}
+	from := root + max(prefix, after+"\x00")
+	resp, err := c.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(root+prefix)),
+		clientv3.WithLimit(int64(limit)))
+	if err != nil {
+		return nil, fmt.Errorf("store: list %s: %w", prefix, err)
+	}
+	out := make([]KV, 0, len(resp.Kvs))
+	for _, kv := range resp.Kvs {
+		out = append(out, KV{strings.TrimPrefix(string(kv.Key), root), kv.Value})
+	}
+	return out, nil
+}
+
+var _ Store = (*Etcd)(nil)
