@@ -1,0 +1,306 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/culvert-net/culvert/agent/host"
+	"github.com/culvert-net/culvert/agent/local"
+	"github.com/culvert-net/culvert/agent/state"
+	"github.com/culvert-net/culvert/agent/wire"
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/plan"
+)
+
+// Config of an agent. Zero fields get the defaults named.
+type Config struct {
+	DataDir       string        // identity, view, attachments, flow segments; default /var/lib/culvert
+	LocalSocket   string        // default local.DefaultSocket
+	TunnelSocket  string        // UAPI of the tunnel process; default /run/culvert/tunnel.sock
+	Tunnel        string        // interface; default host.DefaultTunnel
+	TunnelMTU     int           // bytes; default host.DefaultTunnelMTU
+	PinDir        string        // in a bpffs; default /sys/fs/bpf/culvert
+	WireGuardPort uint16        // UDP; default DefaultWireGuardPort
+	GossipPort    uint16        // UDP and TCP; default DefaultGossipPort
+	GossipAddress string        // to bind to; default all
+	FlowInterval  time.Duration // aggregation: 1, 10, 60 or 600 s; default 60 s
+	Tick          time.Duration // between checks of the whole state; default 2 s
+	ReadyFile     string        // written when the first round is through; optional
+	Log           *slog.Logger
+}
+
+func (c *Config) setDefaults() {
+	def := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	def(&c.DataDir, "/var/lib/culvert")
+	def(&c.LocalSocket, local.DefaultSocket)
+	def(&c.TunnelSocket, "/run/culvert/tunnel.sock")
+	def(&c.Tunnel, host.DefaultTunnel)
+	def(&c.PinDir, "/sys/fs/bpf/culvert")
+	if c.TunnelMTU == 0 {
+		c.TunnelMTU = host.DefaultTunnelMTU
+	}
+	if c.WireGuardPort == 0 {
+		c.WireGuardPort = DefaultWireGuardPort
+	}
+	if c.GossipPort == 0 {
+		c.GossipPort = DefaultGossipPort
+	}
+	if c.FlowInterval == 0 {
+		c.FlowInterval = time.Minute
+	}
+	if c.Tick == 0 {
+		c.Tick = 2 * time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+}
+
+// Names answers the node's workloads. A nil set of rows is not an empty one: callers pass what the plan holds.
+type Names interface {
+	Set(zones []plan.Zone, names []plan.Name)
+}
+
+// Members is gossip as the loop uses it.
+type Members interface {
+	SetMembers(members []api.ViewMember, keys [][]byte) error
+	States() []local.MemberStatus
+}
+
+// Datapath is the BPF side as the loop uses it.
+type Datapath interface {
+	// Secure puts the program for that place at the interface, first in order, and repairs what is not so.
+	Secure(ifindex int, place Place) error
+	// Apply moves the tables to the plan: what permits is removed before anything is added; the configuration with the
+	// generation comes last. It reports whether anything differed.
+	Apply(ctx context.Context, p *plan.Plan) (changed bool, err error)
+	// Generation that is in force; 0 when closed.
+	Generation() (uint32, error)
+	Counters() ([]Count, error)
+	Flows() (int, error)
+}
+
+// Place is where a program sits.
+type Place int
+
+// Places.
+const (
+	AtWorkload Place = iota + 1
+	AtTunnel
+	AtHost
+)
+
+// Count is a counter of the datapath.
+type Count struct {
+	ENI            uint32
+	Hook, Reason   string
+	Packets, Bytes uint64
+}
+
+// Recorder gets the plans whose generations flow records name.
+type Recorder interface {
+	Plan(v *api.View, p *plan.Plan)
+	Query(ctx context.Context, f api.FlowFilter, follow bool, fn func(*api.FlowRecord) error) error
+	Pending() (records int, lost uint64)
+}
+
+// Edges are the agent's doors to kernel and network, each with a twin in memory.
+type Edges struct {
+	Host     host.Host
+	Wire     wire.Device
+	Datapath Datapath
+	Names    Names
+	Members  Members
+	Recorder Recorder
+	// Dial makes a client of the control plane.
+	Dial func(id *state.Identity, certificate func() (*tls.Certificate, error)) (ControlPlane, error)
+	// BootTime is the time since boot.
+	BootTime func() time.Duration
+}
+
+// Agent is one node's agent.
+type Agent struct {
+	cfg   Config
+	edges Edges
+	dir   state.Dir
+	log   *slog.Logger
+	box   *inbox
+	wake  chan struct{}
+	key   wire.PrivateKey
+
+	mu          sync.Mutex
+	id          *state.Identity
+	cp          ControlPlane
+	attachments []plan.Attachment
+	applied     *plan.Plan // last plan that was applied whole
+	appliedView *api.View
+	rounds      uint64
+	roundDone   chan struct{} // closed and replaced after each round
+	linkErrors  map[string]error
+	errors      []string
+}
+
+// New makes an agent; it does nothing yet.
+func New(cfg Config, edges Edges) *Agent {
+	cfg.setDefaults()
+	a := &Agent{cfg: cfg, edges: edges, dir: state.Dir(cfg.DataDir), log: cfg.Log, wake: make(chan struct{}, 1),
+		roundDone: make(chan struct{}), linkErrors: map[string]error{}}
+	return a
+}
+
+// Wake makes the loop look again; it never blocks.
+func (a *Agent) Wake() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// load reads what the node knows from its disk.
+func (a *Agent) load() error {
+	id, err := a.dir.LoadIdentity()
+	if err != nil {
+		return err
+	}
+	if a.key, err = wire.LoadOrCreateKey(a.dir.WireKey()); err != nil {
+		return err
+	}
+	if a.attachments, err = a.dir.LoadAttachments(); err != nil {
+		return err
+	}
+	a.box = &inbox{id: id, log: a.log, wake: a.Wake}
+	v, err := a.dir.LoadView(id)
+	if err != nil {
+		a.log.Error("the view on disk is not usable; waiting for the control plane", "error", err)
+	}
+	a.box.restore(v)
+	return a.useIdentity(id)
+}
+
+func (a *Agent) identity() *state.Identity {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.id
+}
+
+func (a *Agent) controlPlane() ControlPlane {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cp
+}
+
+// useIdentity switches to an identity and to a client that uses it.
+func (a *Agent) useIdentity(id *state.Identity) error {
+	cp, err := a.edges.Dial(id, func() (*tls.Certificate, error) {
+		c, err := a.identity().Certificate()
+		return &c, err
+	})
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.id, a.cp = id, cp
+	return nil
+}
+
+// Run works until ctx ends. Links, programs and maps stay behind, on purpose: see Leave.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := a.load(); err != nil {
+		return err
+	}
+	return together(ctx,
+		a.loop,
+		func(ctx context.Context) error { return a.box.follow(ctx, a.controlPlane) },
+		func(ctx context.Context) error { return renewal(ctx, a) },
+		a.report,
+		func(ctx context.Context) error { return a.edges.Host.Watch(ctx, a.Wake) },
+		func(ctx context.Context) error { return local.Serve(ctx, a.cfg.LocalSocket, a, a.log) },
+	)
+}
+
+// together runs all until the first ends or ctx does, and waits for all; the first error counts.
+func together(ctx context.Context, fns ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make(chan error, len(fns))
+	for _, fn := range fns {
+		go func() {
+			err := fn(ctx)
+			if err == nil && ctx.Err() == nil {
+				err = errors.New("a part of the agent ended on its own")
+			}
+			cancel()
+			errs <- err
+		}()
+	}
+	var first error
+	for range fns {
+		if err := <-errs; err != nil && first == nil && !errors.Is(err, context.Canceled) {
+			first = err
+		}
+	}
+	return first
+}
+
+// report tells the control plane what was applied: after each change, and every ten seconds.
+func (a *Agent) report(ctx context.Context) error {
+	var told api.NodeStatus
+	last := time.Time{}
+	for {
+		a.mu.Lock()
+		done := a.roundDone
+		a.mu.Unlock()
+		s := a.nodeStatus()
+		same := s.Revision == told.Revision && s.Generation == told.Generation &&
+			slices.Equal(s.Errors, told.Errors) && slices.Equal(s.Attached, told.Attached)
+		if !same || time.Since(last) > 10*time.Second {
+			if err := a.controlPlane().Report(ctx, s); err == nil {
+				told, last = s, time.Now()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-done:
+		case <-time.After(10 * time.Second):
+		}
+	}
+}
+
+func (a *Agent) nodeStatus() api.NodeStatus {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := api.NodeStatus{Node: a.id.Node, SeenAt: time.Now(), Errors: slices.Clone(a.errors)}
+	if a.applied != nil {
+		s.Revision, s.Generation = a.applied.Revision, a.applied.Generation
+		for _, e := range a.applied.ENIs {
+			s.Attached = append(s.Attached, e.ID)
+		}
+		slices.Sort(s.Attached)
+	}
+	return s
+}
+
+// writeReady tells whoever waits for the first round.
+func (a *Agent) writeReady() {
+	if a.cfg.ReadyFile == "" {
+		return
+	}
+	dir, name := filepath.Split(a.cfg.ReadyFile)
+	if err := state.Dir(dir).Write(name, fmt.Appendf(nil, "%d\n", os.Getpid())); err != nil {
+		a.log.Error("ready file", "error", err)
+	}
+}

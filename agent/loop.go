@@ -1,0 +1,331 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/culvert-net/culvert/agent/host"
+	"github.com/culvert-net/culvert/agent/state"
+	"github.com/culvert-net/culvert/agent/wire"
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/plan"
+)
+
+// keepalive keeps NAT mappings open and notices a restarted peer; WireGuard's recommendation, in seconds.
+const keepalive = 25 * time.Second
+
+// loop is the only place that changes the node. Events only wake it; it always works on the latest view and on what it
+// observes, so a missed event, a restart and drift by somebody else's hand are the same case.
+func (a *Agent) loop(ctx context.Context) error {
+	tick := time.NewTicker(a.cfg.Tick)
+	defer tick.Stop()
+	ready := false
+	for {
+		errs := a.round(ctx)
+		a.finishRound(errs)
+		if !ready && a.lastPlan() != nil {
+			ready = true
+			a.writeReady()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *Agent) lastPlan() *plan.Plan {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.applied
+}
+
+// finishRound publishes what the round came to, and wakes who waits for it.
+func (a *Agent) finishRound(errs []error) {
+	texts := make([]string, 0, len(errs))
+	for _, e := range errs {
+		texts = append(texts, e.Error())
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !slices.Equal(texts, a.errors) {
+		for _, t := range texts {
+			a.log.Error("round", "error", t)
+		}
+	}
+	a.errors = texts
+	a.rounds++
+	close(a.roundDone)
+	a.roundDone = make(chan struct{})
+}
+
+// turn is one round's working state.
+type turn struct {
+	*Agent
+	view   *api.View
+	signed api.SignedView
+	facts  plan.Facts
+	plan   *plan.Plan
+	errs   []error
+}
+
+func (t *turn) fail(what string, err error) bool {
+	if err != nil {
+		t.errs = append(t.errs, fmt.Errorf("%s: %w", what, err))
+	}
+	return err != nil
+}
+
+// round moves the node to the latest view. Connectivity adds before it removes, isolation removes before it adds (inside
+// Datapath.Apply); names go first and come last. One failing part does not keep the others from being right.
+func (a *Agent) round(ctx context.Context) []error {
+	t := &turn{Agent: a, facts: plan.Facts{Generation: 1}}
+	t.view, t.signed = a.box.latest()
+	if t.view == nil {
+		return []error{errors.New("no view yet: the control plane has not been heard, and none is on disk")}
+	}
+	a.mu.Lock()
+	t.facts.Attachments = slices.Clone(a.attachments)
+	a.mu.Unlock()
+
+	if t.fail("view", t.compile()) { // not usable: everything stays as it was
+		return t.errs
+	}
+	t.withdrawNames()
+	t.infrastructure()
+	t.links()
+	if t.fail("view", t.compile()) {
+		return t.errs
+	}
+	t.fail("tunnel", t.tunnel(ctx))
+	applied := !t.fail("datapath", t.datapath(ctx))
+	t.detach()
+	if applied {
+		t.edges.Names.Set(t.plan.Zones, t.plan.Names)
+	}
+	t.fail("gossip", t.edges.Members.SetMembers(t.view.Members, t.view.GossipKeys))
+	if applied {
+		t.publish()
+	}
+	return t.errs
+}
+
+// compile makes the plan of the latest view and of the facts known so far.
+func (t *turn) compile() error {
+	p, err := plan.Compile(*t.view, t.facts)
+	if err != nil {
+		return err
+	}
+	t.plan = p
+	return nil
+}
+
+// withdrawNames takes away names that are not in the new plan, before their paths go.
+func (t *turn) withdrawNames() {
+	old := t.lastPlan()
+	if old == nil {
+		return
+	}
+	keep := make(map[plan.Name]bool, len(t.plan.Names))
+	for _, n := range t.plan.Names {
+		keep[n] = true
+	}
+	names := slices.DeleteFunc(slices.Clone(old.Names), func(n plan.Name) bool { return !keep[n] })
+	if len(names) != len(old.Names) {
+		t.edges.Names.Set(old.Zones, names)
+	}
+}
+
+// infrastructure makes the host's own link and secures the tunnel's. Each link goes up only with its programs attached.
+func (t *turn) infrastructure() {
+	c := &t.facts.Config
+	mesh := t.view.Mesh.Number
+	hl, err := t.edges.Host.EnsureHostLink(host.HostSpec{
+		Address: api.NodeAddr(mesh, t.view.Node.Number), Mesh: api.MeshPrefix(mesh), MTU: t.cfg.TunnelMTU,
+	})
+	if !t.fail("host link", err) {
+		c.HostIfindex, c.HostMAC, c.DPMAC = uint32(hl.Datapath.Ifindex), hl.Host.MAC, hl.Datapath.MAC
+		if !t.fail("host program", t.edges.Datapath.Secure(hl.Datapath.Ifindex, AtHost)) && !hl.Datapath.Up {
+			t.fail("host link", t.edges.Host.SetUp(host.DatapathName, true))
+		}
+	}
+	tun, err := t.edges.Host.EnsureTunnel(host.TunnelSpec{Name: t.cfg.Tunnel, MTU: t.cfg.TunnelMTU})
+	if errors.Is(err, host.ErrNoLink) {
+		err = fmt.Errorf("interface %s does not exist: is culvert tunnel running?", t.cfg.Tunnel)
+	}
+	if !t.fail("tunnel link", err) {
+		c.TunnelIfindex, c.TunnelMTU = uint32(tun.Ifindex), uint16(tun.MTU)
+		if !t.fail("tunnel program", t.edges.Datapath.Secure(tun.Ifindex, AtTunnel)) && !tun.Up {
+			t.fail("tunnel link", t.edges.Host.SetUp(t.cfg.Tunnel, true))
+		}
+	}
+	c.ExpiresNS = t.expires(time.Now())
+}
+
+// expires is when the view stops being good, in nanoseconds of boot time, which a change of the wall clock does not move.
+// It is computed once per view: held against the clock of every round, it would follow the clock's steps.
+func (t *turn) expires(now time.Time) uint64 {
+	if t.view.MaxAgeSeconds == 0 {
+		return 0
+	}
+	if p := t.lastPlan(); p != nil && t.appliedIssuedAt().Equal(t.view.IssuedAt) && p.Config.ExpiresNS != 0 {
+		return p.Config.ExpiresNS
+	}
+	left := state.Expires(t.view).Sub(now)
+	// A clock that is wrong must not make a view good for longer than its whole age.
+	left = min(left, time.Duration(t.view.MaxAgeSeconds)*time.Second)
+	return uint64(max(1, int64(t.edges.BootTime()+left)))
+}
+
+func (a *Agent) appliedIssuedAt() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.appliedView == nil {
+		return time.Time{}
+	}
+	return a.appliedView.IssuedAt
+}
+
+// links makes the workloads' interfaces and notes which are ready.
+func (t *turn) links() {
+	failed := map[string]error{}
+	for _, l := range t.plan.Links {
+		if err := t.link(l); err != nil {
+			failed[l.ENI] = err
+			t.fail("interface "+l.ENI, err)
+		}
+	}
+	t.mu.Lock()
+	t.linkErrors = failed
+	t.mu.Unlock()
+	have, err := t.edges.Host.Workloads()
+	if t.fail("interfaces", err) {
+		return
+	}
+	for _, w := range have {
+		wanted := slices.ContainsFunc(t.plan.Links, func(l plan.Link) bool { return l.ENI == w.ENI })
+		if wanted && w.PeerPresent && failed[w.ENI] == nil {
+			t.facts.Ready = append(t.facts.Ready, plan.ReadyLink{ENI: w.ENI, Ifindex: uint32(w.Ifindex), MAC: w.MAC,
+				GatewayMAC: w.GatewayMAC})
+		}
+	}
+}
+
+func (t *turn) link(l plan.Link) error {
+	w, err := t.edges.Host.Attach(host.WorkloadSpec{
+		ENI: l.ENI, Netns: l.Netns, Interface: l.Interface, Address: l.Address,
+		Gateway: l.Subnet.Masked().Addr().Next(), Subnet: l.Subnet, VPC: l.VPCCIDR, MTU: l.MTU,
+		DefaultRoute: l.DefaultRoute, MAC: host.WorkloadMAC(l.VPC, l.Address), Resolver: l.Resolver, Search: l.Search,
+	})
+	if err != nil {
+		return err
+	}
+	if err := t.edges.Datapath.Secure(w.Ifindex, AtWorkload); err != nil {
+		return err
+	}
+	if !w.Up {
+		return t.edges.Host.SetUp(w.Name, true)
+	}
+	return nil
+}
+
+// detach removes interfaces that nothing asks for any more, after the datapath has forgotten them.
+func (t *turn) detach() {
+	have, err := t.edges.Host.Workloads()
+	if t.fail("interfaces", err) {
+		return
+	}
+	for _, w := range have {
+		if !slices.ContainsFunc(t.plan.Links, func(l plan.Link) bool { return l.ENI == w.ENI }) {
+			t.fail("detach "+w.ENI, t.edges.Host.Detach(w.ENI))
+		}
+	}
+}
+
+// tunnel gives the device its key and peers. A device that has lost its key is a restarted tunnel process: it is told to
+// start new sessions at once.
+func (t *turn) tunnel(ctx context.Context) error {
+	have, err := t.edges.Wire.Observe(ctx)
+	if err != nil {
+		return fmt.Errorf("is culvert tunnel running? %w", err)
+	}
+	fresh := have.PublicKey != t.key.Public()
+	if fresh || have.ListenPort != t.cfg.WireGuardPort {
+		if err := t.edges.Wire.SetKey(ctx, t.key, t.cfg.WireGuardPort); err != nil {
+			return err
+		}
+	}
+	want, err := peers(t.plan)
+	if err != nil {
+		return err
+	}
+	if change := wire.Diff(want, have, time.Now()); !change.Empty() {
+		if err := t.edges.Wire.Apply(ctx, change); err != nil {
+			return err
+		}
+	}
+	if k, ok := t.edges.Wire.(wire.Kicker); ok && fresh && len(want) > 0 {
+		return k.Kick(ctx)
+	}
+	return nil
+}
+
+// peers joins the plan's two tables of WireGuard.
+func peers(p *plan.Plan) ([]wire.Peer, error) {
+	allowed := map[string][]netip.Prefix{}
+	for _, a := range p.AllowedIPs {
+		allowed[a.PublicKey] = append(allowed[a.PublicKey], a.Prefix)
+	}
+	var want []wire.Peer
+	for _, row := range p.Peers {
+		key, err := wire.ParsePublicKey(row.PublicKey)
+		if err != nil {
+			return nil, fmt.Errorf("peer %s: %w", row.Node, err)
+		}
+		want = append(want, wire.Peer{PublicKey: key, Underlay: row.Underlay, AllowedIPs: allowed[row.PublicKey],
+			Keepalive: keepalive})
+	}
+	return want, nil
+}
+
+// datapath applies the plan under a new generation when anything differs, so that live flows are judged again.
+func (t *turn) datapath(ctx context.Context) error {
+	current, err := t.edges.Datapath.Generation()
+	if err != nil {
+		return err
+	}
+	if t.plan.Generation != 0 { // 0 comes from the view: this node shall be closed
+		t.plan.Generation = current
+		if old := t.lastPlan(); current == 0 || old == nil || !sameRules(old, t.plan) {
+			t.plan.Generation = current + 1
+		}
+	}
+	_, err = t.edges.Datapath.Apply(ctx, t.plan)
+	return err
+}
+
+// sameRules reports whether two plans judge every packet alike.
+func sameRules(a, b *plan.Plan) bool {
+	x, y := *a, *b
+	x.Revision, x.Generation, x.Config.ExpiresNS = y.Revision, y.Generation, y.Config.ExpiresNS
+	return reflect.DeepEqual(x, y)
+}
+
+// publish makes the plan the one in force and keeps its view for a start without the control plane.
+func (t *turn) publish() {
+	t.mu.Lock()
+	newView := t.appliedView != t.view
+	t.applied, t.appliedView = t.plan, t.view
+	t.mu.Unlock()
+	t.edges.Recorder.Plan(t.view, t.plan)
+	if newView && t.signed.View != nil {
+		t.fail("keep view", t.dir.SaveView(t.signed))
+	}
+}

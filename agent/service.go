@@ -1,0 +1,286 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/culvert-net/culvert/agent/host"
+	"github.com/culvert-net/culvert/agent/local"
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/version"
+	"github.com/culvert-net/culvert/plan"
+)
+
+// attachWait bounds how long Attach waits for the view to hold the ENI and for the interface to be up.
+const attachWait = 20 * time.Second
+
+var _ local.Backend = (*Agent)(nil)
+
+// Attach puts an ENI into a namespace and returns once it forwards. What cannot be is refused and leaves nothing behind.
+func (a *Agent) Attach(ctx context.Context, r local.AttachRequest) (local.AttachResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, attachWait)
+	defer cancel()
+	att, err := attachment(r)
+	if err != nil {
+		return local.AttachResponse{}, err
+	}
+	if err := a.awaitENI(ctx, att.ENI); err != nil {
+		return local.AttachResponse{}, err
+	}
+	had, err := a.setAttachment(att)
+	if err != nil {
+		return local.AttachResponse{}, err
+	}
+	resp, err := a.awaitLink(ctx, att)
+	if err != nil && !had {
+		err = errors.Join(err, a.dropAttachment(att.ENI))
+		a.Wake()
+	}
+	return resp, err
+}
+
+func attachment(r local.AttachRequest) (plan.Attachment, error) {
+	bad := func(field, message, remedy string) error {
+		return &api.Error{Code: api.CodeInvalidParameter, Field: field, Message: message, Remedy: remedy}
+	}
+	if r.ENI == "" {
+		return plan.Attachment{}, bad("eniId", "is empty", "name the network interface, such as eni-0a1b2c3d4e5f60718")
+	}
+	if !filepath.IsAbs(r.Netns) {
+		return plan.Attachment{}, bad("netns", fmt.Sprintf("%q is not an absolute path", r.Netns),
+			"give the path of a network namespace, such as /run/netns/cart")
+	}
+	if len(r.Interface) > 15 || strings.ContainsAny(r.Interface, "/ \t\n:") {
+		return plan.Attachment{}, bad("interface", fmt.Sprintf("%q is no interface name", r.Interface),
+			"use up to 15 letters and digits")
+	}
+	return plan.Attachment{ENI: r.ENI, Netns: filepath.Clean(r.Netns),
+		Interface: cmp.Or(r.Interface, host.DefaultInterface), DefaultRoute: r.DefaultRoute}, nil
+}
+
+// awaitENI waits until the view has the ENI on this node: it may have been made a moment ago.
+func (a *Agent) awaitENI(ctx context.Context, eni string) error {
+	ctx, cancel := context.WithTimeout(ctx, attachWait/4)
+	defer cancel()
+	for {
+		a.mu.Lock()
+		done := a.roundDone
+		a.mu.Unlock()
+		if v, _ := a.box.latest(); v != nil &&
+			slices.ContainsFunc(v.ENIs, func(e api.ViewENI) bool { return e.ID == eni }) {
+			return nil
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return &api.Error{Code: api.CodeENINotFound, Field: "eniId",
+				Message: fmt.Sprintf("%s is not an interface of this node (%s)", eni, a.identity().Name),
+				Remedy:  fmt.Sprintf("bind it first: culvert eni bind %s --node %s", eni, a.identity().Name)}
+		}
+	}
+}
+
+// setAttachment notes the wish, durably. had reports that the same wish was there already.
+func (a *Agent) setAttachment(att plan.Attachment) (had bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, x := range a.attachments {
+		switch {
+		case x == att:
+			return true, nil
+		case x.ENI == att.ENI:
+			return false, &api.Error{Code: api.CodeENIInUse, Field: "eniId",
+				Message: fmt.Sprintf("%s is attached in %s as %s", att.ENI, x.Netns, x.Interface),
+				Remedy:  "detach it first: culvert eni detach " + att.ENI}
+		case x.Netns == att.Netns && x.Interface == att.Interface:
+			return false, &api.Error{Code: api.CodeENIInUse, Field: "interface",
+				Message: fmt.Sprintf("%s in %s is %s already", x.Interface, x.Netns, x.ENI),
+				Remedy:  "choose another name with --interface"}
+		}
+	}
+	next := append(slices.Clone(a.attachments), att)
+	slices.SortFunc(next, func(x, y plan.Attachment) int { return cmp.Compare(x.ENI, y.ENI) })
+	if err := a.dir.SaveAttachments(next); err != nil {
+		return false, err
+	}
+	a.attachments = next
+	return false, nil
+}
+
+func (a *Agent) dropAttachment(eni string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next := slices.DeleteFunc(slices.Clone(a.attachments), func(x plan.Attachment) bool { return x.ENI == eni })
+	if len(next) == len(a.attachments) {
+		return nil
+	}
+	if err := a.dir.SaveAttachments(next); err != nil {
+		return err
+	}
+	a.attachments = next
+	return nil
+}
+
+// awaitLink waits for a whole round that began after the wish was noted, and tells how the interface came out.
+func (a *Agent) awaitLink(ctx context.Context, att plan.Attachment) (local.AttachResponse, error) {
+	for a.Wake(); ; {
+		a.mu.Lock()
+		done, failed, applied := a.roundDone, a.linkErrors[att.ENI], a.applied
+		a.mu.Unlock()
+		if failed != nil {
+			return local.AttachResponse{}, linkError(failed)
+		}
+		if applied != nil {
+			for _, l := range applied.Links {
+				up := slices.ContainsFunc(applied.ENIs, func(e plan.ENI) bool { return e.ID == att.ENI })
+				if l.ENI == att.ENI && l.Netns == att.Netns && up {
+					return local.AttachResponse{ENI: l.ENI, Interface: l.Interface, Address: l.Address, MTU: l.MTU,
+						Resolver: l.Resolver}, nil
+				}
+			}
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			a.mu.Lock()
+			errs := slices.Clone(a.errors)
+			a.mu.Unlock()
+			return local.AttachResponse{}, &api.Error{Code: api.CodeUnavailable, Field: "eniId",
+				Message: fmt.Sprintf("%s did not come up: %s", att.ENI, cmp.Or(strings.Join(errs, "; "), "no reason known")),
+				Remedy:  "see culvert status on this node"}
+		}
+	}
+}
+
+// linkError says to the user what stands in the way.
+func linkError(err error) error {
+	switch {
+	case errors.Is(err, host.ErrNoNamespace):
+		return &api.Error{Code: api.CodeInvalidParameter, Field: "netns", Message: err.Error(),
+			Remedy: "create it first (ip netns add NAME), or name another"}
+	case errors.Is(err, host.ErrConflict), errors.Is(err, host.ErrForeign):
+		return &api.Error{Code: api.CodeIncorrectState, Field: "netns", Message: err.Error()}
+	}
+	return err
+}
+
+// Detach takes an ENI out of its namespace, which is then as it was before. An ENI that is not attached is fine.
+func (a *Agent) Detach(ctx context.Context, r local.DetachRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, attachWait)
+	defer cancel()
+	if err := a.dropAttachment(r.ENI); err != nil {
+		return err
+	}
+	for a.Wake(); ; {
+		a.mu.Lock()
+		done := a.roundDone
+		a.mu.Unlock()
+		have, err := a.edges.Host.Workloads()
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(have, func(w host.WorkloadLink) bool { return w.ENI == r.ENI }) {
+			return nil
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return &api.Error{Code: api.CodeUnavailable, Field: "eniId", Message: r.ENI + " is still attached",
+				Remedy: "see culvert status on this node"}
+		}
+	}
+}
+
+// PlanText is the dump of the plan in force.
+func (a *Agent) PlanText(context.Context) (string, error) {
+	if p := a.lastPlan(); p != nil {
+		return p.Dump(), nil
+	}
+	return "", &api.Error{Code: api.CodeUnavailable, Message: "no plan has been applied yet",
+		Remedy: "see culvert status on this node"}
+}
+
+// Flows hands out this node's own records.
+func (a *Agent) Flows(ctx context.Context, f api.FlowFilter, follow bool, fn func(*api.FlowRecord) error) error {
+	return a.edges.Recorder.Query(ctx, f, follow, fn)
+}
+
+// Status is the node in one look.
+func (a *Agent) Status(ctx context.Context) (local.Status, error) {
+	id := a.identity()
+	s := local.Status{Node: id.Node, Name: id.Name, Version: version.Version()}
+	_, s.Connected = a.box.state()
+	a.mu.Lock()
+	s.Errors = slices.Clone(a.errors)
+	applied, view, attachments := a.applied, a.appliedView, slices.Clone(a.attachments)
+	a.mu.Unlock()
+	names := map[string]string{}
+	if applied != nil {
+		s.Revision, s.Generation = applied.Revision, applied.Generation
+		s.ViewAge = time.Since(view.IssuedAt)
+		for _, p := range applied.Peers {
+			names[p.PublicKey] = p.Node
+		}
+	}
+	if w, err := a.edges.Wire.Observe(ctx); err != nil {
+		s.Errors = append(s.Errors, "tunnel: "+err.Error())
+	} else {
+		for _, p := range w.Peers {
+			key := p.PublicKey.String()
+			s.Peers = append(s.Peers, local.PeerStatus{Node: names[key], PublicKey: key, Underlay: p.Underlay.String(),
+				LastHandshake: p.LastHandshake, RxBytes: p.RxBytes, TxBytes: p.TxBytes})
+		}
+	}
+	s.Members = a.edges.Members.States()
+	for _, att := range attachments {
+		s.Workloads = append(s.Workloads, a.workload(att, applied))
+	}
+	s.PendingSend, s.Lost = a.edges.Recorder.Pending()
+	var err1, err2 error
+	s.Flows, err1 = a.edges.Datapath.Flows()
+	s.Counters, err2 = a.counters(applied)
+	return s, errors.Join(err1, err2)
+}
+
+func (a *Agent) workload(att plan.Attachment, p *plan.Plan) local.Workload {
+	w := local.Workload{ENI: att.ENI, Netns: att.Netns, Interface: att.Interface, State: "pending"}
+	a.mu.Lock()
+	failed := a.linkErrors[att.ENI]
+	a.mu.Unlock()
+	if failed != nil {
+		w.State = failed.Error()
+	}
+	if p == nil {
+		return w
+	}
+	for _, e := range p.ENIs {
+		if e.ID == att.ENI {
+			w.Address, w.State = e.Address, "up"
+		}
+	}
+	return w
+}
+
+func (a *Agent) counters(p *plan.Plan) ([]local.Counter, error) {
+	counts, err := a.edges.Datapath.Counters()
+	if err != nil {
+		return nil, err
+	}
+	ids := map[uint32]string{}
+	if p != nil {
+		for _, e := range p.ENIs {
+			ids[e.Number] = e.ID
+		}
+	}
+	var out []local.Counter
+	for _, c := range counts {
+		out = append(out, local.Counter{ENI: ids[c.ENI], Hook: c.Hook, Reason: c.Reason, Packets: c.Packets, Bytes: c.Bytes})
+	}
+	return out, nil
+}
