@@ -61,7 +61,7 @@ func TestClassify(t *testing.T) {
 		{"gossip stream in clear", tcp(7946, 1, long), Clear},
 		{"arp", append(arp, random(28)...), ARP},
 		{"no data", tcp(7443, 1, nil), TCPEmpty},
-		{"http on the server's port", tcp(7443, 1, []byte("GET /v1/vpcs HTTP/1.1\r\nHost: server\r\n\r\n")), Clear},
+		{"http on the server's port", tcp(7443, 1, []byte("GET /v1/vpcs/vpc-0a1b2c3d HTTP/1.1\r\nHost: server\r\n\r\n")), Clear},
 		{"telnet", tcp(23, 1, []byte("hello")), Unknown},
 		{"vlan", append(make([]byte, 12), 0x81, 0x00, 0, 1), Unknown},
 		{"runt", []byte{1, 2, 3}, Unknown},
