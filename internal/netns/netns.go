@@ -5,6 +5,7 @@
 package netns
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,6 +75,51 @@ func Start(path string, cmd *exec.Cmd) error {
 	return Do(path, cmd.Start)
 }
 
+// Add makes a named namespace with loopback up, unless it is there.
+func Add(name string) error {
+	if !Exists(Path(name)) {
+		if err := run("ip", "netns", "add", name); err != nil {
+			return err
+		}
+	}
+	return run("ip", "-n", name, "link", "set", "lo", "up")
+}
+
+// Remove deletes a name; the namespace itself goes when nothing lives in it. A name that is not there is fine.
+func Remove(name string) error {
+	path := Path(name)
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove namespace %s: %w", name, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove namespace %s: %w", name, err)
+	}
+	return nil
+}
+
+func run(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// DoNew calls f on a thread in a new namespace without a name, of which it tells the path, and in mounts of its own.
+// Commands that f starts are in both. The namespace goes when f and all of them have ended.
+func DoNew(f func(path string) error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
+			done <- fmt.Errorf("make namespace: %w", err)
+			return
+		}
+		done <- f(fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid()))
+	}()
+	return <-done
+}
+
 // Exec replaces this process by a command inside the namespace, with files of etcDir (such as resolv.conf) bound over
 // those of the same name in /etc and /sys showing the namespace's devices. It returns only on failure.
 func Exec(path, etcDir string, argv []string) error {
@@ -81,17 +128,18 @@ func Exec(path, etcDir string, argv []string) error {
 		return fmt.Errorf("run %s: %w", argv[0], err)
 	}
 	return Do(path, func() error {
-		if err := privateMounts(etcDir); err != nil {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("make mount namespace: %w", err)
+		}
+		if err := Mounts(etcDir); err != nil {
 			return err
 		}
 		return fmt.Errorf("run %s: %w", program, unix.Exec(program, argv, os.Environ()))
 	})
 }
 
-func privateMounts(etcDir string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("make mount namespace: %w", err)
-	}
+// Mounts prepares mounts of the calling thread's own, as Exec describes. Only inside DoNew, or after an unshare.
+func Mounts(etcDir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}

@@ -2,7 +2,9 @@ package netns
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,5 +117,65 @@ func TestExecGivesTheNamespaceItsOwnResolver(t *testing.T) {
 	after, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the caller's own resolv.conf changed: %q, %v", after, err)
+	}
+}
+
+func TestAddAndRemoveTwice(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes a network namespace")
+	}
+	name := fmt.Sprintf("cvt-netns-%d-add", os.Getpid())
+	t.Cleanup(func() { Remove(name) })
+	for range 2 {
+		if err := Add(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Do(Path(name), func() error {
+		lo, err := net.InterfaceByName("lo")
+		if err == nil && lo.Flags&net.FlagUp == 0 {
+			err = errors.New("lo is down")
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if Exists(Path(name)) {
+		t.Error("the namespace is still there")
+	}
+	if _, err := os.Stat(Path(name)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its file: %v, want it gone", err)
+	}
+}
+
+func TestDoNewGivesCommandsItsNamespace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes a network namespace")
+	}
+	etc := t.TempDir()
+	if err := os.WriteFile(filepath.Join(etc, "resolv.conf"), []byte("nameserver 10.9.8.7\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	err := DoNew(func(path string) error {
+		if err := Mounts(etc); err != nil {
+			return err
+		}
+		want := inode(t, path)
+		if want == inode(t, "/proc/self/ns/net") {
+			t.Error("the path is the caller's namespace")
+		}
+		out, err := exec.Command("sh", "-c", "readlink /proc/self/ns/net; cat /etc/resolv.conf").Output()
+		if have := string(out); have != want+"\nnameserver 10.9.8.7\n" {
+			t.Errorf("the command saw %q, want %s and its resolver", have, want)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

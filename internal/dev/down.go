@@ -1,0 +1,48 @@
+package dev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Down ends the mesh and everything that runs in its namespaces, and removes every trace: namespaces, links, pinned BPF
+// objects, state. It goes on after an error and may be called again.
+func (l *Lab) Down() error {
+	unlock, err := l.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := l.Load()
+	if errors.Is(err, ErrNoMesh) {
+		return errors.Join(ErrNoMesh, os.RemoveAll(l.RunDir()))
+	}
+	if err != nil {
+		return err
+	}
+	procs := l.processes(r)
+	slices.Reverse(procs) // agents before tunnels, the server last
+	var errs []error
+	for _, p := range procs {
+		if _, ok := p.running(); ok {
+			l.step("ending %s", p)
+		}
+		errs = append(errs, p.stop(unix.SIGTERM))
+	}
+	for _, w := range r.Workloads {
+		errs = append(errs, l.dropNamespace(w.Name))
+	}
+	for _, h := range r.Hosts {
+		errs = append(errs, l.dropNamespace(h.Netns))
+	}
+	errs = append(errs, l.dropNamespace(l.namespace("server")), l.dropNamespace(l.namespace("underlay")),
+		os.RemoveAll(l.bpfDir()))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("the mesh is not gone completely, call culvert dev down again: %w", err)
+	}
+	return errors.Join(os.RemoveAll(l.StateDir()), os.RemoveAll(l.RunDir()))
+}

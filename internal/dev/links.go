@@ -1,0 +1,92 @@
+package dev
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/culvert-net/culvert/internal/netns"
+)
+
+const bpfRoot = "/sys/fs/bpf"
+
+// ip runs iproute2's batch mode on lines of arguments, inside a namespace unless that is "".
+func ip(namespace string, lines ...string) error {
+	args := []string{"-batch", "-"}
+	if namespace != "" {
+		args = append([]string{"-n", namespace}, args...)
+	}
+	cmd := exec.Command("ip", args...)
+	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s (%s): %w: %s", namespace, strings.Join(lines, "; "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// addNamespace makes a namespace with loopback up that forwards nothing, unless it is there.
+func addNamespace(name string) error {
+	if err := netns.Add(name); err != nil {
+		return err
+	}
+	return netns.Do(netns.Path(name), func() error {
+		// These files speak of the namespace of the thread that opens them.
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0); err != nil {
+			return fmt.Errorf("namespace %s: %w", name, err)
+		}
+		return nil
+	})
+}
+
+func hasLink(namespace, link string) bool {
+	return exec.Command("ip", "-n", namespace, "link", "show", link).Run() == nil
+}
+
+// addUnderlay makes the bridge.
+func (l *Lab) addUnderlay() error {
+	ns := l.namespace("underlay")
+	if err := addNamespace(ns); err != nil {
+		return err
+	}
+	if hasLink(ns, "br0") {
+		return ip(ns, "link set br0 up")
+	}
+	return ip(ns, "link add br0 type bridge", "link set br0 up")
+}
+
+// plug makes a namespace whose eth0 is a port of the bridge.
+func (l *Lab) plug(suffix, address string) error {
+	ns, underlay := l.namespace(suffix), l.namespace("underlay")
+	if err := addNamespace(ns); err != nil {
+		return err
+	}
+	if !hasLink(ns, "eth0") {
+		port := "p-" + suffix
+		if err := ip(underlay, "link add "+port+" type veth peer name eth0 netns "+ns); err != nil {
+			return err
+		}
+	}
+	if err := ip(underlay, "link set p-"+suffix+" master br0 up"); err != nil {
+		return err
+	}
+	return ip(ns, "address replace "+address+" dev eth0", "link set eth0 up")
+}
+
+// mountBPF mounts bpffs where pins live, unless it is there.
+func mountBPF() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(bpfRoot, &fs); err != nil {
+		return fmt.Errorf("look at %s: %w", bpfRoot, err)
+	}
+	if fs.Type == unix.BPF_FS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("bpf", bpfRoot, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700"); err != nil {
+		return fmt.Errorf("mount bpffs at %s: %w", bpfRoot, err)
+	}
+	return nil
+}
