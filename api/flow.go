@@ -13,6 +13,7 @@ const (
 	FlowOpen   = "open"   // the flow was let in during this interval and goes on
 	FlowActive = "active" // it was open before and goes on
 	FlowClosed = "closed" // it ended: RST, FINs of both sides, idle timeout, or withdrawn permission
+	FlowLate   = "late"   // packets after its closed record, such as repetitions of its end
 )
 
 // FlowTuple is one form of a flow's addresses.
@@ -38,7 +39,7 @@ type FlowRecord struct {
 	Start     time.Time `json:"start"` // first packet in the interval
 	End       time.Time `json:"end"`   // last packet in the interval
 	Action    string    `json:"action"`
-	LogStatus string    `json:"logStatus"` // OK
+	LogStatus string    `json:"logStatus"` // OK, or SKIPDATA: stands for lost detail only
 	State     string    `json:"state,omitempty"`
 	Reason    string    `json:"reason"` // of the datapath, such as FORWARDED, GROUP_INGRESS
 	Rule      string    `json:"ruleId,omitempty"`

@@ -1,0 +1,136 @@
+package flow
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// Sink is where records go. A nil error means that they have arrived and are kept. The same records may come again; node,
+// boot and sequence identify them.
+type Sink interface {
+	Send(ctx context.Context, records []api.FlowRecord) error
+}
+
+// SinkFunc is a function as a [Sink].
+type SinkFunc func(ctx context.Context, records []api.FlowRecord) error
+
+// Send implements [Sink].
+func (f SinkFunc) Send(ctx context.Context, records []api.FlowRecord) error { return f(ctx, records) }
+
+// EnvelopeSink is a [Sink] that wraps records for the control plane.
+func EnvelopeSink(send func(context.Context, []api.FlowEnvelope) error) Sink {
+	return SinkFunc(func(ctx context.Context, records []api.FlowRecord) error {
+		es := make([]api.FlowEnvelope, len(records))
+		for i := range records {
+			var err error
+			if es[i], err = Envelope(&records[i]); err != nil {
+				return err
+			}
+		}
+		return send(ctx, es)
+	})
+}
+
+// ShipperConfig configures a [Shipper]. Zero values are replaced by the defaults.
+type ShipperConfig struct {
+	Log     *Log
+	Sink    Sink
+	Batch   int           // records in one Send; default 512
+	Timeout time.Duration // of one Send; default 30 s
+	// A failed Send is repeated after a random time of up to RetryMin (default 250 ms), doubled each time up to RetryMax (default 30 s).
+	RetryMin, RetryMax time.Duration
+	Logger             *slog.Logger
+}
+
+// Shipper sends the records of a log, in order and at least once.
+type Shipper struct{ cfg ShipperConfig }
+
+// NewShipper makes a shipper; Run starts it.
+func NewShipper(cfg ShipperConfig) *Shipper {
+	cfg.Batch = cmp.Or(cfg.Batch, 512)
+	cfg.Timeout = cmp.Or(cfg.Timeout, 30*time.Second)
+	cfg.RetryMin = cmp.Or(cfg.RetryMin, 250*time.Millisecond)
+	cfg.RetryMax = cmp.Or(cfg.RetryMax, 30*time.Second)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Shipper{cfg: cfg}
+}
+
+// Run ships until ctx ends.
+func (s *Shipper) Run(ctx context.Context) {
+	fails := 0
+	for ctx.Err() == nil {
+		changed := s.cfg.Log.Changed()
+		sent, err := s.once(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			if fails == 0 {
+				s.cfg.Logger.Warn("flow records are not accepted and wait", "error", err)
+			}
+			wait(ctx, nil, s.backoff(fails))
+			fails++
+		case sent:
+			if fails > 0 {
+				s.cfg.Logger.Info("flow records are accepted again", "failures", fails)
+			}
+			fails = 0
+		default:
+			wait(ctx, changed, 0)
+		}
+	}
+}
+
+// once sends one batch; not sent and no error: there is none.
+func (s *Shipper) once(ctx context.Context) (sent bool, err error) {
+	pos := s.cfg.Log.Shipped()
+	records, next, err := s.cfg.Log.Read(pos, s.cfg.Batch)
+	if err != nil || next == pos {
+		return false, err
+	}
+	if len(records) > 0 {
+		sending, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+		defer cancel()
+		if err := s.cfg.Sink.Send(sending, records); err != nil {
+			return false, err
+		}
+	}
+	if err := s.cfg.Log.SetShipped(next, len(records)); err != nil {
+		// They have arrived; at worst they are sent again after a restart.
+		s.cfg.Logger.Warn("position of shipped flow records is not kept", "error", err)
+	}
+	return true, nil
+}
+
+func (s *Shipper) backoff(fails int) time.Duration {
+	bound := s.cfg.RetryMin
+	for range fails {
+		if bound *= 2; bound >= s.cfg.RetryMax {
+			bound = s.cfg.RetryMax
+			break
+		}
+	}
+	return bound/2 + rand.N(bound/2+1)
+}
+
+// wait returns when ctx ends, ch is closed or, if it is not 0, d has passed.
+func wait(ctx context.Context, ch <-chan struct{}, d time.Duration) {
+	var after <-chan time.Time
+	if d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		after = t.C
+	}
+	select {
+	case <-ctx.Done():
+	case <-ch:
+	case <-after:
+	}
+}
