@@ -1,0 +1,310 @@
+package view
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// Compute returns the view of one node, nil when there is no such node. Who sends it fills in IssuedAt, MaxAgeSeconds and
+// GossipKeys.
+func Compute(r *api.Resources, node string) *api.View { return NewIndex(r).View(node) }
+
+// View returns the view of one node, as Compute does.
+func (x *Index) View(node string) *api.View {
+	n := x.r.Nodes[node]
+	if n == nil {
+		return nil
+	}
+	v := &api.View{Revision: x.r.Revision, Mesh: x.r.Mesh,
+		Node: api.ViewNode{ID: n.ID, Name: n.Name, Number: n.Number, State: n.State}}
+	local := map[string]bool{}  // VPCs that the node hosts a workload of
+	remote := map[string]bool{} // VPCs that it exchanges packets with
+	for _, e := range x.hosted[node] {
+		local[e.VPC] = true
+		v.ENIs = append(v.ENIs, x.eni(e))
+	}
+	for _, l := range x.links {
+		if local[l.consumer.ID] {
+			v.Endpoints = append(v.Endpoints, x.endpoint(l))
+			v.Names = append(v.Names, x.names(l)...)
+			remote[l.provider.ID] = true
+		}
+		if l.targetNodes[node] {
+			v.Grants = append(v.Grants, x.grants(l, node)...)
+			remote[l.consumer.ID] = true
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(local)) {
+		delete(remote, id)
+		x.addLocalVPC(v, id, node)
+	}
+	for _, id := range slices.Sorted(maps.Keys(remote)) {
+		p := x.r.VPCs[id]
+		v.VPCs = append(v.VPCs, api.ViewVPC{ID: p.ID, Account: p.Account, Number: p.Number, CIDR: p.CIDR})
+	}
+	x.addPeers(v, node, local)
+	sortView(v)
+	return v
+}
+
+func (x *Index) eni(e *api.ENI) api.ViewENI {
+	out := api.ViewENI{ID: e.ID, Account: e.Account, Name: e.Name, Number: e.Number, VPCID: e.VPC, Subnet: e.Subnet,
+		Address: e.Address, Groups: sorted(e.SecurityGroups)}
+	if p := x.r.VPCs[e.VPC]; p != nil {
+		out.VPC = p.Number
+	}
+	if s := x.r.Subnets[e.Subnet]; s != nil {
+		out.CIDR = s.CIDR
+	}
+	return out
+}
+
+// addLocalVPC adds a VPC of which the node hosts a workload, with the addresses and groups in it.
+func (x *Index) addLocalVPC(v *api.View, id, node string) {
+	p := x.r.VPCs[id]
+	if p == nil {
+		return
+	}
+	out := api.ViewVPC{ID: p.ID, Account: p.Account, Number: p.Number, CIDR: p.CIDR, Local: true,
+		Forwarders: slices.Clone(p.Forwarders), PlainForwarders: p.PlainForwarders}
+	for _, s := range x.subnets[id] {
+		out.Subnets = append(out.Subnets, api.ViewSubnet{ID: s.ID, CIDR: s.CIDR, Zone: s.Zone})
+		for _, b := range s.Blocks {
+			if b.Node == node {
+				out.Blocks = append(out.Blocks, b.CIDR)
+			}
+		}
+	}
+	slices.SortFunc(out.Blocks, comparePrefix)
+	v.VPCs = append(v.VPCs, out)
+	for _, e := range x.byVPC[id] {
+		v.Addresses = append(v.Addresses, api.ViewAddress{VPC: p.Number, Address: e.Address, Type: e.Type, ENI: e.ID,
+			Number: e.Number, Groups: sorted(e.SecurityGroups)})
+	}
+	for _, g := range x.groups[id] {
+		v.Groups = append(v.Groups, api.ViewGroup{ID: g.ID, Number: g.Number, Ingress: slices.Clone(g.Ingress),
+			Egress: slices.Clone(g.Egress)})
+	}
+}
+
+// endpoint is a connection as its consumer's nodes see it.
+func (x *Index) endpoint(l *link) api.ViewEndpoint {
+	out := api.ViewEndpoint{ID: l.endpoint.ID, Connection: l.conn.ID, ConnectionNumber: l.conn.Number,
+		Service: l.service.ID, ServiceName: l.endpoint.ServiceName, VPC: l.consumer.Number, ProviderVPC: l.provider.Number,
+		Approver: l.conn.Approver, Groups: sorted(l.endpoint.SecurityGroups)}
+	for _, id := range sorted(l.endpoint.ENIs) {
+		if e := x.r.ENIs[id]; e != nil {
+			out.ENIs = append(out.ENIs, api.ViewEndpointENI{ENI: e.ID, Number: e.Number, Address: e.Address, Zone: x.zone(e.Subnet)})
+		}
+	}
+	for _, p := range l.pools {
+		lp := api.ViewListenerPool{Listener: p.listener.ID, Protocol: p.listener.Protocol, Port: p.listener.Port,
+			IdleTimeoutSeconds: p.listener.IdleTimeoutSeconds, TargetGroup: p.group.Number, Targets: x.pick(p.targets)}
+		for _, t := range l.conn.TagNumbers {
+			if t.Listener == p.listener.ID {
+				lp.TagNumbers = append(lp.TagNumbers, t)
+			}
+		}
+		slices.SortFunc(lp.TagNumbers, func(a, b api.TagNumber) int { return cmp.Compare(a.ENI, b.ENI) })
+		out.Listeners = append(out.Listeners, lp)
+	}
+	slices.SortFunc(out.Listeners, func(a, b api.ViewListenerPool) int { return cmp.Compare(a.Listener, b.Listener) })
+	return out
+}
+
+// pick lists where new flows may go: targets on draining nodes only when there are no others.
+func (x *Index) pick(targets []target) []api.ViewTarget {
+	var ready, draining []api.ViewTarget
+	for _, t := range targets {
+		vt := api.ViewTarget{Address: t.eni.Address, Port: t.port, Zone: t.zone}
+		if x.r.Nodes[t.eni.Node].State == api.NodeDraining {
+			draining = append(draining, vt)
+		} else {
+			ready = append(ready, vt)
+		}
+	}
+	if len(ready) == 0 {
+		ready = draining
+	}
+	slices.SortFunc(ready, func(a, b api.ViewTarget) int {
+		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+	})
+	return slices.Compact(ready) // port 0 and the group's own port name the same target
+}
+
+// grants lets a connection reach the targets of one node: one per endpoint ENI and listener.
+func (x *Index) grants(l *link, node string) []api.ViewGrant {
+	admitted := x.admitted(l)
+	var out []api.ViewGrant
+	for _, p := range l.pools {
+		targets := x.grantTargets(l, p, node)
+		if len(targets) == 0 {
+			continue
+		}
+		for _, t := range l.conn.TagNumbers {
+			dialed := x.r.ENIs[t.ENI]
+			if t.Listener != p.listener.ID || dialed == nil {
+				continue
+			}
+			out = append(out, api.ViewGrant{
+				ConsumerVPC: l.consumer.Number, Tag: t.Number, Connection: l.conn.ID, ConnectionNumber: l.conn.Number,
+				Endpoint: l.endpoint.ID, Service: l.service.ID, ServiceName: l.endpoint.ServiceName,
+				ConsumerAccount: l.endpoint.Account, Approver: l.conn.Approver, ProviderVPC: l.provider.Number,
+				DialedAddress: dialed.Address, Protocol: p.listener.Protocol, Port: p.listener.Port,
+				IdleTimeoutSeconds: p.listener.IdleTimeoutSeconds, Admitted: admitted,
+				LoadBalancerGroups: sorted(l.lb.SecurityGroups), Targets: targets,
+			})
+		}
+	}
+	return out
+}
+
+func (x *Index) grantTargets(l *link, p pool, node string) []api.ViewGrantTarget {
+	var out []api.ViewGrantTarget
+	for _, t := range p.targets {
+		source := x.source(l.lb, t.zone)
+		if t.eni.Node != node || source == nil {
+			continue
+		}
+		out = append(out, api.ViewGrantTarget{ENI: t.eni.ID, Address: t.eni.Address, Port: t.port, Source: source.Address,
+			SNATENI: source.ID})
+	}
+	slices.SortFunc(out, func(a, b api.ViewGrantTarget) int {
+		return cmp.Or(cmp.Compare(a.ENI, b.ENI), cmp.Compare(a.Port, b.Port))
+	})
+	return slices.Compact(out)
+}
+
+// source is the load balancer's ENI in a zone, else its first by id.
+func (x *Index) source(lb *api.LoadBalancer, zone string) *api.ENI {
+	var first *api.ENI
+	for _, id := range sorted(lb.ENIs) {
+		e := x.r.ENIs[id]
+		if e == nil {
+			continue
+		}
+		if x.zone(e.Subnet) == zone {
+			return e
+		}
+		if first == nil {
+			first = e
+		}
+	}
+	return first
+}
+
+// admitted are the inward rules of an endpoint's groups; a group in a rule becomes the addresses of its members, since the
+// provider's node knows nothing else of the consumer's VPC.
+func (x *Index) admitted(l *link) []api.Rule {
+	var out []api.Rule
+	for _, id := range l.endpoint.SecurityGroups {
+		g := x.r.SecurityGroups[id]
+		if g == nil {
+			continue
+		}
+		for _, r := range g.Ingress {
+			r.Description = ""
+			if r.Group == "" {
+				out = append(out, r)
+				continue
+			}
+			member := r.Group
+			for _, e := range x.byVPC[l.consumer.ID] {
+				if slices.Contains(e.SecurityGroups, member) {
+					r.Group, r.CIDR = "", netip.PrefixFrom(e.Address, 32)
+					out = append(out, r)
+				}
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b api.Rule) int {
+		return cmp.Or(cmp.Compare(a.ID, b.ID), comparePrefix(a.CIDR, b.CIDR))
+	})
+	return out
+}
+
+// addPeers adds whom the node exchanges packets with, and in which VPCs.
+func (x *Index) addPeers(v *api.View, node string, local map[string]bool) {
+	common := map[string]map[string]bool{} // by peer: VPCs in which it speaks to this node
+	add := func(peer, vpc string) {
+		if peer == node {
+			return
+		}
+		if common[peer] == nil {
+			common[peer] = map[string]bool{}
+		}
+		common[peer][vpc] = true
+	}
+	for vpc := range local {
+		for peer := range x.nodesOf[vpc] {
+			add(peer, vpc)
+		}
+	}
+	for _, l := range x.links {
+		if local[l.consumer.ID] {
+			for peer := range l.targetNodes {
+				add(peer, l.provider.ID)
+			}
+		}
+		if l.targetNodes[node] {
+			for peer := range x.nodesOf[l.consumer.ID] {
+				add(peer, l.consumer.ID)
+			}
+		}
+	}
+	for peer, vpcs := range common {
+		n := x.r.Nodes[peer]
+		p := api.ViewPeer{Node: n.ID, Name: n.Name, Number: n.Number, PublicKey: n.PublicKey,
+			Underlay:   slices.Clone(n.Underlay),
+			AllowedIPs: []netip.Prefix{netip.PrefixFrom(api.NodeAddr(x.r.Mesh.Number, n.Number), 128)}}
+		for id := range vpcs {
+			vpc := x.r.VPCs[id]
+			if vpc == nil {
+				continue
+			}
+			for _, prefix := range x.Prefixes(peer, id) {
+				p.AllowedIPs = append(p.AllowedIPs, api.OverlayPrefix(x.r.Mesh.Number, vpc.Number, prefix))
+			}
+		}
+		slices.SortFunc(p.AllowedIPs, comparePrefix)
+		v.Peers = append(v.Peers, p)
+		if addr, ok := gossipAddress(n); ok {
+			v.Members = append(v.Members, api.ViewMember{Node: n.ID, Address: addr})
+		}
+	}
+}
+
+func gossipAddress(n *api.Node) (string, bool) {
+	if n.GossipPort == 0 || len(n.Underlay) == 0 {
+		return "", false
+	}
+	a, err := netip.ParseAddrPort(n.Underlay[0])
+	if err != nil {
+		return "", false
+	}
+	return netip.AddrPortFrom(a.Addr(), n.GossipPort).String(), true
+}
+
+func sortView(v *api.View) {
+	slices.SortFunc(v.Peers, func(a, b api.ViewPeer) int { return cmp.Compare(a.Node, b.Node) })
+	slices.SortFunc(v.Members, func(a, b api.ViewMember) int { return cmp.Compare(a.Node, b.Node) })
+	slices.SortFunc(v.VPCs, func(a, b api.ViewVPC) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(v.ENIs, func(a, b api.ViewENI) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(v.Addresses, func(a, b api.ViewAddress) int {
+		return cmp.Or(cmp.Compare(a.VPC, b.VPC), a.Address.Compare(b.Address))
+	})
+	slices.SortFunc(v.Groups, func(a, b api.ViewGroup) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(v.Endpoints, func(a, b api.ViewEndpoint) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(v.Grants, func(a, b api.ViewGrant) int {
+		return cmp.Or(cmp.Compare(a.ConsumerVPC, b.ConsumerVPC), cmp.Compare(a.Tag, b.Tag))
+	})
+	slices.SortFunc(v.Names, func(a, b api.ViewName) int {
+		return cmp.Or(cmp.Compare(a.VPC, b.VPC), cmp.Compare(a.Name, b.Name), a.Address.Compare(b.Address))
+	})
+}
+
+func sorted(s []string) []string { return slices.Sorted(slices.Values(s)) }

@@ -1,0 +1,318 @@
+package view
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// The definitions below are deliberately slow and share nothing with the code under test but types.
+
+func hosts(r *api.Resources, node string, e *api.ENI) bool {
+	return e.Type == api.ENIWorkload && e.Node == node && r.Nodes[node] != nil && r.Nodes[node].State != api.NodeRevoked
+}
+
+func hostsIn(r *api.Resources, node, vpc string) bool {
+	for _, e := range r.ENIs {
+		if e.VPC == vpc && hosts(r, node, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func hostsTarget(r *api.Resources, node string, c *api.Connection) bool {
+	for _, l := range r.LoadBalancers[c.LoadBalancer].Listeners {
+		for _, t := range r.TargetGroups[l.TargetGroup].Targets {
+			if hosts(r, node, r.ENIs[t.ENI]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// speaks reports whether tenants' packets from peer in a VPC may reach node.
+func speaks(r *api.Resources, node, peer, vpc string) bool {
+	if hostsIn(r, node, vpc) && hostsIn(r, peer, vpc) {
+		return true
+	}
+	for _, c := range r.Connections {
+		if c.State != api.Available {
+			continue
+		}
+		provider := r.LoadBalancers[c.LoadBalancer].VPC
+		if vpc == provider && hostsIn(r, node, c.EndpointVPC) && hostsTarget(r, peer, c) {
+			return true
+		}
+		if vpc == c.EndpointVPC && hostsTarget(r, node, c) && hostsIn(r, peer, c.EndpointVPC) {
+			return true
+		}
+	}
+	return false
+}
+
+func overlay(r *api.Resources, e *api.ENI) netip.Addr {
+	return api.Overlay{Mesh: r.Mesh.Number, VPC: r.VPCs[e.VPC].Number, Host: api.AddrHost(e.Address), Tag: 0x8005}.Addr()
+}
+
+func contains(p *api.ViewPeer, a netip.Addr) bool {
+	return p != nil && slices.ContainsFunc(p.AllowedIPs, func(x netip.Prefix) bool { return x.Contains(a) })
+}
+
+func TestPeersSpeakForExactlyWhatTheyHost(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := drawWorld(t)
+		for node := range r.Nodes {
+			v := Compute(r, node)
+			peers := map[string]*api.ViewPeer{}
+			for i := range v.Peers {
+				peers[v.Peers[i].Node] = &v.Peers[i]
+			}
+			for peer := range r.Nodes {
+				want := false
+				for vpc := range r.VPCs {
+					want = want || peer != node && speaks(r, node, peer, vpc)
+				}
+				if (peers[peer] != nil) != want {
+					t.Fatalf("%s has peer %s: %v, want %v", node, peer, !want, want)
+				}
+				if want && !contains(peers[peer], api.NodeAddr(r.Mesh.Number, r.Nodes[peer].Number)) {
+					t.Fatalf("%s: peer %s lacks its host address", node, peer)
+				}
+				for _, e := range r.ENIs {
+					want := peer != node && hosts(r, peer, e) && speaks(r, node, peer, e.VPC)
+					if got := contains(peers[peer], overlay(r, e)); got != want {
+						t.Fatalf("%s: peer %s speaks for %s (%s on %q): %v, want %v; blocks %v", node, peer, e.ID, e.Address,
+							e.Node, got, want, peers[peer])
+					}
+				}
+			}
+			noOverlap(t, v)
+		}
+	})
+}
+
+func noOverlap(t *rapid.T, v *api.View) {
+	for i, p := range v.Peers {
+		for j, q := range v.Peers {
+			for k, a := range p.AllowedIPs {
+				for l, b := range q.AllowedIPs {
+					if (i != j || k != l) && a.Overlaps(b) {
+						t.Fatalf("%s gives %v to %s and %v to %s", v.Node.ID, a, p.Node, b, q.Node)
+					}
+				}
+			}
+		}
+	}
+}
+
+// needed is the set of ids that a node may read, by kind of reason.
+func needed(r *api.Resources, node string) map[string]bool {
+	ok := map[string]bool{node: true}
+	add := func(ids ...string) {
+		for _, i := range ids {
+			ok[i] = true
+		}
+	}
+	localVPC := func(vpc string) {
+		add(vpc, r.VPCs[vpc].Account)
+		for _, e := range r.ENIs {
+			if e.VPC == vpc {
+				add(e.ID)
+			}
+		}
+		for _, s := range r.Subnets {
+			if s.VPC == vpc {
+				add(s.ID)
+			}
+		}
+		for _, g := range r.SecurityGroups {
+			if g.VPC == vpc {
+				add(g.ID)
+			}
+		}
+	}
+	for vpc := range r.VPCs {
+		if hostsIn(r, node, vpc) {
+			localVPC(vpc)
+		}
+		for peer := range r.Nodes {
+			if speaks(r, node, peer, vpc) {
+				add(peer)
+			}
+		}
+	}
+	for _, c := range r.Connections {
+		lb := r.LoadBalancers[c.LoadBalancer]
+		consumer, provider := hostsIn(r, node, c.EndpointVPC), hostsTarget(r, node, c)
+		if c.State != api.Available || !consumer && !provider {
+			continue
+		}
+		add(c.ID, c.Endpoint, c.Service, c.EndpointVPC, c.EndpointAccount, lb.VPC, lb.Account, c.Account)
+		if consumer {
+			for _, l := range lb.Listeners {
+				add(l.ID)
+			}
+		}
+	}
+	return ok
+}
+
+func TestViewHoldsNothingThatTheNodeDoesNotNeed(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := drawWorld(t)
+		for node := range r.Nodes {
+			v := Compute(r, node)
+			text, err := json.Marshal(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ok := needed(r, node)
+			for _, k := range api.Kinds {
+				r.Each(k, func(res api.Resource) bool {
+					// Names and messages hold ids of accounts; those are compared as whole words too.
+					if i := res.GetMeta().ID; !ok[i] && strings.Contains(string(text), i) {
+						t.Fatalf("%s sees %s %s:\n%s", node, k, i, text)
+					}
+					return true
+				})
+			}
+			for _, lb := range r.LoadBalancers {
+				for _, l := range lb.Listeners {
+					if !ok[l.ID] && strings.Contains(string(text), l.ID) {
+						t.Fatalf("%s sees %s", node, l.ID)
+					}
+				}
+			}
+			for peer, n := range r.Nodes {
+				if !ok[peer] && (strings.Contains(string(text), n.PublicKey) || strings.Contains(string(text), n.Underlay[0])) {
+					t.Fatalf("%s knows how to reach %s", node, peer)
+				}
+			}
+			if v.Node.State != api.NodeRevoked {
+				complete(t, r, v, node)
+			}
+		}
+	})
+}
+
+// complete checks that the view holds what the node does need.
+func complete(t *rapid.T, r *api.Resources, v *api.View, node string) {
+	enis, addresses, endpoints, grants := 0, 0, 0, map[string]bool{}
+	for _, e := range r.ENIs {
+		if hosts(r, node, e) {
+			enis++
+		}
+		if hostsIn(r, node, e.VPC) {
+			addresses++
+		}
+	}
+	for _, c := range r.Connections {
+		if c.State != api.Available {
+			continue
+		}
+		if hostsIn(r, node, c.EndpointVPC) {
+			endpoints++
+		}
+		if hostsTarget(r, node, c) {
+			grants[c.ID] = true
+		}
+	}
+	got := map[string]bool{}
+	for _, g := range v.Grants {
+		got[g.Connection] = true
+		if len(g.Targets) == 0 {
+			t.Fatalf("grant %v without target", g)
+		}
+		for _, target := range g.Targets {
+			if !hosts(r, node, r.ENIs[target.ENI]) {
+				t.Fatalf("%s holds a grant for %s, which lives elsewhere", node, target.ENI)
+			}
+			if lb := r.ENIs[target.SNATENI]; lb.Type != api.ENILoadBalancer || lb.Address != target.Source ||
+				r.Subnets[lb.Subnet].Zone != r.Subnets[r.ENIs[target.ENI].Subnet].Zone {
+				t.Fatalf("source %s of target %s", target.SNATENI, target.ENI)
+			}
+		}
+		for _, rule := range g.Admitted {
+			if rule.Group != "" || !rule.CIDR.IsValid() {
+				t.Fatalf("grant admits %v", rule)
+			}
+		}
+	}
+	if len(v.ENIs) != enis || len(v.Addresses) != addresses || len(v.Endpoints) != endpoints ||
+		!reflect.DeepEqual(got, grants) {
+		t.Fatalf("%s: %d ENIs of %d, %d addresses of %d, %d endpoints of %d, grants %v of %v", node, len(v.ENIs), enis,
+			len(v.Addresses), addresses, len(v.Endpoints), endpoints, got, grants)
+	}
+	for _, e := range v.Endpoints {
+		for _, l := range e.Listeners {
+			if len(l.TagNumbers) != len(e.ENIs) {
+				t.Fatalf("listener %s: %d tags for %d ENIs", l.Listener, len(l.TagNumbers), len(e.ENIs))
+			}
+		}
+	}
+}
+
+func TestViewIsDeterministic(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := drawWorld(t)
+		for node := range r.Nodes {
+			a, _ := json.Marshal(Compute(r, node))
+			b, _ := json.Marshal(Compute(r, node))
+			if string(a) != string(b) {
+				t.Fatalf("two views of one picture:\n%s\n%s", a, b)
+			}
+		}
+	})
+	if Compute(api.NewResources(), "node-x") != nil {
+		t.Error("a view for no node")
+	}
+}
+
+func TestSplitCoversAllButTheHoles(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := netip.PrefixFrom(netip.MustParseAddr("10.0.0.16"), rapid.IntRange(28, 32).Draw(t, "bits")).Masked()
+		holes := map[netip.Addr]bool{}
+		for _, n := range rapid.SliceOf(rapid.IntRange(0, 40)).Draw(t, "holes") {
+			holes[netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})] = true
+		}
+		var list []netip.Addr
+		for a := range holes {
+			list = append(list, a)
+		}
+		got := Split(p, list)
+		for n := range 64 {
+			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})
+			covered := 0
+			for _, q := range got {
+				if q.Contains(a) {
+					covered++
+				}
+			}
+			want := 0
+			if p.Contains(a) && !holes[a] {
+				want = 1
+			}
+			if covered != want {
+				t.Fatalf("%s without %v = %v: %s is covered %d times", p, list, got, a, covered)
+			}
+		}
+	})
+}
+
+func TestNames(t *testing.T) {
+	got := DNSNames("vpce-1", "ledger", "pay", []string{"b", "a", "b"})
+	want := []string{"vpce-1.ledger.pay.vpce.culvert.internal", "vpce-1-a.ledger.pay.vpce.culvert.internal",
+		"vpce-1-b.ledger.pay.vpce.culvert.internal"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
