@@ -1,0 +1,372 @@
+package plan_test
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/plantest"
+	"github.com/culvert-net/culvert/plan"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.golden")
+
+func compiled(t *testing.T, v api.View) *plan.Plan {
+	t.Helper()
+	p, err := plan.Compile(v, plantest.Facts(v))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestGolden(t *testing.T) {
+	views := map[string]api.View{
+		"consumer-node": plantest.View(1, plantest.Workloads()),
+		"provider-node": plantest.View(2, plantest.Workloads()),
+		"one-node":      plantest.View(1, plantest.OnNode(1)),
+	}
+	for name, v := range views {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join("testdata", name+".golden")
+			got := compiled(t, v).Dump()
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("%s differs (go test -update writes it); got:\n%s", file, got)
+			}
+		})
+	}
+}
+
+func TestOrderDoesNotMatter(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		node := rapid.Uint32Range(1, 2).Draw(rt, "node")
+		workloads := plantest.Workloads()
+		for i := range workloads {
+			workloads[i].Node = rapid.Uint32Range(1, 2).Draw(rt, "placed")
+		}
+		v := plantest.View(node, workloads)
+		want, err := plan.Compile(v, plantest.Facts(v))
+		if err != nil {
+			rt.Fatal(err)
+		}
+		f := plantest.Facts(v)
+		for _, list := range []any{&v.Addresses, &v.ENIs, &v.Groups, &v.VPCs, &v.Grants, &f.Ready, &f.Attachments} {
+			shuffle(rt, list)
+		}
+		for i := range v.Groups {
+			v.Groups[i].Ingress = rapid.Permutation(v.Groups[i].Ingress).Draw(rt, "rules")
+		}
+		for i := range v.Grants {
+			v.Grants[i].Admitted = rapid.Permutation(v.Grants[i].Admitted).Draw(rt, "admitted")
+		}
+		for i := range v.Endpoints {
+			shuffle(rt, &v.Endpoints[i].Listeners)
+			for j := range v.Endpoints[i].Listeners {
+				shuffle(rt, &v.Endpoints[i].Listeners[j].Targets)
+			}
+		}
+		got, err := plan.Compile(v, f)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if got.Dump() != want.Dump() {
+			rt.Fatalf("another order, another plan:\n%s\nwant:\n%s", got.Dump(), want.Dump())
+		}
+		checkTables(rt, got)
+	})
+}
+
+func shuffle(rt *rapid.T, list any) {
+	switch l := list.(type) {
+	case *[]api.ViewAddress:
+		*l = rapid.Permutation(*l).Draw(rt, "addresses")
+	case *[]api.ViewENI:
+		*l = rapid.Permutation(*l).Draw(rt, "enis")
+	case *[]api.ViewGroup:
+		*l = rapid.Permutation(*l).Draw(rt, "groups")
+	case *[]api.ViewVPC:
+		*l = rapid.Permutation(*l).Draw(rt, "vpcs")
+	case *[]api.ViewGrant:
+		*l = rapid.Permutation(*l).Draw(rt, "grants")
+	case *[]api.ViewListenerPool:
+		*l = rapid.Permutation(*l).Draw(rt, "listeners")
+	case *[]api.ViewTarget:
+		*l = rapid.Permutation(*l).Draw(rt, "targets")
+	case *[]plan.ReadyLink:
+		*l = rapid.Permutation(*l).Draw(rt, "ready")
+	case *[]plan.Attachment:
+		*l = rapid.Permutation(*l).Draw(rt, "attachments")
+	default:
+		rt.Fatalf("no way to shuffle %T", list)
+	}
+}
+
+// checkTables demands strictly growing keys, and that every id that a row names has its row.
+func checkTables(t rapid.TB, p *plan.Plan) {
+	growing(t, "links", p.Links)
+	growing(t, "peers", p.Peers)
+	growing(t, "allowed-ips", p.AllowedIPs)
+	growing(t, "enis", p.ENIs)
+	growing(t, "addresses", p.Addresses)
+	growing(t, "rule-sets", p.RuleSets)
+	growing(t, "services", p.Services)
+	growing(t, "target-tables", p.TargetTables)
+	growing(t, "grants", p.Grants)
+	growing(t, "grant-targets", p.GrantTargets)
+	growing(t, "zones", p.Zones)
+	growing(t, "names", p.Names)
+	sets, tables := map[uint32]bool{0: true}, map[uint32]uint32{0: 0}
+	for _, s := range p.RuleSets {
+		sets[s.ID] = true
+		rules, err := plan.ParseRules(s.Text)
+		if err != nil || len(rules) == 0 {
+			t.Fatalf("rule set %d: %v, %d rules", s.ID, err, len(rules))
+		}
+	}
+	for _, x := range p.TargetTables {
+		tables[x.ID] = x.Size
+	}
+	for _, e := range p.ENIs {
+		if !sets[e.IngressRules] || !sets[e.EgressRules] {
+			t.Fatalf("eni %s names a rule set that is not there", e.ID)
+		}
+	}
+	for _, s := range p.Services {
+		if size, ok := tables[s.Table]; !ok || size != s.TableSize {
+			t.Fatalf("service %s: table %d of size %d is not there", s.Key(), s.Table, s.TableSize)
+		}
+	}
+	for _, g := range p.Grants {
+		if !sets[g.Admitted] || !sets[g.LBRules] || !sets[g.LBEgressRules] {
+			t.Fatalf("grant %s names a rule set that is not there", g.Key())
+		}
+	}
+}
+
+func growing[R plan.Row](t rapid.TB, name string, rows []R) {
+	for i := 1; i < len(rows); i++ {
+		if rows[i-1].Key() >= rows[i].Key() {
+			t.Fatalf("%s: row %d is not above the one before", name, i)
+		}
+	}
+}
+
+func TestOnlyReadyAttachedLinks(t *testing.T) {
+	v := plantest.View(1, plantest.Workloads())
+	f := plantest.Facts(v)
+	f.Ready = f.Ready[:1]
+	f.Attachments = append(f.Attachments, plan.Attachment{ENI: "eni-unknown"})
+	p, err := plan.Compile(v, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Links) != 2 || len(p.ENIs) != 1 || p.ENIs[0].ID != "eni-cart" {
+		t.Errorf("links %v, enis %v", p.Links, p.ENIs)
+	}
+	f.Attachments = nil
+	if p, err = plan.Compile(v, f); err != nil || len(p.Links)+len(p.ENIs) != 0 {
+		t.Errorf("nothing attached, but links %v, enis %v (%v)", p.Links, p.ENIs, err)
+	}
+}
+
+func TestNodeStates(t *testing.T) {
+	v := plantest.View(1, plantest.Workloads())
+	for _, state := range []api.NodeState{api.NodeRevoked, "", "ready"} {
+		v.Node.State = state
+		p, err := plan.Compile(v, plantest.Facts(v))
+		if err != nil || p.Generation != 0 || p.Dump() != (&plan.Plan{Revision: 42}).Dump() {
+			t.Errorf("state %q: %v\n%s", state, err, p.Dump())
+		}
+	}
+	v.Node.State = api.NodeDraining
+	if p := compiled(t, v); p.Generation != 1 || len(p.ENIs) != 2 {
+		t.Errorf("a draining node must keep serving:\n%s", p.Dump())
+	}
+}
+
+func TestRefusesBadViews(t *testing.T) {
+	a := netip.MustParseAddr
+	cases := map[string]struct {
+		spoil func(*api.View)
+		field string
+	}{
+		"mesh":                   {func(v *api.View) { v.Mesh.Number = 1 << 24 }, "mesh.number"},
+		"node number":            {func(v *api.View) { v.Node.Number = 0 }, "node.number"},
+		"peer key":               {func(v *api.View) { v.Peers[0].PublicKey = "abc" }, "publicKey"},
+		"peer is me":             {func(v *api.View) { v.Peers[0].Number = 1 }, `peers["node-2"]`},
+		"peer twice":             {func(v *api.View) { v.Peers = append(v.Peers, v.Peers[0]) }, `peers["node-2"]`},
+		"other mesh":             {func(v *api.View) { v.Peers[0].AllowedIPs[0] = netip.MustParsePrefix("fd00::/96") }, "allowedIPs"},
+		"host bits":              {func(v *api.View) { v.Peers[0].AllowedIPs[1] = unmasked(v.Peers[0].AllowedIPs[1]) }, "allowedIPs"},
+		"whole mesh":             {func(v *api.View) { v.Peers[0].AllowedIPs[1] = api.MeshPrefix(plantest.Mesh) }, "allowedIPs"},
+		"other node's host":      {func(v *api.View) { v.Peers[0].AllowedIPs[0] = hostPrefix(9) }, "allowedIPs"},
+		"peer speaks for cart":   {func(v *api.View) { v.Peers[0].AllowedIPs[1] = cartPrefix(96) }, "allowedIPs"},
+		"peer speaks for subnet": {func(v *api.View) { v.Peers[0].AllowedIPs[1] = cartPrefix(88) }, "allowedIPs"},
+		"VPC number":             {func(v *api.View) { v.VPCs[0].Number = 0 }, `vpcs["vpc-shop"].number`},
+		"VPC twice":              {func(v *api.View) { v.VPCs[1].Number = 1 }, `vpcs["vpc-pay"].number`},
+		"VPC CIDR":               {func(v *api.View) { v.VPCs[0].CIDR = netip.MustParsePrefix("10.0.1.0/16") }, "cidr"},
+		"VPC in 240/4":           {func(v *api.View) { v.VPCs[0].CIDR = netip.MustParsePrefix("240.0.0.0/16") }, "cidr"},
+		"subnet outside":         {func(v *api.View) { v.VPCs[0].Subnets[0].CIDR = netip.MustParsePrefix("10.1.0.0/24") }, "subnets"},
+		"forwarder":              {func(v *api.View) { v.VPCs[0].Forwarders = []string{"10.0.0.53"} }, "forwarders"},
+		"group number":           {func(v *api.View) { v.Groups[0].Number = v.Groups[1].Number }, "groups"},
+		"group of rule":          {func(v *api.View) { v.Groups[0].Ingress[0].Group = "sg-other" }, `groups["sg-shop"].rules["sgr-shop"]`},
+		"rule of both":           {func(v *api.View) { v.Groups[0].Ingress[0].CIDR = netip.MustParsePrefix("10.0.0.0/8") }, "cidr"},
+		"rule's CIDR":            {func(v *api.View) { v.Groups[0].Egress[0].CIDR = netip.MustParsePrefix("fd00::/8") }, "cidr"},
+		"rule's ports":           {func(v *api.View) { v.Groups[1].Ingress[0].ToPort = 1 }, "ports"},
+		"rule's protocol":        {func(v *api.View) { v.Groups[1].Ingress[0].Protocol = "sctp" }, "protocol"},
+		"rule's name":            {func(v *api.View) { v.Groups[1].Ingress[0].ID = "a\nb 6 1-1 0.0.0.0/0" }, "id"},
+		"too many rules":         {manyRules, "groups"},
+		"too many groups":        {func(v *api.View) { v.Addresses[2].Groups = slices.Repeat([]string{"sg-shop"}, 6) }, "groups"},
+		"address twice":          {func(v *api.View) { v.Addresses[2].Address = v.Addresses[3].Address }, "addresses"},
+		"address outside":        {func(v *api.View) { v.Addresses[2].Address = a("10.1.0.9") }, "addresses"},
+		"address is resolver's":  {func(v *api.View) { v.Addresses[2].Address = a("10.0.1.2") }, "addresses"},
+		"address's type":         {func(v *api.View) { v.Addresses[2].Type = "nat" }, "type"},
+		"ENI number twice":       {func(v *api.View) { v.Addresses[2].Number = 12 }, "number"},
+		"ENI not an address":     {func(v *api.View) { v.ENIs[0].Address = a("10.0.1.99") }, `enis["eni-cart"]`},
+		"ENI's groups differ":    {func(v *api.View) { v.ENIs[0].Groups = nil }, `enis["eni-cart"]`},
+		"endpoint twice":         {func(v *api.View) { v.Endpoints = append(v.Endpoints, v.Endpoints[0]) }, `endpoints["vpce-1"]`},
+		"endpoint's address":     {func(v *api.View) { v.Endpoints[0].ENIs[0].Address = a("10.0.1.7") }, `enis["eni-vpce"]`},
+		"listener's protocol":    {func(v *api.View) { v.Endpoints[0].Listeners[0].Protocol = api.ICMP }, "protocol"},
+		"listener's port":        {func(v *api.View) { v.Endpoints[0].Listeners[0].Port = 0 }, "port"},
+		"listener twice":         {twoListeners, "endpoints"},
+		"no tag number":          {func(v *api.View) { v.Endpoints[0].Listeners[0].TagNumbers = nil }, "tagNumbers"},
+		"tag number taken":       {func(v *api.View) { v.Endpoints[0].Listeners[0].TagNumbers[0].Number = plantest.TagUDP }, "tag number"},
+		"tag number too large":   {func(v *api.View) { v.Endpoints[0].Listeners[0].TagNumbers[0].Number = 0x8001 }, "tagNumbers"},
+		"idle":                   {func(v *api.View) { v.Endpoints[0].Listeners[0].IdleTimeoutSeconds = 1 }, "idleTimeoutSeconds"},
+		"target's port":          {func(v *api.View) { v.Endpoints[0].Listeners[0].Targets[0].Port = 0 }, "targets"},
+		"target twice":           {func(v *api.View) { v.Endpoints[0].Listeners[0].Targets[0] = v.Endpoints[0].Listeners[0].Targets[1] }, "targets"},
+		"too many targets":       {manyTargets, "targets"},
+		"group of two minds":     {func(v *api.View) { v.Endpoints[0].Listeners[1].TargetGroup = 301; oneTarget(v) }, "targetGroup"},
+		"name":                   {func(v *api.View) { v.Names[0].Name = "Ledger" }, "names"},
+		"name's address":         {func(v *api.View) { v.Names[0].Address = a("192.0.2.1") }, "names"},
+		"name twice":             {func(v *api.View) { v.Names = append(v.Names, v.Names[0]) }, "names"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			v := plantest.View(1, plantest.Workloads())
+			c.spoil(&v)
+			wantRefusal(t, v, c.field)
+		})
+	}
+}
+
+func TestRefusesBadGrants(t *testing.T) {
+	a := netip.MustParseAddr
+	cases := map[string]struct {
+		spoil func(*api.ViewGrant)
+		field string
+	}{
+		"tag 0":            {func(g *api.ViewGrant) { g.Tag = 0 }, "tag"},
+		"tag taken":        {func(g *api.ViewGrant) { g.Tag = plantest.TagUDP }, "grants"},
+		"provider's VPC":   {func(g *api.ViewGrant) { g.ProviderVPC = 9 }, "providerVpc"},
+		"consumer's VPC":   {func(g *api.ViewGrant) { g.ConsumerVPC = 0 }, "consumerVpc"},
+		"connection":       {func(g *api.ViewGrant) { g.ConnectionNumber = 0 }, "connectionNumber"},
+		"protocol":         {func(g *api.ViewGrant) { g.Protocol = api.All }, "protocol"},
+		"port":             {func(g *api.ViewGrant) { g.Port = 0 }, "dialedAddress"},
+		"idle":             {func(g *api.ViewGrant) { g.IdleTimeoutSeconds = 6001 }, "idleTimeoutSeconds"},
+		"admitted group":   {func(g *api.ViewGrant) { g.Admitted[0].CIDR, g.Admitted[0].Group = netip.Prefix{}, "sg-lb" }, "admitted"},
+		"group of LB":      {func(g *api.ViewGrant) { g.LoadBalancerGroups = []string{"sg-none"} }, "loadBalancerGroups"},
+		"target elsewhere": {func(g *api.ViewGrant) { g.Targets[0].Address = a("10.0.1.66") }, "targets"},
+		"target twice":     {func(g *api.ViewGrant) { g.Targets = append(g.Targets, g.Targets[0]) }, "grants.targets"},
+		"source":           {func(g *api.ViewGrant) { g.Targets[0].Source = a("10.0.1.6") }, "source"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			v := plantest.View(2, plantest.Workloads())
+			c.spoil(&v.Grants[0])
+			wantRefusal(t, v, c.field)
+		})
+	}
+}
+
+func wantRefusal(t *testing.T, v api.View, field string) {
+	t.Helper()
+	p, err := plan.Compile(v, plantest.Facts(v))
+	if err == nil {
+		t.Fatalf("compiled:\n%s", p.Dump())
+	}
+	if !strings.Contains(err.Error(), field) || p != nil {
+		t.Errorf("error %q does not name %q, or there is a plan beside it", err, field)
+	}
+}
+
+func TestLoadBalancerWithoutGroupsAdmitsAll(t *testing.T) {
+	v := plantest.View(2, plantest.Workloads())
+	v.Grants[0].LoadBalancerGroups = nil
+	p := compiled(t, v)
+	for _, s := range p.RuleSets {
+		if s.ID == p.Grants[0].LBRules && s.Text == plan.OpenRuleName+" 256 0-65535 0.0.0.0/0\n" {
+			return
+		}
+	}
+	t.Errorf("grant %+v has no open rule set:\n%s", p.Grants[0], p.Dump())
+}
+
+func TestEmptyGroupsAdmitNothing(t *testing.T) {
+	v := plantest.View(1, plantest.Workloads())
+	v.Groups[0].Ingress = nil
+	if p := compiled(t, v); p.ENIs[0].IngressRules != 0 || p.ENIs[0].EgressRules == 0 {
+		t.Errorf("rules %d in, %d out", p.ENIs[0].IngressRules, p.ENIs[0].EgressRules)
+	}
+}
+
+func TestNoTargetsNoTable(t *testing.T) {
+	v := plantest.View(1, plantest.Workloads())
+	v.Endpoints[0].Listeners[0].Targets = nil
+	p := compiled(t, v)
+	i := slices.IndexFunc(p.Services, func(s plan.Service) bool { return s.Port == 443 })
+	if p.Services[i].Table != 0 || p.Services[i].TableSize != 0 || len(p.TargetTables) != 1 {
+		t.Errorf("service %+v, tables %v", p.Services[i], p.TargetTables)
+	}
+}
+
+func unmasked(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(p.Addr().Next(), p.Bits()) }
+
+func hostPrefix(node uint32) netip.Prefix {
+	return netip.PrefixFrom(api.NodeAddr(plantest.Mesh, node), 128)
+}
+
+func cartPrefix(bits int) netip.Prefix {
+	cart := netip.PrefixFrom(plantest.Workloads()[0].Address, 32)
+	return netip.PrefixFrom(api.OverlayPrefix(plantest.Mesh, plantest.Shop, cart).Addr(), bits).Masked()
+}
+
+func manyRules(v *api.View) {
+	for i := range plan.LimitRules + 1 {
+		v.Groups[0].Egress = append(v.Groups[0].Egress, api.Rule{
+			ID: "sgr-x", Protocol: api.TCP, FromPort: uint16(i + 1), ToPort: uint16(i + 1), Group: "sg-shop",
+		})
+	}
+}
+
+func twoListeners(v *api.View) {
+	l := v.Endpoints[0].Listeners[0]
+	l.TagNumbers = []api.TagNumber{{ENI: "eni-vpce", Listener: l.Listener, Number: 99}}
+	v.Endpoints[0].Listeners = append(v.Endpoints[0].Listeners, l)
+}
+
+func manyTargets(v *api.View) {
+	l := &v.Endpoints[0].Listeners[0]
+	for i := range plan.MaxTargets + 1 {
+		l.Targets = append(l.Targets, api.ViewTarget{Address: netip.MustParseAddr("10.9.9.9"), Port: uint16(i + 1)})
+	}
+}
+
+func oneTarget(v *api.View) {
+	v.Endpoints[0].Listeners[1].Targets = v.Endpoints[0].Listeners[1].Targets[:1]
+}

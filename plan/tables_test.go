@@ -1,0 +1,203 @@
+package plan
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func TestRulesReadBack(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		rules := rapid.SliceOfN(rapid.Custom(drawRule), 0, 40).Draw(rt, "rules")
+		book := ruleBook{newIDBook(textHash)}
+		id, err := book.id(rules)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if again, _ := book.id(rapid.Permutation(rules).Draw(rt, "order")); again != id {
+			rt.Fatalf("another order, another id: %d, %d", id, again)
+		}
+		if len(rules) == 0 {
+			if id != 0 {
+				rt.Fatalf("the empty set has id %d", id)
+			}
+			return
+		}
+		rows := book.rows()
+		if len(rows) != 1 || rows[0].ID != id || id == 0 {
+			rt.Fatalf("rows %v, id %d", rows, id)
+		}
+		got, err := ParseRules(rows[0].Text)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if want := canonicalRules(rules); !slices.Equal(got, want) {
+			rt.Fatalf("read back %v, want %v", got, want)
+		}
+	})
+}
+
+func drawRule(rt *rapid.T) Rule {
+	name := rapid.SampledFrom([]string{"sgr-a", "sgr-b", "sgr-c"}).Draw(rt, "name")
+	low := rapid.Uint16().Draw(rt, "low")
+	r := Rule{
+		Name: name, ID: RuleNumber(name), Protocol: rapid.SampledFrom([]uint16{1, 6, 17, 256}).Draw(rt, "protocol"),
+		PortLow: low, PortHigh: rapid.Uint16Range(low, 65535).Draw(rt, "high"),
+	}
+	if rapid.Bool().Draw(rt, "by group") {
+		r.Group = rapid.Uint32Range(1, 1<<32-1).Draw(rt, "group")
+		return r
+	}
+	b := rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(rt, "address")
+	a, _ := netip.AddrFromSlice(b)
+	r.Prefix = netip.PrefixFrom(a, rapid.IntRange(0, 32).Draw(rt, "bits")).Masked()
+	return r
+}
+
+func TestParseRulesRefuses(t *testing.T) {
+	for _, text := range []string{
+		"\n", "a 6 1-2", "a x 1-2 0.0.0.0/0", "a 257 1-2 0.0.0.0/0", "a 6 2-1 0.0.0.0/0", "a 6 1 0.0.0.0/0", "a 6 1-70000 0.0.0.0/0",
+		"a 6 1-2 group:0", "a 6 1-2 group:x", "a 6 1-2 fd00::/8", "a 6 1-2 10.0.0.0", "a 6 1-2 0.0.0.0/0\n\n",
+	} {
+		if rules, err := ParseRules(text); err == nil {
+			t.Errorf("%q gives %v", text, rules)
+		}
+	}
+}
+
+func TestCollidingTextsGetDifferentIDs(t *testing.T) {
+	b := newIDBook(func(string) uint32 { return 1<<32 - 1 })
+	first, second, third := b.id("a"), b.id("b"), b.id("c")
+	if first != 1<<32-1 || second != 1 || third != 2 || b.id("b") != second {
+		t.Errorf("ids %d, %d, %d: want the hash, then the next free ones but 0", first, second, third)
+	}
+}
+
+func TestSlots(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(1, 40).Draw(rt, "targets")
+		var targets []netip.AddrPort
+		for i := range n {
+			targets = append(targets, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), 8443))
+		}
+		slots := filled(rt, targets)
+		if again := filled(rt, rapid.Permutation(targets).Draw(rt, "order")); !slices.Equal(slots, again) {
+			rt.Fatal("another order, other slots")
+		}
+		share := map[netip.AddrPort]int{}
+		for _, s := range slots {
+			share[s]++
+		}
+		if len(share) != n {
+			rt.Fatalf("%d of %d targets have slots", len(share), n)
+		}
+		least, most := slices.Min(slices.Collect(maps.Values(share))), slices.Max(slices.Collect(maps.Values(share)))
+		if most-least > 1 {
+			rt.Fatalf("shares from %d to %d of %d slots", least, most, len(slots))
+		}
+	})
+}
+
+func filled(t rapid.TB, targets []netip.AddrPort) []netip.AddrPort {
+	text, err := tableText(targets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slots, err := TargetTable{ID: 1, Size: TableSize(len(targets)), Text: text}.Slots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slots
+}
+
+// One target leaving must move few flows of the others: that is what Maglev is for.
+func TestSlotsMoveLittle(t *testing.T) {
+	var targets []netip.AddrPort
+	for i := range 10 {
+		targets = append(targets, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), 80))
+	}
+	text, _ := tableText(targets)
+	fewer, _ := tableText(targets[1:])
+	before, err := TargetTable{Size: 1021, Text: text}.Slots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := TargetTable{Size: 1021, Text: fewer}.Slots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := 0
+	for i := range before {
+		if before[i] != targets[0] && before[i] != after[i] {
+			moved++
+		}
+	}
+	if moved > 1021/10 {
+		t.Errorf("%d of 1021 slots moved between targets that stayed", moved)
+	}
+}
+
+func TestTableSizes(t *testing.T) {
+	for targets, want := range map[int]uint32{0: 0, 1: 251, 2: 251, 3: 509, 500: 65537, MaxTargets: 65537, MaxTargets + 1: 0} {
+		if got := TableSize(targets); got != want {
+			t.Errorf("%d targets: size %d, want %d", targets, got, want)
+		}
+	}
+	for _, size := range tableSizes {
+		for d := uint32(2); d*d <= size; d++ {
+			if size%d == 0 {
+				t.Errorf("size %d is not prime", size)
+			}
+		}
+	}
+	for _, bad := range []TargetTable{{Size: 251, Text: "x\n"}, {Size: 251, Text: "10.0.0.1:0\n"}, {Size: 1, Text: "10.0.0.1:1\n10.0.0.2:1\n"}} {
+		if _, err := bad.Slots(); err == nil {
+			t.Errorf("table %+v has slots", bad)
+		}
+	}
+}
+
+func TestDiffAppliedGivesWant(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		have, want := drawZones(rt, "have"), drawZones(rt, "want")
+		add, remove := Diff(slices.Collect(maps.Values(have)), slices.Collect(maps.Values(want)))
+		for _, order := range [][2]int{{0, 1}, {1, 0}} {
+			got := maps.Clone(have)
+			for _, step := range order {
+				if step == 0 {
+					for _, r := range add {
+						got[r.Key()] = r
+					}
+					continue
+				}
+				for _, r := range remove {
+					delete(got, r.Key())
+				}
+			}
+			if !maps.Equal(got, want) {
+				rt.Fatalf("order %v gives %v, want %v", order, got, want)
+			}
+		}
+		if !slices.IsSortedFunc(add, byKey) || !slices.IsSortedFunc(remove, byKey) {
+			rt.Fatal("not sorted")
+		}
+		for _, r := range add {
+			if have[r.Key()] == r {
+				rt.Fatalf("row %v is there already", r)
+			}
+		}
+	})
+}
+
+func drawZones(rt *rapid.T, label string) map[string]Zone {
+	zones := map[string]Zone{}
+	for _, z := range rapid.SliceOf(rapid.Custom(func(rt *rapid.T) Zone {
+		return Zone{VPC: rapid.Uint32Range(1, 8).Draw(rt, "vpc"), Plain: rapid.Bool().Draw(rt, "plain")}
+	})).Draw(rt, label) {
+		zones[z.Key()] = z
+	}
+	return zones
+}
