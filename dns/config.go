@@ -1,0 +1,144 @@
+package dns
+
+import (
+	"context"
+	"crypto/x509"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	miekg "github.com/miekg/dns"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// Sizes in bytes.
+const (
+	maxUDPReply  = 1232 // DNS flag day 2020: fits a packet of 1280, the least MTU of IPv6
+	maxQuery     = 4096 // a question with its options is far smaller
+	minQuery     = 12   // the header
+	maxTCPReply  = 65535
+	plainUDPSize = 512 // without EDNS, RFC 1035
+)
+
+// Limits. None of them is reached by well-behaved workloads; each bounds what one tenant can take.
+const (
+	DefaultRateLimit = 1024 // queries per second and client, as AWS allows per network interface
+
+	maxForwards       = 512 // waiting for forwarders at once
+	maxForwardsPerVPC = 128
+	maxConns          = 512 // TCP connections
+	maxConnsPerVPC    = 128
+	maxConnsPerClient = 32
+	maxPipelined      = 32 // forwarded queries of one connection at once
+)
+
+// Times.
+const (
+	tcpIdle         = 10 * time.Second // for a whole query to arrive
+	tcpWrite        = 5 * time.Second  // for the client to take an answer
+	upstreamTimeout = 2 * time.Second  // for one forwarder
+	forwardTimeout  = 5 * time.Second  // for all of them: a stub resolver waits no longer
+	upstreamPause   = 10 * time.Second // a forwarder that failed is asked last for so long
+	upstreamIdle    = 8 * time.Second  // a TLS connection is kept for the next query
+	deviceCheck     = time.Second      // whether the device is still the one that the sockets are bound to
+)
+
+// Config is what a Server needs. Listen, and Mesh or Identify, are required.
+type Config struct {
+	// Listen are ADDRESS:PORT, each for UDP and TCP; "[::]:53" with a Device.
+	Listen []string
+	// Device binds the sockets to a network interface (SO_BINDTODEVICE): queries through any other one never arrive. When the
+	// interface is made anew, the sockets are too.
+	Device string
+	// Mesh is the mesh's 24 bits; an address of another one is no client.
+	Mesh uint32
+	// Identify says who a remote address is; default: the overlay address of an IPv4 workload with tag number 0, in canonical form.
+	Identify func(remote netip.Addr) (vpc uint32, client netip.Addr, ok bool)
+	// Log gets what an operator must know; default: slog.Default.
+	Log *slog.Logger
+	// QueryLog gets every answered query. It is called on the serving goroutine: it must not block, and may be called concurrently.
+	QueryLog func(Query)
+	// RateLimit is queries per second and client; 0: DefaultRateLimit, negative: none.
+	RateLimit int
+	// RootCAs verify forwarders; default: the system's.
+	RootCAs *x509.CertPool
+	// Dial reaches a forwarder over the underlay; default: net.Dialer.
+	Dial DialFunc
+	// DialVPC reaches a forwarder inside a VPC; nil: such forwarders fail, they are never looked for on the underlay.
+	DialVPC DialFunc
+	// ListenPacket and ListenStream make the sockets; default: the host's network, bound to Device.
+	ListenPacket func(ctx context.Context, address string) (net.PacketConn, error)
+	ListenStream func(ctx context.Context, address string) (net.Listener, error)
+}
+
+// DialFunc connects to a forwarder of a VPC; network is "udp" or "tcp".
+type DialFunc func(ctx context.Context, vpc uint32, network string, to netip.AddrPort) (net.Conn, error)
+
+// Query is one answered query, for the query log.
+type Query struct {
+	Time      time.Time // when it arrived
+	VPC       uint32
+	Client    netip.Addr
+	Name      string // as asked, with trailing dot; empty when it could not be read
+	Type      uint16
+	RCODE     int
+	Answers   int    // records in the answer section
+	Endpoint  string // whose private name it is, if any
+	TCP       bool
+	Forwarded bool // a forwarder was asked, now or (CacheHit) before
+	CacheHit  bool
+	Stale     bool // no forwarder answered; an expired cache entry was given
+	Duration  time.Duration
+}
+
+// TypeString is a record type's name, such as "A", or "TYPE65280".
+func TypeString(t uint16) string { return miekg.Type(t).String() }
+
+// RCODEString is a response code's name, such as "NXDOMAIN".
+func RCODEString(rcode int) string {
+	if rcode == miekg.RcodeBadVers { // a number that it shares with BADSIG, which is never sent here
+		return "BADVERS"
+	}
+	if s, ok := miekg.RcodeToString[rcode]; ok {
+		return s
+	}
+	return "RCODE?"
+}
+
+func (c Config) withDefaults() Config {
+	if c.Identify == nil {
+		c.Identify = overlayIdentity(c.Mesh)
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.QueryLog == nil {
+		c.QueryLog = func(Query) {}
+	}
+	if c.RateLimit == 0 {
+		c.RateLimit = DefaultRateLimit
+	}
+	if c.Dial == nil {
+		c.Dial = underlayDial(c.Mesh)
+	}
+	if c.ListenPacket == nil {
+		c.ListenPacket = listenPacket(c.Device)
+	}
+	if c.ListenStream == nil {
+		c.ListenStream = listenStream(c.Device)
+	}
+	return c
+}
+
+// overlayIdentity reads VPC and client from the address that a query comes from, decision 0002.
+func overlayIdentity(mesh uint32) func(netip.Addr) (uint32, netip.Addr, bool) {
+	return func(remote netip.Addr) (uint32, netip.Addr, bool) {
+		o, ok := api.ParseOverlay(remote)
+		if !ok || o.Mesh != mesh&0xffffff || o.VPC == 0 || o.Tag != api.TagFamilyIPv4 {
+			return 0, netip.Addr{}, false
+		}
+		return o.VPC, o.HostAddr(), true
+	}
+}

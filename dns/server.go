@@ -1,0 +1,222 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/culvert-net/culvert/dns/zone"
+)
+
+// Server answers the workloads of one node. Its methods may be called from any goroutine.
+type Server struct {
+	cfg      Config
+	state    atomic.Pointer[state]
+	setMu    sync.Mutex // held while state is replaced
+	rate     *rateLimit
+	conns    *connLimit
+	forwards chan struct{} // one element per query that waits for a forwarder
+	rotation atomic.Uint32
+	stats    counters
+
+	ready     chan struct{}
+	readyOnce sync.Once
+	addrMu    sync.Mutex
+	addrs     []netip.AddrPort
+}
+
+// state is what queries are answered from; replaced as a whole.
+type state struct {
+	zone       *zone.Zone
+	forwarders map[uint32]*forwarder // of VPCs that have any
+}
+
+// New makes a Server; it does nothing until Run. Before the first Set it answers nobody.
+func New(cfg Config) *Server {
+	cfg = cfg.withDefaults()
+	s := &Server{
+		cfg:      cfg,
+		rate:     newRateLimit(cfg.RateLimit),
+		conns:    newConnLimit(),
+		forwards: make(chan struct{}, maxForwards),
+		ready:    make(chan struct{}),
+	}
+	s.state.Store(&state{zone: &zone.Zone{}})
+	return s
+}
+
+// Set replaces the names that the Server answers from; queries under way keep the old ones. Caches of VPCs whose forwarders stay the same
+// are kept. A nil Zone is a fault of the caller: it is logged and the current names stay.
+func (s *Server) Set(z *zone.Zone) {
+	if z == nil {
+		s.cfg.Log.Error("dns zone not replaced", "err", errors.New("set: zone is nil"))
+		return
+	}
+	s.setMu.Lock()
+	defer s.setMu.Unlock()
+	old := s.state.Load().forwarders
+	next := map[uint32]*forwarder{}
+	for _, v := range z.VPCs() {
+		list := z.Forwarders(v.Number)
+		if len(list) == 0 {
+			continue
+		}
+		if f := old[v.Number]; f != nil && f.same(list) {
+			next[v.Number] = f
+			continue
+		}
+		next[v.Number] = s.newForwarder(v.Number, list)
+	}
+	for _, f := range next {
+		f.cache.resize(maxCache / len(next))
+	}
+	s.state.Store(&state{zone: z, forwarders: next})
+	for vpc, f := range old {
+		if next[vpc] != f {
+			f.close()
+		}
+	}
+}
+
+// Zone returns the names that the Server answers from, never nil.
+func (s *Server) Zone() *zone.Zone { return s.state.Load().zone }
+
+// Ready is closed once the Server listens.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Addrs are the addresses that the Server listens on, each for UDP and TCP.
+func (s *Server) Addrs() []netip.AddrPort {
+	s.addrMu.Lock()
+	defer s.addrMu.Unlock()
+	return append([]netip.AddrPort(nil), s.addrs...)
+}
+
+// Run serves until ctx ends; then it returns nil, with all its goroutines ended. An error means that the Server could not listen at all.
+// The sockets are made in the caller's goroutine, so they belong to the network namespace of its thread.
+func (s *Server) Run(ctx context.Context) error {
+	index := s.deviceIndex()
+	set, err := s.bind(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.closeForwarders()
+	for {
+		s.announce(set)
+		err := s.serveUntil(ctx, set, index)
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.cfg.Log.Warn("dns sockets are made anew", "device", s.cfg.Device, "reason", err)
+		if index, set = s.rebind(ctx); set == nil {
+			return nil
+		}
+	}
+}
+
+func (s *Server) announce(set *sockets) {
+	s.addrMu.Lock()
+	s.addrs = nil
+	for _, p := range set.packets {
+		if a, ok := addrPort(p.LocalAddr()); ok {
+			s.addrs = append(s.addrs, a)
+		}
+	}
+	s.addrMu.Unlock()
+	s.readyOnce.Do(func() { close(s.ready) })
+}
+
+// rebind tries until it succeeds or ctx ends (then set is nil).
+func (s *Server) rebind(ctx context.Context) (index int, set *sockets) {
+	tick := time.NewTicker(deviceCheck)
+	defer tick.Stop()
+	for {
+		index = s.deviceIndex()
+		if index != 0 || s.cfg.Device == "" {
+			set, err := s.bind(ctx)
+			if err == nil {
+				return index, set
+			}
+			s.cfg.Log.Error("dns cannot listen", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, nil
+		case <-tick.C:
+		}
+	}
+}
+
+// deviceIndex is 0 when there is no device, or none is asked for.
+func (s *Server) deviceIndex() int {
+	if s.cfg.Device == "" {
+		return 0
+	}
+	i, err := net.InterfaceByName(s.cfg.Device)
+	if err != nil {
+		return 0
+	}
+	return i.Index
+}
+
+var errDeviceChanged = errors.New("the device was removed or made anew")
+
+// serveUntil serves on a set of sockets until ctx ends, the device changes or a socket fails.
+func (s *Server) serveUntil(ctx context.Context, set *sockets, index int) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for _, p := range set.packets {
+		socket := newPacketSocket(p)
+		for range min(runtime.GOMAXPROCS(0), 4) {
+			wg.Go(func() { cancel(s.servePackets(ctx, socket, &wg)) })
+		}
+	}
+	for _, l := range set.streams {
+		wg.Go(func() { cancel(s.serveStreams(ctx, l, &wg)) })
+	}
+	tick := time.NewTicker(deviceCheck)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			if s.cfg.Device != "" && s.deviceIndex() != index {
+				cancel(errDeviceChanged)
+			}
+		}
+	}
+	set.close()
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// closeForwarders closes idle connections.
+func (s *Server) closeForwarders() {
+	for _, f := range s.state.Load().forwarders {
+		f.close()
+	}
+}
+
+// guard keeps a fault in the handling of one query from ending the process. It is deferred.
+func (s *Server) guard() {
+	if r := recover(); r != nil {
+		s.stats.panics.Add(1)
+		s.cfg.Log.Error("dns query dropped", "panic", r, "stack", string(debug.Stack()))
+	}
+}
+
+// identify says who a remote address is, if it may ask here.
+func (s *Server) identify(remote netip.Addr) (client, *state, bool) {
+	st := s.state.Load()
+	vpc, addr, ok := s.cfg.Identify(remote)
+	if !ok || !st.zone.Serves(vpc, addr) {
+		return client{}, nil, false
+	}
+	return client{vpc, addr}, st, true
+}
