@@ -52,6 +52,7 @@ type spaceRoute struct {
 	ifindex int    // 0: none, such as a blackhole
 	name    string // of the interface
 	dst     netip.Prefix
+	ours    bool // made by an attachment
 }
 
 // workloadConflicts finds what stands in the way of an attachment. own is the ifindex of the attachment's own interface if
@@ -59,7 +60,8 @@ type spaceRoute struct {
 //
 // Anything on another interface that touches the VPC's range collides, whatever its length: a longer prefix would take
 // traffic from the VPC, a shorter one would lose traffic to it. A default route collides only if the attachment wants
-// one too, and the resolver's link-local address only with itself: wider link-local routes keep all else.
+// one too, and the resolver's link-local address only with itself: wider link-local routes keep all else, and of several
+// attachments in one namespace the first one's resolver answers there.
 func workloadConflicts(s WorkloadSpec, st spaceState, own int) []Conflict {
 	var out []Conflict
 	for _, l := range st.links {
@@ -94,7 +96,7 @@ func workloadConflicts(s WorkloadSpec, st spaceState, own int) []Conflict {
 					Remedy: "leave out --default-route, or remove it: ip route del default" + devOf(r.name),
 				})
 			}
-		case r.dst.Overlaps(s.VPC) || r.dst == resolver:
+		case r.dst.Overlaps(s.VPC) || r.dst == resolver && !r.ours:
 			out = append(out, Conflict{
 				What:   fmt.Sprintf("route %s%s overlaps the VPC's %s", r.dst, via(r.name), rangeOf(s, r.dst)),
 				Remedy: fmt.Sprintf("remove it: ip route del %s%s, or use another namespace", r.dst, devOf(r.name)),

@@ -214,7 +214,9 @@ func (s *space) state(family int) (spaceState, error) {
 		if ifindex == 0 && len(r.MultiPath) > 0 {
 			ifindex = r.MultiPath[0].LinkIndex
 		}
-		st.routes = append(st.routes, spaceRoute{ifindex, names[ifindex], prefixOf(r.Dst, family)})
+		st.routes = append(st.routes, spaceRoute{
+			ifindex: ifindex, name: names[ifindex], dst: prefixOf(r.Dst, family), ours: r.Protocol == routeProtocol,
+		})
 	}
 	return st, nil
 }

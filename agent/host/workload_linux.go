@@ -44,7 +44,8 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 	if err != nil {
 		return WorkloadLink{}, err
 	}
-	if err := refuse(w, spec, peer); err != nil {
+	routes, err := refuse(w, spec, peer)
+	if err != nil {
 		return WorkloadLink{}, err
 	}
 	made := false
@@ -59,7 +60,7 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 		}
 		made = true
 	}
-	err = s.configureWorkload(w, link, peer, spec)
+	err = s.configureWorkload(w, link, peer, spec, routes)
 	if err == nil {
 		err = n.resolvers.set(spec)
 	}
@@ -81,17 +82,20 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 	return s.observeWorkload(link, w, closed)
 }
 
-// refuse checks for conflicts before anything is changed.
-func refuse(w *space, spec WorkloadSpec, peer netlink.Link) error {
+// refuse checks for conflicts before anything is changed, and says which routes are to be made.
+func refuse(w *space, spec WorkloadSpec, peer netlink.Link) ([]route, error) {
 	st, err := w.state(netlink.FAMILY_V4)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	own := 0
 	if peer != nil {
 		own = peer.Attrs().Index
 	}
-	return conflictError("namespace "+spec.Netns, workloadConflicts(spec, st, own))
+	if err := conflictError("namespace "+spec.Netns, workloadConflicts(spec, st, own)); err != nil {
+		return nil, err
+	}
+	return workloadRoutes(spec, st, own), nil
 }
 
 // workload finds an ENI's link on the host; nil if there is none. One without alias, of our group, is half made: it counts.
@@ -146,7 +150,7 @@ func (s *space) makeWorkload(w *space, spec WorkloadSpec) (link, peer netlink.Li
 }
 
 // configureWorkload brings both ends to what spec says: host side first, and its door before all.
-func (s *space) configureWorkload(w *space, link, peer netlink.Link, spec WorkloadSpec) error {
+func (s *space) configureWorkload(w *space, link, peer netlink.Link, spec WorkloadSpec, routes []route) error {
 	name := link.Attrs().Name
 	if err := s.door().close(name); err != nil {
 		return err
@@ -172,7 +176,7 @@ func (s *space) configureWorkload(w *space, link, peer netlink.Link, spec Worklo
 	if err := w.setAddress(peer, netip.PrefixFrom(spec.Address, 32)); err != nil {
 		return err
 	}
-	return w.setRoutes(peer, netlink.FAMILY_V4, workloadRoutes(spec))
+	return w.setRoutes(peer, netlink.FAMILY_V4, routes)
 }
 
 // Detach implements Host.

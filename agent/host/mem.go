@@ -1,0 +1,403 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+	"sync"
+)
+
+// Mem is Host in memory, for tests without root. It behaves as Netlink does, as far as Host lets one see. The zero value
+// is not ready, see NewMem.
+type Mem struct {
+	// Fail, if set, is asked at the start of each operation (by the method's name) and may refuse it. Set it before use.
+	Fail func(op string) error
+
+	mu      sync.Mutex
+	facts   Facts
+	next    int // ifindex and inode numbers
+	links   map[string]*memLink
+	doors   map[string]bool // by link; false: a chain that lets something through
+	spaces  map[string]*memSpace
+	files   map[string]memFile // resolver files by the namespace's path
+	wakes   map[int]func()
+	address netip.Addr // the host's
+}
+
+type memLink struct {
+	Link
+	ours bool
+	eni  string // of a workload
+	spec WorkloadSpec
+	peer *memPeer
+}
+
+type memPeer struct {
+	space   *memSpace
+	ifindex int
+	mac     MAC
+}
+
+type memSpace struct {
+	inode uint64
+	state spaceState
+}
+
+type memFile struct {
+	eni, text string
+	saved     string // what a person had there; "" if nothing
+}
+
+var _ Host = (*Mem)(nil)
+
+// NewMem is a host without any link.
+func NewMem() *Mem {
+	return &Mem{
+		links: map[string]*memLink{}, doors: map[string]bool{}, spaces: map[string]*memSpace{},
+		files: map[string]memFile{}, wakes: map[int]func(){}, next: 1,
+	}
+}
+
+func (m *Mem) begin(op string) error {
+	m.mu.Lock()
+	if m.Fail != nil {
+		return m.Fail(op)
+	}
+	return nil
+}
+
+// number gives ifindexes and inodes.
+func (m *Mem) number() int {
+	m.next++
+	return m.next
+}
+
+// Facts implements Host.
+func (m *Mem) Facts() (Facts, error) {
+	defer m.mu.Unlock()
+	if err := m.begin("Facts"); err != nil {
+		return Facts{}, err
+	}
+	return m.facts, nil
+}
+
+// Link implements Host.
+func (m *Mem) Link(name string) (Link, error) {
+	defer m.mu.Unlock()
+	if err := m.begin("Link"); err != nil {
+		return Link{}, err
+	}
+	return m.observe(name), nil
+}
+
+func (m *Mem) observe(name string) Link {
+	l := m.links[name]
+	if l == nil {
+		return Link{Name: name}
+	}
+	out := l.Link
+	out.Closed = m.doors[name]
+	return out
+}
+
+// EnsureTunnel implements Host.
+func (m *Mem) EnsureTunnel(spec TunnelSpec) (Link, error) {
+	defer m.mu.Unlock()
+	if err := m.begin("EnsureTunnel"); err != nil {
+		return Link{}, err
+	}
+	spec, err := spec.normal()
+	if err != nil {
+		return Link{}, err
+	}
+	l := m.links[spec.Name]
+	if l == nil {
+		return Link{}, fmt.Errorf("tunnel link %s: %w", spec.Name, ErrNoLink)
+	}
+	m.doors[spec.Name] = true
+	l.MTU = spec.MTU
+	if spec.TxQueueLen > 0 {
+		l.TxQueueLen = spec.TxQueueLen
+	}
+	return m.observe(spec.Name), nil
+}
+
+// EnsureHostLink implements Host.
+func (m *Mem) EnsureHostLink(spec HostSpec) (HostLink, error) {
+	defer m.mu.Unlock()
+	if err := m.begin("EnsureHostLink"); err != nil {
+		return HostLink{}, err
+	}
+	if err := spec.check(); err != nil {
+		return HostLink{}, err
+	}
+	for _, name := range []string{HostName, DatapathName} {
+		if l := m.links[name]; l != nil && !l.ours {
+			return HostLink{}, fmt.Errorf("host link: %s: %w: remove or rename it", name, ErrForeign)
+		}
+	}
+	m.doors[DatapathName] = true
+	for _, want := range []Link{{Name: HostName, MAC: HostMAC, Up: true}, {Name: DatapathName, MAC: DatapathMAC}} {
+		l := m.links[want.Name]
+		if l == nil {
+			l = &memLink{ours: true, Link: Link{Name: want.Name, Ifindex: m.number(), TxQueueLen: 1000}}
+			m.links[want.Name] = l
+		}
+		l.MAC, l.MTU, l.Up = want.MAC, spec.MTU, l.Up || want.Up
+	}
+	m.address = spec.Address
+	m.wake()
+	return m.hostLink(), nil
+}
+
+// HostLink implements Host.
+func (m *Mem) HostLink() (HostLink, error) {
+	defer m.mu.Unlock()
+	if err := m.begin("HostLink"); err != nil {
+		return HostLink{}, err
+	}
+	return m.hostLink(), nil
+}
+
+func (m *Mem) hostLink() HostLink {
+	h := HostLink{Host: m.observe(HostName), Datapath: m.observe(DatapathName)}
+	if h.Host.Ifindex != 0 {
+		h.Address = m.address
+	}
+	return h
+}
+
+// RemoveHostLink implements Host.
+func (m *Mem) RemoveHostLink() error {
+	defer m.mu.Unlock()
+	if err := m.begin("RemoveHostLink"); err != nil {
+		return err
+	}
+	for _, name := range []string{HostName, DatapathName} {
+		if l := m.links[name]; l != nil && !l.ours {
+			return fmt.Errorf("host link: %s: %w: remove or rename it", name, ErrForeign)
+		}
+	}
+	m.drop(HostName)
+	delete(m.doors, DatapathName)
+	return nil
+}
+
+// Attach implements Host.
+func (m *Mem) Attach(spec WorkloadSpec) (WorkloadLink, error) {
+	defer m.mu.Unlock()
+	if err := m.begin("Attach"); err != nil {
+		return WorkloadLink{}, err
+	}
+	spec, err := spec.Normal()
+	if err != nil {
+		return WorkloadLink{}, err
+	}
+	w := m.spaces[spec.Netns]
+	if w == nil {
+		return WorkloadLink{}, fmt.Errorf("attach %s: open namespace %s: %w", spec.ENI, spec.Netns, ErrNoNamespace)
+	}
+	name := VethName(spec.ENI)
+	l := m.links[name]
+	if l != nil && !l.ours {
+		return WorkloadLink{}, fmt.Errorf("attach %s: %s: %w: remove or rename it", spec.ENI, name, ErrForeign)
+	}
+	own := 0
+	if l != nil && l.peer.space == w {
+		own = l.peer.ifindex
+	}
+	if err := conflictError("namespace "+spec.Netns, workloadConflicts(spec, w.state, own)); err != nil {
+		return WorkloadLink{}, fmt.Errorf("attach %s: %w", spec.ENI, err)
+	}
+	if l != nil && (own == 0 || l.spec.Interface != spec.Interface) {
+		m.drop(name)
+		l = nil
+	}
+	if l == nil {
+		l = &memLink{ours: true, eni: spec.ENI, Link: Link{Name: name, Ifindex: m.number(), TxQueueLen: 1000}}
+		l.peer = &memPeer{space: w, ifindex: m.number()}
+		m.links[name] = l
+	}
+	m.doors[name] = true
+	l.spec, l.MAC, l.MTU, l.peer.mac = spec, GatewayMAC, spec.MTU, spec.MAC
+	w.state = w.state.without(l.peer.ifindex)
+	w.state.links = append(w.state.links, spaceLink{l.peer.ifindex, spec.Interface})
+	w.state.addresses = append(w.state.addresses,
+		spaceAddress{l.peer.ifindex, spec.Interface, netip.PrefixFrom(spec.Address, 32)})
+	for _, r := range workloadRoutes(spec, w.state, l.peer.ifindex) {
+		w.state.routes = append(w.state.routes,
+			spaceRoute{ifindex: l.peer.ifindex, name: spec.Interface, dst: r.dst, ours: true})
+	}
+	m.setFile(spec)
+	m.wake()
+	return m.observeWorkload(l), nil
+}
+
+// without is the state less one interface and all that is on it.
+func (s spaceState) without(ifindex int) spaceState {
+	return spaceState{
+		links:     slices.DeleteFunc(slices.Clone(s.links), func(l spaceLink) bool { return l.ifindex == ifindex }),
+		addresses: slices.DeleteFunc(slices.Clone(s.addresses), func(a spaceAddress) bool { return a.ifindex == ifindex }),
+		routes:    slices.DeleteFunc(slices.Clone(s.routes), func(r spaceRoute) bool { return r.ifindex == ifindex }),
+	}
+}
+
+// setFile writes the resolver file of a namespace that has a name, unless another attachment has.
+func (m *Mem) setFile(s WorkloadSpec) {
+	f := m.files[s.Netns]
+	if !s.Resolver.IsValid() || path.Dir(s.Netns) != "/run/netns" || f.eni != "" && f.eni != s.ENI {
+		return
+	}
+	if f.eni == "" {
+		f.saved = f.text
+	}
+	f.eni, f.text = s.ENI, resolverText(s.ENI, 0, s.Resolver, s.Search)
+	m.files[s.Netns] = f
+}
+
+func (m *Mem) restoreFiles(eni string) {
+	for p, f := range m.files {
+		if f.eni == "" || eni != "" && f.eni != eni {
+			continue
+		}
+		if f.saved == "" {
+			delete(m.files, p)
+		} else {
+			m.files[p] = memFile{text: f.saved}
+		}
+	}
+}
+
+// Detach implements Host.
+func (m *Mem) Detach(eni string) error {
+	defer m.mu.Unlock()
+	if err := m.begin("Detach"); err != nil {
+		return err
+	}
+	name := VethName(eni)
+	if l := m.links[name]; l != nil && !l.ours {
+		return fmt.Errorf("detach %s: %s: %w: remove or rename it", eni, name, ErrForeign)
+	}
+	m.drop(name)
+	delete(m.doors, name)
+	m.restoreFiles(eni)
+	return nil
+}
+
+// Workloads implements Host.
+func (m *Mem) Workloads() ([]WorkloadLink, error) {
+	defer m.mu.Unlock()
+	if err := m.begin("Workloads"); err != nil {
+		return nil, err
+	}
+	var out []WorkloadLink
+	for _, l := range m.links {
+		if l.eni != "" {
+			out = append(out, m.observeWorkload(l))
+		}
+	}
+	slices.SortFunc(out, func(a, b WorkloadLink) int { return cmp.Compare(a.ENI, b.ENI) })
+	return out, nil
+}
+
+func (m *Mem) observeWorkload(l *memLink) WorkloadLink {
+	o := WorkloadLink{
+		ENI: l.eni, Interface: l.spec.Interface, Netns: l.spec.Netns,
+		Name: l.Name, Ifindex: l.Ifindex, MTU: l.MTU, GatewayMAC: l.MAC, Up: l.Up, Closed: m.doors[l.Name],
+	}
+	if m.spaces[l.spec.Netns] == l.peer.space {
+		o.PeerPresent, o.PeerIfindex, o.PeerUp = true, l.peer.ifindex, true
+		o.MAC, o.NetnsInode = l.peer.mac, l.peer.space.inode
+	}
+	return o
+}
+
+// SetUp implements Host.
+func (m *Mem) SetUp(ifname string, up bool) error {
+	defer m.mu.Unlock()
+	if err := m.begin("SetUp"); err != nil {
+		return err
+	}
+	l := m.links[ifname]
+	switch {
+	case l == nil && up:
+		return fmt.Errorf("put %s up: %w", ifname, ErrNoLink)
+	case l == nil:
+		return nil
+	case up && ifname != HostName && !m.doors[ifname]:
+		return fmt.Errorf("put %s up: %w", ifname, ErrOpenDoor)
+	}
+	if l.Up != up {
+		l.Up = up
+		m.wake()
+	}
+	return nil
+}
+
+// Closed implements Host.
+func (m *Mem) Closed(ifname string) (bool, error) {
+	defer m.mu.Unlock()
+	if err := m.begin("Closed"); err != nil {
+		return false, err
+	}
+	return m.observe(ifname).Closed, nil
+}
+
+// Watch implements Host. wake is called with Mem locked: it must not call Mem.
+func (m *Mem) Watch(ctx context.Context, wake func()) error {
+	if err := m.begin("Watch"); err != nil {
+		m.mu.Unlock()
+		return err
+	}
+	id := m.number()
+	m.wakes[id] = wake
+	m.mu.Unlock()
+	<-ctx.Done()
+	m.mu.Lock()
+	delete(m.wakes, id)
+	m.mu.Unlock()
+	return nil
+}
+
+func (m *Mem) wake() {
+	for _, w := range m.wakes {
+		w()
+	}
+}
+
+// Cleanup implements Host.
+func (m *Mem) Cleanup() error {
+	defer m.mu.Unlock()
+	if err := m.begin("Cleanup"); err != nil {
+		return err
+	}
+	for name, l := range m.links {
+		if l.ours {
+			m.drop(name)
+		}
+	}
+	clear(m.doors)
+	m.restoreFiles("")
+	return nil
+}
+
+// drop deletes a link as the kernel does: the other end goes with it, the door stays.
+func (m *Mem) drop(name string) {
+	l := m.links[name]
+	if l == nil {
+		return
+	}
+	delete(m.links, name)
+	switch {
+	case l.peer != nil:
+		l.peer.space.state = l.peer.space.state.without(l.peer.ifindex)
+	case name == HostName:
+		delete(m.links, DatapathName)
+	case name == DatapathName:
+		delete(m.links, HostName)
+	}
+	m.wake()
+}
