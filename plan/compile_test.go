@@ -244,7 +244,6 @@ func TestRefusesBadViews(t *testing.T) {
 		"listener's protocol":    {func(v *api.View) { v.Endpoints[0].Listeners[0].Protocol = api.ICMP }, "protocol"},
 		"listener's port":        {func(v *api.View) { v.Endpoints[0].Listeners[0].Port = 0 }, "port"},
 		"listener twice":         {twoListeners, "endpoints"},
-		"no tag number":          {func(v *api.View) { v.Endpoints[0].Listeners[0].TagNumbers = nil }, "tagNumbers"},
 		"tag number taken":       {func(v *api.View) { v.Endpoints[0].Listeners[0].TagNumbers[0].Number = plantest.TagUDP }, "tag number"},
 		"tag number too large":   {func(v *api.View) { v.Endpoints[0].Listeners[0].TagNumbers[0].Number = 0x8001 }, "tagNumbers"},
 		"idle":                   {func(v *api.View) { v.Endpoints[0].Listeners[0].IdleTimeoutSeconds = 1 }, "idleTimeoutSeconds"},
@@ -322,6 +321,14 @@ func TestEmptyGroupsAdmitNothing(t *testing.T) {
 	v.Groups[0].Ingress = nil
 	if p := compiled(t, v); p.ENIs[0].IngressRules != 0 || p.ENIs[0].EgressRules == 0 {
 		t.Errorf("rules %d in, %d out", p.ENIs[0].IngressRules, p.ENIs[0].EgressRules)
+	}
+}
+
+func TestNoTagNumberNoService(t *testing.T) {
+	v := plantest.View(1, plantest.Workloads())
+	v.Endpoints[0].Listeners[0].TagNumbers = nil
+	if p := compiled(t, v); len(p.Services) != 1 || p.Services[0].Port != 53 {
+		t.Errorf("services %v", p.Services)
 	}
 }
 

@@ -33,6 +33,9 @@ func (c *compiler) endpoints() error {
 				if err != nil {
 					return fmt.Errorf("%s.listeners[%q]: %w", field, e.Listeners[j].Listener, err)
 				}
+				if row.Tag == 0 {
+					continue // no number yet: closed
+				}
 				tag := [2]uint32{row.VPC, uint32(row.Tag)}
 				if tags[tag] {
 					return fmt.Errorf("%s.listeners: tag number %d is taken", field, row.Tag)
@@ -58,6 +61,7 @@ func (c *compiler) checkEndpointENI(field string, e *api.ViewEndpoint, eni api.V
 	return nil
 }
 
+// service is one row; its tag is 0 when the connection has no number for this ENI and listener.
 func (c *compiler) service(e *api.ViewEndpoint, eni api.ViewEndpointENI, l *api.ViewListenerPool) (Service, error) {
 	protocol, err := listenerProtocol(l.Protocol)
 	if err != nil {
@@ -75,8 +79,8 @@ func (c *compiler) service(e *api.ViewEndpoint, eni api.ViewEndpointENI, l *api.
 			tag = t.Number
 		}
 	}
-	if tag == 0 || tag > api.MaxTagNumber {
-		return Service{}, fmt.Errorf("tagNumbers: %d for %s is not in 1..%d", tag, eni.ENI, api.MaxTagNumber)
+	if tag > api.MaxTagNumber {
+		return Service{}, fmt.Errorf("tagNumbers: %d for %s is above %d", tag, eni.ENI, api.MaxTagNumber)
 	}
 	table, size, err := c.targetTable(l)
 	if err != nil {
