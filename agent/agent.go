@@ -146,9 +146,10 @@ type Agent struct {
 	attachments []plan.Attachment
 	applied     *plan.Plan // last plan that was applied whole
 	appliedView *api.View
-	rounds      uint64
+	begun       uint64        // rounds that have looked at the attachments
 	roundDone   chan struct{} // closed and replaced after each round
 	linkErrors  map[string]error
+	linksSeen   uint64 // the round that linkErrors are of
 	errors      []string
 }
 

@@ -61,7 +61,6 @@ func (a *Agent) finishRound(errs []error) {
 		}
 	}
 	a.errors = texts
-	a.rounds++
 	close(a.roundDone)
 	a.roundDone = make(chan struct{})
 }
@@ -69,6 +68,7 @@ func (a *Agent) finishRound(errs []error) {
 // turn is one round's working state.
 type turn struct {
 	*Agent
+	number uint64
 	view   *api.View
 	signed api.SignedView
 	facts  plan.Facts
@@ -87,12 +87,15 @@ func (t *turn) fail(what string, err error) bool {
 // Datapath.Apply); names go first and come last. One failing part does not keep the others from being right.
 func (a *Agent) round(ctx context.Context) []error {
 	t := &turn{Agent: a, facts: plan.Facts{Generation: 1}}
+	t.facts.Config.TunnelMTU = uint16(a.cfg.TunnelMTU)
 	t.view, t.signed = a.box.latest()
 	if t.view == nil {
 		return []error{errors.New("no view yet: the control plane has not been heard, and none is on disk")}
 	}
 	a.mu.Lock()
 	t.facts.Attachments = slices.Clone(a.attachments)
+	a.begun++
+	t.number = a.begun
 	a.mu.Unlock()
 
 	if t.fail("view", t.compile()) { // not usable: everything stays as it was
@@ -203,7 +206,7 @@ func (t *turn) links() {
 		}
 	}
 	t.mu.Lock()
-	t.linkErrors = failed
+	t.linkErrors, t.linksSeen = failed, t.number
 	t.mu.Unlock()
 	have, err := t.edges.Host.Workloads()
 	if t.fail("interfaces", err) {

@@ -129,11 +129,15 @@ func (a *Agent) dropAttachment(eni string) error {
 
 // awaitLink waits for a whole round that began after the wish was noted, and tells how the interface came out.
 func (a *Agent) awaitLink(ctx context.Context, att plan.Attachment) (local.AttachResponse, error) {
+	a.mu.Lock()
+	begun := a.begun
+	a.mu.Unlock()
 	for a.Wake(); ; {
 		a.mu.Lock()
 		done, failed, applied := a.roundDone, a.linkErrors[att.ENI], a.applied
+		fresh := a.linksSeen > begun
 		a.mu.Unlock()
-		if failed != nil {
+		if failed != nil && fresh {
 			return local.AttachResponse{}, linkError(failed)
 		}
 		if applied != nil {
