@@ -46,7 +46,8 @@ func header(name string, rrtype uint16, ttl uint32) miekg.RR_Header {
 	return miekg.RR_Header{Name: name, Rrtype: rrtype, Class: miekg.ClassINET, Ttl: ttl}
 }
 
-// records are the records of a found name. Several addresses begin with another one each time, which spreads clients that use the first.
+// records are the records of a found name. Several addresses begin with another one each time, which spreads clients
+// that use the first.
 func (s *Server) records(owner string, a zone.Answer) []miekg.RR {
 	list := make([]miekg.RR, 0, len(a.Addresses)+len(a.Pointers))
 	if n := len(a.Addresses); n > 0 {

@@ -49,16 +49,18 @@ const (
 type Config struct {
 	// Listen are ADDRESS:PORT, each for UDP and TCP; "[::]:53" with a Device.
 	Listen []string
-	// Device binds the sockets to a network interface (SO_BINDTODEVICE): queries through any other one never arrive. When the
-	// interface is made anew, the sockets are too.
+	// Device binds the sockets to a network interface (SO_BINDTODEVICE): queries through any other one never arrive.
+	// When the interface is made anew, the sockets are too.
 	Device string
 	// Mesh is the mesh's 24 bits; an address of another one is no client.
 	Mesh uint32
-	// Identify says who a remote address is; default: the overlay address of an IPv4 workload with tag number 0, in canonical form.
+	// Identify says who a remote address is; default: the overlay address of an IPv4 workload with tag number 0, in
+	// canonical form.
 	Identify func(remote netip.Addr) (vpc uint32, client netip.Addr, ok bool)
 	// Log gets what an operator must know; default: slog.Default.
 	Log *slog.Logger
-	// QueryLog gets every answered query. It is called on the serving goroutine: it must not block, and may be called concurrently.
+	// QueryLog gets every answered query. It is called on the serving goroutine: it must not block, and may be called
+	// concurrently.
 	QueryLog func(Query)
 	// RateLimit is queries per second and client; 0: DefaultRateLimit, negative: none.
 	RateLimit int

@@ -161,7 +161,8 @@ func keepINET(list []miekg.RR) []miekg.RR {
 	})
 }
 
-// answerTTL is how long an answer may be kept, in seconds: its shortest TTL; for a negative one what its SOA says, and without SOA 0.
+// answerTTL is how long an answer may be kept, in seconds: its shortest TTL; for a negative one what its SOA says, and
+// without SOA 0.
 func answerTTL(m *miekg.Msg) uint32 {
 	ttl := uint32(maxTTL)
 	for _, rr := range m.Answer {

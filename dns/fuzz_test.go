@@ -7,8 +7,9 @@ import (
 	miekg "github.com/miekg/dns"
 )
 
-// FuzzHandle: no message makes the server fail (nothing recovers here), an answer is one to the query and within its size, the packet is
-// not changed, and private names are not forwarded. The corpus in testdata holds the messages of TestMalformed's kinds.
+// FuzzHandle: no message makes the server fail (nothing recovers here), an answer is one to the query and within its
+// size, the packet is not changed, and private names are not forwarded. The corpus in testdata holds the messages of
+// TestMalformed's kinds.
 func FuzzHandle(f *testing.F) {
 	s := offline(f)
 	f.Fuzz(func(t *testing.T, data []byte, forwards, tcp bool) {

@@ -32,7 +32,8 @@ type request struct {
 // waiting asks forwarders and returns the reply, never nil. It may take forwardTimeout.
 type waiting func(ctx context.Context) []byte
 
-// handle answers a message: out is the reply (it may lie in buf), or wait gives it later, or both are nil and nothing is sent.
+// handle answers a message: out is the reply (it may lie in buf), or wait gives it later, or both are nil and nothing
+// is sent.
 func (s *Server) handle(st *state, p packet, buf []byte) (out []byte, wait waiting) {
 	if len(p.data) < minQuery || p.data[2]&flagResponse != 0 {
 		s.stats.malformed.Add(1)
@@ -47,7 +48,7 @@ func (s *Server) handle(st *state, p packet, buf []byte) (out []byte, wait waiti
 		return s.bare(p, rcode, buf), nil
 	}
 	r.data = nil
-	r.log = Query{Time: p.arrived, VPC: p.vpc, Client: p.addr, Name: r.q.Name, Type: r.q.Qtype, TCP: p.tcp}
+	r.startLog()
 	if rcode := r.check(); rcode != miekg.RcodeSuccess {
 		return s.finish(r, r.reply(rcode), buf), nil
 	}
@@ -66,7 +67,8 @@ const (
 	flagRecursionAsk = 0x01
 )
 
-// checkHeader looks at what can be told without reading the message; so a header that promises 65,535 records costs nothing.
+// checkHeader looks at what can be told without reading the message; so a header that promises 65,535 records costs
+// nothing.
 func checkHeader(data []byte) (rcode int) {
 	if data[2]&opcodeMask != miekg.OpcodeQuery<<3 {
 		return miekg.RcodeNotImplemented
@@ -80,7 +82,8 @@ func checkHeader(data []byte) (rcode int) {
 	return miekg.RcodeSuccess
 }
 
-// bare is a reply of the header alone, for messages whose question cannot be trusted to be one. It is never longer than the query.
+// bare is a reply of the header alone, for messages whose question cannot be trusted to be one. It is never longer than
+// the query.
 func (s *Server) bare(p packet, rcode int, buf []byte) []byte {
 	if rcode == miekg.RcodeFormatError {
 		s.stats.malformed.Add(1)
@@ -89,7 +92,9 @@ func (s *Server) bare(p packet, rcode int, buf []byte) []byte {
 	out[2] = flagResponse | p.data[2]&(opcodeMask|flagRecursionAsk)
 	out[3] = byte(rcode)
 	out = append(out, 0, 0, 0, 0, 0, 0, 0, 0)
-	s.cfg.QueryLog(Query{Time: p.arrived, VPC: p.vpc, Client: p.addr, TCP: p.tcp, RCODE: rcode, Duration: time.Since(p.arrived)})
+	r := request{packet: p}
+	r.startLog()
+	s.emit(&r.log, rcode, 0)
 	return out
 }
 
@@ -167,7 +172,7 @@ func (r *request) size() int {
 
 // finish adds EDNS, packs the reply within its size and logs it.
 func (s *Server) finish(r *request, m *miekg.Msg, buf []byte) []byte {
-	r.log.RCODE, r.log.Answers = m.Rcode, len(m.Answer)
+	rcode, answers := m.Rcode, len(m.Answer)
 	if r.opt != nil {
 		m.SetEdns0(maxUDPReply, r.do())
 	}
@@ -179,12 +184,21 @@ func (s *Server) finish(r *request, m *miekg.Msg, buf []byte) []byte {
 	}
 	if err != nil {
 		s.cfg.Log.Error("dns reply cannot be packed", "name", r.q.Name, "type", TypeString(r.q.Qtype), "err", err)
-		r.log.RCODE, r.log.Answers = miekg.RcodeServerFailure, 0
+		rcode, answers = miekg.RcodeServerFailure, 0
 		out, _ = r.reply(miekg.RcodeServerFailure).PackBuffer(buf) // the question came from a message, so it packs
 	}
-	r.log.Duration = time.Since(r.arrived)
-	s.cfg.QueryLog(r.log)
+	s.emit(&r.log, rcode, answers)
 	return out
+}
+
+func (r *request) startLog() {
+	r.log = Query{Time: r.arrived, VPC: r.vpc, Client: r.addr, Name: r.q.Name, Type: r.q.Qtype, TCP: r.tcp}
+}
+
+// emit hands a query to the query log.
+func (s *Server) emit(q *Query, rcode, answers int) {
+	q.RCODE, q.Answers, q.Duration = rcode, answers, time.Since(q.Time)
+	s.cfg.QueryLog(*q)
 }
 
 // sameName compares names as DNS does.

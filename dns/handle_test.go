@@ -38,7 +38,8 @@ const (
 	opt        = " 00 0029 04d0 00000000 0000"
 )
 
-// Every kind of message that a hostile workload may send. "" means no answer; else the header's flags and rcode, as sent.
+// Every kind of message that a hostile workload may send. "" means no answer; else the header's flags and rcode, as
+// sent.
 func TestMalformed(t *testing.T) {
 	s := offline(t)
 	label64 := "40" + strings.Repeat("61", 64) + "00"
@@ -55,7 +56,8 @@ func TestMalformed(t *testing.T) {
 		{"65535 questions", "0001 0100 ffff 0000 0000 0000 " + ledgerName + inA, "8101"},
 		{"65535 answers", "0001 0100 0001 ffff 0000 0000 " + ledgerName + inA, "8101"},
 		{"65535 additional", "0001 0100 0001 0000 0000 ffff " + ledgerName + inA, "8101"},
-		{"authority in a plain query", "0001 0100 0001 0000 0001 0000 " + ledgerName + inA + "00 0001 0001 00000000 0004 01020304", "8101"},
+		{"authority in a plain query", "0001 0100 0001 0000 0001 0000 " + ledgerName + inA +
+			"00 0001 0001 00000000 0004 01020304", "8101"},
 		{"pointer to itself", "0001 0100 0001 0000 0000 0000 c00c" + inA, "8101"},
 		{"pointer ahead", "0001 0100 0001 0000 0000 0000 c012" + inA + "c00c", "8101"},
 		{"pointer past the end", "0001 0100 0001 0000 0000 0000 ffff" + inA, "8101"},
@@ -76,8 +78,10 @@ func TestMalformed(t *testing.T) {
 		{"OPT with a name", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " 0161" + opt, "8101"},
 		{"OPT cut", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " 00 0029 04d0 00", "8101"},
 		{"OPT, size 0", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " 00 0029 0000 00000000 0000", "8500"},
-		{"OPT, short cookie", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " 00 0029 04d0 00000000 0005 000a 0001 ff", "8500"},
-		{"client subnet", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " 00 0029 04d0 00000000 000b 0008 0007 0001 18 00 0a0000", "8500"},
+		{"OPT, short cookie", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA +
+			" 00 0029 04d0 00000000 0005 000a 0001 ff", "8500"},
+		{"client subnet", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA +
+			" 00 0029 04d0 00000000 000b 0008 0007 0001 18 00 0a0000", "8500"},
 		{"TSIG", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA +
 			" 0161 00 00fa 00ff 00000000 0013 0161 00 000000000000 0000 0000 0001 0000 0000", "8109"},
 		{"a good query", "0001 0100 0001 0000 0000 0000 " + ledgerName + inA, "8500"},

@@ -17,7 +17,8 @@ type client struct {
 // rateSlots is a power of two. Clients that fall into one slot share its budget; a node hosts some hundreds at most.
 const rateSlots = 8192
 
-// rateLimit counts queries per client and second in constant memory. A slot is the second (upper half) and the count in it.
+// rateLimit counts queries per client and second in constant memory. A slot is the second (upper half) and the count in
+// it.
 type rateLimit struct {
 	perSecond uint32 // 0: no limit
 	seed      maphash.Seed

@@ -50,7 +50,8 @@ func listenStream(device string) func(context.Context, string) (net.Listener, er
 	}
 }
 
-// underlayDial reaches forwarders over the host's network; never an address of the mesh, which would be a loop or another's host.
+// underlayDial reaches forwarders over the host's network; never an address of the mesh, which would be a loop or
+// another's host.
 func underlayDial(mesh uint32) DialFunc {
 	return func(ctx context.Context, _ uint32, network string, to netip.AddrPort) (net.Conn, error) {
 		if api.MeshPrefix(mesh).Contains(to.Addr()) {
@@ -114,7 +115,8 @@ func (s *Server) bindPair(ctx context.Context, set *sockets, address string) err
 	return last
 }
 
-// packetSocket reads and writes datagrams; control carries the address that a query was sent to, so that the answer comes from it.
+// packetSocket reads and writes datagrams; control carries the address that a query was sent to, so that the answer
+// comes from it.
 type packetSocket interface {
 	read(b, control []byte) (n, controlLen int, from netip.AddrPort, err error)
 	write(b, control []byte, to netip.AddrPort) error
@@ -125,7 +127,8 @@ func newPacketSocket(p net.PacketConn) packetSocket {
 	if !ok {
 		return genericSocket{p}
 	}
-	// Needed only when listening on the unspecified address. An IPv4 socket has no such message and refuses; it is used in tests only.
+	// Needed only when listening on the unspecified address. An IPv4 socket has no such message and refuses; it is used
+	// in tests only.
 	_ = ipv6.NewPacketConn(u).SetControlMessage(ipv6.FlagDst, true)
 	return udpSocket{u}
 }

@@ -41,10 +41,10 @@ func testRows(forwarders ...string) ([]zone.Name, []zone.VPC) {
 		row(pay, "vpce-4", "*.wild.internal", "10.0.5.6"),
 	}
 	for i := range 3 {
-		names = append(names, zone.Name{VPC: shop, Name: "three.internal", Address: netip.AddrFrom4([4]byte{10, 0, 3, byte(i)})})
+		names = append(names, row(shop, "", "three.internal", fmt.Sprint("10.0.3.", i)))
 	}
 	for i := range 100 {
-		names = append(names, zone.Name{VPC: shop, Name: "many.internal", Address: netip.AddrFrom4([4]byte{10, 0, 9, byte(i)})})
+		names = append(names, row(shop, "", "many.internal", fmt.Sprint("10.0.9.", i)))
 	}
 	return names, []zone.VPC{
 		{Number: shop, CIDR: cidr},

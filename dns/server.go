@@ -51,8 +51,8 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Set replaces the names that the Server answers from; queries under way keep the old ones. Caches of VPCs whose forwarders stay the same
-// are kept. A nil Zone is a fault of the caller: it is logged and the current names stay.
+// Set replaces the names that the Server answers from; queries under way keep the old ones. Caches of VPCs whose
+// forwarders stay the same are kept. A nil Zone is a fault of the caller: it is logged and the current names stay.
 func (s *Server) Set(z *zone.Zone) {
 	if z == nil {
 		s.cfg.Log.Error("dns zone not replaced", "err", errors.New("set: zone is nil"))
@@ -97,8 +97,9 @@ func (s *Server) Addrs() []netip.AddrPort {
 	return append([]netip.AddrPort(nil), s.addrs...)
 }
 
-// Run serves until ctx ends; then it returns nil, with all its goroutines ended. An error means that the Server could not listen at all.
-// The sockets are made in the caller's goroutine, so they belong to the network namespace of its thread.
+// Run serves until ctx ends; then it returns nil, with all its goroutines ended. An error means that the Server could
+// not listen at all. The sockets are made in the caller's goroutine, so they belong to the network namespace of its
+// thread.
 func (s *Server) Run(ctx context.Context) error {
 	index := s.deviceIndex()
 	set, err := s.bind(ctx)

@@ -18,8 +18,9 @@ type Stats struct {
 }
 
 type counters struct {
-	queries, notClient, rateLimited, malformed, connsRefused, forwarded, forwardsRefused, cacheHits, stale, upstreamFailures,
-	panics atomic.Uint64
+	queries, notClient, rateLimited, malformed, connsRefused       atomic.Uint64
+	forwarded, forwardsRefused, cacheHits, stale, upstreamFailures atomic.Uint64
+	panics                                                         atomic.Uint64
 }
 
 // Stats returns the counts.

@@ -42,7 +42,8 @@ func (s *Server) admit(conn net.Conn) (client, bool) {
 	return c, ok && s.conns.acquire(c)
 }
 
-// serveConn answers the queries of one connection; private names in order, forwarded ones as they come in (RFC 7766 section 6.2.1.1).
+// serveConn answers the queries of one connection; private names in order, forwarded ones as they come in (RFC 7766
+// section 6.2.1.1).
 func (s *Server) serveConn(ctx context.Context, conn net.Conn, c client) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()

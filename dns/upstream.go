@@ -192,7 +192,8 @@ func (u *upstream) connect(ctx context.Context, network string) (net.Conn, func(
 	return conn, release, nil
 }
 
-// bound lets the context end the connection's reads and writes; release ends that, and reports false when the context was faster.
+// bound lets the context end the connection's reads and writes; release ends that, and reports false when the context
+// was faster.
 func bound(ctx context.Context, conn net.Conn) (release func() bool, err error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
@@ -202,7 +203,8 @@ func bound(ctx context.Context, conn net.Conn) (release func() bool, err error) 
 	return context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }), nil
 }
 
-// exchangeUDP asks from a port that the kernel chose at random; datagrams that do not match are passed over until the time is up.
+// exchangeUDP asks from a port that the kernel chose at random; datagrams that do not match are passed over until the
+// time is up.
 func (u *upstream) exchangeUDP(ctx context.Context, k question) (*miekg.Msg, error) {
 	query, err := newQuery(k)
 	if err != nil {

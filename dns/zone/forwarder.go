@@ -33,9 +33,9 @@ func (f Forwarder) String() string {
 	return "tls://" + f.Address.String() + "#" + f.ServerName
 }
 
-// ParseForwarder reads "tls://ADDRESS[:853][#SERVERNAME]" or "ADDRESS[:53]". The latter needs plain, unless the address lies in the
-// VPC. An IPv6 address with a port is written in brackets. Loopback, link-local, multicast and unspecified addresses are refused: they
-// would reach the node itself.
+// ParseForwarder reads "tls://ADDRESS[:853][#SERVERNAME]" or "ADDRESS[:53]". The latter needs plain, unless the address
+// lies in the VPC. An IPv6 address with a port is written in brackets. Loopback, link-local, multicast and unspecified
+// addresses are refused: they would reach the node itself.
 func ParseForwarder(text string, plain bool, cidr netip.Prefix) (Forwarder, error) {
 	rest, tls := strings.CutPrefix(text, "tls://")
 	rest, server, named := strings.Cut(rest, "#")

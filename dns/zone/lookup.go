@@ -57,8 +57,8 @@ var reserved = map[string]*domain{
 
 var loopback = &set{v4: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, v6: []netip.Addr{netip.IPv6Loopback()}}
 
-// Lookup answers a question of class IN. The name is in presentation format, any case, with or without trailing dot; a type that means
-// several (ANY) or none is the caller's business: it gets what an absent type gets.
+// Lookup answers a question of class IN. The name is in presentation format, any case, with or without trailing dot; a
+// type that means several (ANY) or none is the caller's business: it gets what an absent type gets.
 func (z *Zone) Lookup(vpc uint32, qname string, qtype uint16) Answer {
 	s := z.vpcs[vpc]
 	if s == nil {
@@ -81,7 +81,8 @@ func (z *Zone) Lookup(vpc uint32, qname string, qtype uint16) Answer {
 	return Answer{Kind: NXDomain, TTL: NegativeTTL}
 }
 
-// Private reports whether a name is at or below a private one of the VPC, so that no forwarder may be asked or believed about it.
+// Private reports whether a name is at or below a private one of the VPC, so that no forwarder may be asked or believed
+// about it.
 func (z *Zone) Private(vpc uint32, qname string) bool {
 	return z.Lookup(vpc, qname, TypeA).Private
 }
@@ -127,7 +128,8 @@ func (d *domain) answer(atApex bool, qtype uint16) Answer {
 
 const reverseTop = "in-addr.arpa"
 
-// reverse answers for the reverse names of the VPC's own addresses. The apex is the octet boundary at or below the prefix length.
+// reverse answers for the reverse names of the VPC's own addresses. The apex is the octet boundary at or below the
+// prefix length.
 func (s *space) reverse(name string, qtype uint16) (Answer, bool) {
 	head, ok := strings.CutSuffix(name, "."+reverseTop)
 	if !ok {
@@ -148,7 +150,8 @@ func (s *space) reverse(name string, qtype uint16) (Answer, bool) {
 	return a, true
 }
 
-// parseReverse reads up to four octets, last first ("5.1.0.10"); missing ones are 0. below: labels that are no part of an address precede.
+// parseReverse reads up to four octets, last first ("5.1.0.10"); missing ones are 0. below: labels that are no part of
+// an address precede.
 func parseReverse(head string) (address netip.Addr, octets int, below bool) {
 	var b [4]byte
 	for head != "" {

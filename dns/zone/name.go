@@ -53,8 +53,8 @@ func isReserved(apex string) bool {
 	return top == "localhost" || top == "invalid" || top == "onion" || top == "arpa"
 }
 
-// nextLabel returns where the label after the one at off begins, len(name) after the last. It knows the escapes of the presentation
-// format ("\." and "\DDD"), so a dot inside a label does not end it.
+// nextLabel returns where the label after the one at off begins, len(name) after the last. It knows the escapes of the
+// presentation format ("\." and "\DDD"), so a dot inside a label does not end it.
 func nextLabel(name string, off int) int {
 	for off < len(name) {
 		switch name[off] {

@@ -52,7 +52,8 @@ func TestLookupAgreesWithSlow(t *testing.T) {
 			}
 			rows = append(rows, Name{VPC: 1, Name: name, Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})})
 		}
-		z, err := New(rows, []VPC{{Number: 1, CIDR: netip.MustParsePrefix("10.0.0.0/16"), Forwarders: []string{"tls://192.0.2.1"}}})
+		vpc := VPC{Number: 1, CIDR: netip.MustParsePrefix("10.0.0.0/16"), Forwarders: []string{"tls://192.0.2.1"}}
+		z, err := New(rows, []VPC{vpc})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +71,9 @@ func TestLookupAgreesWithSlow(t *testing.T) {
 
 // FuzzLookup: no name makes it fail, and none below a private name is ever forwarded.
 func FuzzLookup(f *testing.F) {
-	for _, name := range []string{"ledger.pay.internal.", `x\.ledger.pay.internal.`, `\`, `\1`, "..", "9.1.0.10.in-addr.arpa", "A.wild.internal"} {
+	for _, name := range []string{
+		"ledger.pay.internal.", `x\.ledger.pay.internal.`, `\`, `\1`, "..", "9.1.0.10.in-addr.arpa", "A.wild.internal",
+	} {
 		f.Add(name, uint16(1))
 	}
 	z := testZone(f)

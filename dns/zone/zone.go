@@ -27,7 +27,8 @@ type VPC struct {
 	Private []string
 }
 
-// MaxForwarders bounds a VPC's forwarders, so that a question is answered or given up within a resolver's usual patience of 5 s.
+// MaxForwarders bounds a VPC's forwarders, so that a question is answered or given up within a resolver's usual
+// patience of 5 s.
 const MaxForwarders = 4
 
 // Zone answers for all VPCs. The zero value knows none.
@@ -59,12 +60,13 @@ type set struct {
 	v4, v6   []netip.Addr
 }
 
-// New builds a Zone. Rows that are wrong are left out and named in err; the Zone is usable even then, so that one tenant's bad row
-// does not hold up the others.
+// New builds a Zone. Rows that are wrong are left out and named in err; the Zone is usable even then, so that one
+// tenant's bad row does not hold up the others.
 func New(names []Name, vpcs []VPC) (*Zone, error) {
 	z := &Zone{vpcs: make(map[uint32]*space, len(vpcs))}
 	var problems []error
-	for _, v := range slices.SortedFunc(slices.Values(vpcs), func(a, b VPC) int { return cmp.Compare(a.Number, b.Number) }) {
+	byNumber := func(a, b VPC) int { return cmp.Compare(a.Number, b.Number) }
+	for _, v := range slices.SortedFunc(slices.Values(vpcs), byNumber) {
 		if err := z.addVPC(v); err != nil {
 			problems = append(problems, fmt.Errorf("vpc %d: %w", v.Number, err))
 		}
