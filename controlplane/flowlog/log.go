@@ -1,0 +1,232 @@
+package flowlog
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+const (
+	suffix    = ".ndjson"
+	dayFormat = "2006-01-02"
+	// MaxRecord bounds one record on disk, in bytes.
+	MaxRecord = 64 << 10
+	// memoryDays is how many days of files are read at start to know duplicates again.
+	memoryDays = 3
+)
+
+// Log is a directory of flow records. It is safe for concurrent use.
+type Log struct {
+	dir string
+
+	mu      sync.Mutex
+	seen    map[source]*spans
+	files   map[string]*os.File // by day, open for appending
+	readers map[chan struct{}]*reader
+}
+
+// source numbers its records without gaps.
+type source struct{ node, boot string }
+
+// reader is who follows; it takes what came since it last looked.
+type reader struct {
+	pending []api.FlowEnvelope
+	lost    int
+}
+
+// maxPending bounds what waits for one reader; beyond it the reader is told that it fell behind.
+const maxPending = 100_000
+
+// ErrBehind tells a follower that it read too slowly.
+var ErrBehind = errors.New("flow log: the reader fell behind and records were left out; ask again with since")
+
+// Open reads enough of a directory to know what it holds.
+func Open(dir string, now time.Time) (*Log, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("flow log: %w", err)
+	}
+	l := &Log{dir: dir, seen: map[source]*spans{}, files: map[string]*os.File{}, readers: map[chan struct{}]*reader{}}
+	days, err := l.days()
+	if err != nil {
+		return nil, err
+	}
+	oldest := now.AddDate(0, 0, -memoryDays).UTC().Format(dayFormat)
+	for _, day := range days {
+		if day < oldest {
+			continue
+		}
+		err := l.scan(day, func(e api.FlowEnvelope) error {
+			l.spansOf(e).add(e.Seq)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// Close closes the files.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for day, f := range l.files {
+		errs = append(errs, f.Close())
+		delete(l.files, day)
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Log) spansOf(e api.FlowEnvelope) *spans {
+	k := source{e.Node, e.Boot}
+	if l.seen[k] == nil {
+		l.seen[k] = &spans{}
+	}
+	return l.seen[k]
+}
+
+// Append stores the records that are new, on disk before it returns, and says how many those were.
+func (l *Log) Append(records []api.FlowEnvelope) (stored int, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	byDay := map[string]*bytes.Buffer{}
+	var fresh []api.FlowEnvelope
+	batch := map[source]map[uint64]bool{}
+	for _, e := range records {
+		k := source{e.Node, e.Boot}
+		if batch[k] == nil {
+			batch[k] = map[uint64]bool{}
+		}
+		if batch[k][e.Seq] || l.spansOf(e).has(e.Seq) {
+			continue
+		}
+		batch[k][e.Seq] = true
+		line, err := json.Marshal(e)
+		if err != nil {
+			return 0, fmt.Errorf("flow log: encode record %d of %s: %w", e.Seq, e.Node, err)
+		}
+		if len(line) > MaxRecord {
+			return 0, fmt.Errorf("flow log: record %d of %s has %d bytes, at most %d are allowed", e.Seq, e.Node, len(line), MaxRecord)
+		}
+		day := e.End.UTC().Format(dayFormat)
+		if byDay[day] == nil {
+			byDay[day] = new(bytes.Buffer)
+		}
+		byDay[day].Write(append(line, '\n'))
+		fresh = append(fresh, e)
+	}
+	for day, data := range byDay {
+		if err := l.write(day, data.Bytes()); err != nil {
+			return 0, err
+		}
+	}
+	for _, e := range fresh {
+		l.spansOf(e).add(e.Seq)
+	}
+	l.tell(fresh)
+	return len(fresh), nil
+}
+
+func (l *Log) write(day string, data []byte) error {
+	f := l.files[day]
+	if f == nil {
+		var err error
+		if f, err = l.openDay(day); err != nil {
+			return err
+		}
+	}
+	if _, err := f.Write(data); err != nil {
+		return fmt.Errorf("flow log: append: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("flow log: sync: %w", err)
+	}
+	return nil
+}
+
+// openDay opens a day's file for appending; a line that a crash cut short is ended, and readers skip it.
+func (l *Log) openDay(day string) (*os.File, error) {
+	const maxOpen = 8
+	if len(l.files) >= maxOpen {
+		for d, f := range l.files {
+			if err := f.Close(); err != nil {
+				return nil, fmt.Errorf("flow log: close: %w", err)
+			}
+			delete(l.files, d)
+		}
+	}
+	f, err := os.OpenFile(l.path(day), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("flow log: open: %w", err)
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err == nil && size > 0 {
+		last := make([]byte, 1)
+		if _, err = f.ReadAt(last, size-1); err == nil && last[0] != '\n' {
+			_, err = f.Write([]byte{'\n'})
+		}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("flow log: open: %w", err)
+	}
+	l.files[day] = f
+	return f, nil
+}
+
+func (l *Log) path(day string) string { return filepath.Join(l.dir, day+suffix) }
+
+// days lists the days there are files of, oldest first.
+func (l *Log) days() ([]string, error) {
+	entries, err := os.ReadDir(l.dir)
+	if err != nil {
+		return nil, fmt.Errorf("flow log: %w", err)
+	}
+	var days []string
+	for _, e := range entries {
+		if day, ok := strings.CutSuffix(e.Name(), suffix); ok && !e.IsDir() {
+			if _, err := time.Parse(dayFormat, day); err == nil {
+				days = append(days, day)
+			}
+		}
+	}
+	slices.Sort(days)
+	return days, nil
+}
+
+// Prune deletes the files of days that ended before a time, and says how many.
+func (l *Log) Prune(before time.Time) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	days, err := l.days()
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, day := range days {
+		if day >= before.UTC().Format(dayFormat) {
+			break
+		}
+		if f := l.files[day]; f != nil {
+			_ = f.Close()
+			delete(l.files, day)
+		}
+		if err := os.Remove(l.path(day)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return n, fmt.Errorf("flow log: prune: %w", err)
+		}
+		n++
+	}
+	return n, nil
+}

@@ -1,0 +1,222 @@
+package flowlog
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// DefaultLimit is how many records a query without a limit gives at most, the newest.
+const DefaultLimit = 1000
+
+// MaxLimit bounds what one query may ask for.
+const MaxLimit = 1_000_000
+
+// stored is a record with its place, so that equal times keep their order.
+type stored struct {
+	e     api.FlowEnvelope
+	order int
+}
+
+// Query calls each for the newest q.Limit records that match, oldest first; with q.Follow it goes on with new ones until
+// ctx ends or each fails. An empty account sees every record. idle is called whenever a follower has caught up, and at
+// every tick of the caller's choice through wake.
+func (l *Log) Query(ctx context.Context, account string, q api.FlowQuery, each func(api.FlowEnvelope) error,
+	idle func() error, wake <-chan struct{}) error {
+	limit := min(q.Limit, MaxLimit)
+	if limit <= 0 {
+		limit = DefaultLimit
+	}
+	var r *reader
+	var bell chan struct{}
+	if q.Follow {
+		q.Until = time.Time{}
+		bell, r = l.subscribe()
+		defer l.unsubscribe(bell)
+	}
+	match := matcher(account, q)
+	sent := map[source]*spans{} // what the files gave, so that the live part does not give it again
+	found, err := l.newest(q, limit, match)
+	if err != nil {
+		return err
+	}
+	for _, s := range found {
+		k := source{s.e.Node, s.e.Boot}
+		if sent[k] == nil {
+			sent[k] = &spans{}
+		}
+		sent[k].add(s.e.Seq)
+		if err := each(s.e); err != nil {
+			return err
+		}
+	}
+	if !q.Follow {
+		return nil
+	}
+	return l.follow(ctx, r, bell, wake, idle, func(e api.FlowEnvelope) error {
+		if s := sent[source{e.Node, e.Boot}]; s != nil && s.has(e.Seq) || !match(e) {
+			return nil
+		}
+		return each(e)
+	})
+}
+
+func (l *Log) follow(ctx context.Context, r *reader, bell, wake <-chan struct{}, idle func() error,
+	each func(api.FlowEnvelope) error) error {
+	for {
+		l.mu.Lock()
+		batch, lost := r.pending, r.lost
+		r.pending = nil
+		l.mu.Unlock()
+		for _, e := range batch {
+			if err := each(e); err != nil {
+				return err
+			}
+		}
+		if lost > 0 {
+			return ErrBehind
+		}
+		if err := idle(); err != nil {
+			return err
+		}
+		select {
+		case <-bell:
+		case <-wake:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// newest reads the files of the days asked for.
+func (l *Log) newest(q api.FlowQuery, limit int, match func(api.FlowEnvelope) bool) ([]stored, error) {
+	days, err := l.days()
+	if err != nil {
+		return nil, err
+	}
+	var found []stored
+	for _, day := range slices.Backward(days) { // newest day first, until enough
+		if !q.Until.IsZero() && day > q.Until.UTC().Format(dayFormat) {
+			continue
+		}
+		if !q.Since.IsZero() && day < q.Since.UTC().Format(dayFormat) {
+			break
+		}
+		var today []stored
+		err := l.scan(day, func(e api.FlowEnvelope) error {
+			if match(e) {
+				today = append(today, stored{e, len(today)})
+			}
+			if len(today) >= 2*limit+1024 { // keep memory bounded: records come nearly in order
+				slices.SortFunc(today, compareEnd)
+				today = slices.Delete(today, 0, len(today)-limit)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		slices.SortFunc(today, compareEnd)
+		found = append(today, found...)
+		if len(found) >= limit {
+			break
+		}
+	}
+	return found[max(0, len(found)-limit):], nil
+}
+
+// matcher decides by the envelope, and by the record where the query asks for more.
+func matcher(account string, q api.FlowQuery) func(api.FlowEnvelope) bool {
+	// The envelope's End decides about time here, as documented; the rest is the record's.
+	detailed := q.FlowFilter
+	detailed.Limit, detailed.Since, detailed.Until = 0, time.Time{}, time.Time{}
+	needsRecord := detailed != api.FlowFilter{}
+	return func(e api.FlowEnvelope) bool {
+		if account != "" && !slices.Contains(e.Accounts, account) {
+			return false
+		}
+		if !q.Since.IsZero() && e.End.Before(q.Since) || !q.Until.IsZero() && !e.End.Before(q.Until) {
+			return false
+		}
+		if !needsRecord {
+			return true
+		}
+		var r api.FlowRecord
+		return json.Unmarshal(e.Record, &r) == nil && detailed.Match(&r)
+	}
+}
+
+// scan calls each for every whole line of a day.
+func (l *Log) scan(day string, each func(api.FlowEnvelope) error) error {
+	f, err := os.Open(l.path(day))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("flow log: %w", err)
+	}
+	defer f.Close()
+	r := bufio.NewReaderSize(f, 2*MaxRecord)
+	for {
+		line, err := r.ReadSlice('\n')
+		if errors.Is(err, io.EOF) {
+			return nil // what has no newline yet is being written
+		}
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue // not a record of ours
+		}
+		if err != nil {
+			return fmt.Errorf("flow log: read %s: %w", day, err)
+		}
+		var e api.FlowEnvelope
+		if json.Unmarshal(line, &e) != nil {
+			continue // cut short by a crash
+		}
+		e.Record = bytes.Clone(e.Record)
+		if err := each(e); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *Log) subscribe() (chan struct{}, *reader) {
+	bell, r := make(chan struct{}, 1), &reader{}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.readers[bell] = r
+	return bell, r
+}
+
+func (l *Log) unsubscribe(bell chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.readers, bell)
+}
+
+// tell hands new records to followers; the lock is held.
+func (l *Log) tell(fresh []api.FlowEnvelope) {
+	if len(fresh) == 0 {
+		return
+	}
+	for bell, r := range l.readers {
+		if len(r.pending)+len(fresh) > maxPending {
+			r.lost += len(fresh)
+		} else {
+			r.pending = append(r.pending, fresh...)
+		}
+		select {
+		case bell <- struct{}{}:
+		default:
+		}
+	}
+}
