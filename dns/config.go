@@ -26,7 +26,7 @@ const (
 const (
 	DefaultRateLimit = 1024 // queries per second and client, as AWS allows per network interface
 
-	maxForwards       = 512 // waiting for forwarders at once
+	maxForwards       = 1024 // waiting for forwarders at once
 	maxForwardsPerVPC = 128
 	maxConns          = 512 // TCP connections
 	maxConnsPerVPC    = 128

@@ -77,73 +77,75 @@ func text(qname string, qtype uint16, a Answer) string {
 	return strings.Join(lines, "\n")
 }
 
+var lookups = []struct {
+	vpc   uint32
+	name  string
+	qtype uint16
+	want  string
+}{
+	{shop, "ledger.pay.internal.", TypeA,
+		"ledger.pay.internal. 60 IN A 10.0.1.9\nledger.pay.internal. 60 IN A 10.0.2.9"},
+	{shop, "LEDGER.pay.InTeRnAl", TypeA,
+		"LEDGER.pay.InTeRnAl 60 IN A 10.0.1.9\nLEDGER.pay.InTeRnAl 60 IN A 10.0.2.9"},
+	{shop, "ledger.pay.internal.", TypeAAAA, "NODATA ledger.pay.internal. 10 IN SOA"},
+	{shop, "ledger.pay.internal.", 16, "NODATA ledger.pay.internal. 10 IN SOA"},
+	{shop, "x.ledger.pay.internal.", TypeA, "NXDOMAIN ledger.pay.internal. 10 IN SOA"},
+	{shop, "xledger.pay.internal.", TypeA, "NXDOMAIN . 10 IN SOA"},
+	{shop, `x\.ledger.pay.internal.`, TypeA, "NXDOMAIN . 10 IN SOA"},
+	{shop, `x\046ledger.pay.internal.`, TypeA, "NXDOMAIN . 10 IN SOA"},
+	{shop, `x\\.ledger.pay.internal.`, TypeA, "NXDOMAIN ledger.pay.internal. 10 IN SOA"},
+	{shop, "pay.internal.", TypeA, "NODATA . 10 IN SOA"}, // empty, but names are below
+	{shop, ".", TypeA, "NXDOMAIN . 10 IN SOA"},
+	{shop, "", TypeA, "NXDOMAIN . 10 IN SOA"},
+	{shop, `\`, TypeA, "NXDOMAIN . 10 IN SOA"},
+
+	{shop, "b.api.example.org.", TypeA, "b.api.example.org. 60 IN A 10.0.1.20"},
+	{shop, "c.b.api.example.org.", TypeA, "c.b.api.example.org. 60 IN A 10.0.1.20"},
+	{shop, "*.api.example.org.", TypeA, "*.api.example.org. 60 IN A 10.0.1.20"},
+	{shop, `x\.y.api.example.org.`, TypeA, `x\.y.api.example.org. 60 IN A 10.0.1.20`},
+	{shop, "b.api.example.org.", TypeAAAA, "NODATA api.example.org. 10 IN SOA"},
+	{shop, "api.example.org.", TypeA, "api.example.org. 60 IN A 10.0.1.23"}, // its own row, not the wildcard's
+	{shop, "a.api.example.org.", TypeA, "a.api.example.org. 60 IN A 10.0.1.21"},
+	{shop, "x.a.api.example.org.", TypeA, "NXDOMAIN a.api.example.org. 10 IN SOA"}, // hides the wildcard
+	{shop, "x.a.b.api.example.org.", TypeA, "x.a.b.api.example.org. 60 IN A 10.0.1.22"},
+	{shop, "a.b.api.example.org.", TypeA, "NODATA a.b.api.example.org. 10 IN SOA"}, // never the apex itself
+	{shop, "six.example.org.", TypeAAAA, "six.example.org. 60 IN AAAA 2001:db8::6"},
+	{shop, "six.example.org.", TypeA, "NODATA six.example.org. 10 IN SOA"},
+	{shop, "_sip._tcp.example.org.", TypeA, "_sip._tcp.example.org. 60 IN A 10.0.1.24"},
+
+	{pay, "ledger.pay.internal.", TypeA, "ledger.pay.internal. 60 IN A 10.0.5.5"},
+	{pay, "x.ledger.pay.internal.", TypeA, "NXDOMAIN ledger.pay.internal. 10 IN SOA"},
+	{pay, "other.pay.internal.", TypeA, "FORWARD"},
+	{pay, "pay.internal.", TypeA, "FORWARD\nANCESTOR"},
+	{pay, "wild.internal.", TypeA, "NODATA wild.internal. 10 IN SOA"},
+	{pay, "six.example.org.", TypeAAAA, "FORWARD"},
+	{pay, "vpce-1.vpce.culvert.internal.", TypeA, "NXDOMAIN vpce.culvert.internal. 10 IN SOA"},
+	{pay, "vpce.culvert.internal.", TypeA, "NODATA vpce.culvert.internal. 10 IN SOA"},
+	{barren, "ledger.pay.internal.", TypeA, "NXDOMAIN . 10 IN SOA"},
+	{absent, "ledger.pay.internal.", TypeA, "REFUSED"},
+	{0, "ledger.pay.internal.", TypeA, "REFUSED"},
+
+	{pay, "localhost.", TypeA, "localhost. 60 IN A 127.0.0.1"},
+	{pay, "foo.localhost.", TypeAAAA, "foo.localhost. 60 IN AAAA ::1"},
+	{pay, "a.onion.", TypeA, "NXDOMAIN onion. 10 IN SOA"},
+	{pay, "_dns.resolver.arpa.", 64, "NXDOMAIN resolver.arpa. 10 IN SOA"},
+
+	{shop, "9.1.0.10.in-addr.arpa.", TypePTR, "9.1.0.10.in-addr.arpa. 60 IN PTR ledger.pay.internal."},
+	{shop, "9.1.0.10.in-addr.arpa.", TypeA, "NODATA 0.10.in-addr.arpa. 10 IN SOA"},
+	{shop, "20.1.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN 0.10.in-addr.arpa. 10 IN SOA"}, // a wildcard has no reverse
+	{pay, "1.0.10.in-addr.arpa.", TypePTR, "NODATA 0.10.in-addr.arpa. 10 IN SOA"},
+	{pay, "lb._dns-sd._udp.0.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN 0.10.in-addr.arpa. 10 IN SOA"},
+	{pay, "x.9.1.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN 0.10.in-addr.arpa. 10 IN SOA"},
+	{pay, "09.1.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN 0.10.in-addr.arpa. 10 IN SOA"},
+	{pay, "10.in-addr.arpa.", TypePTR, "FORWARD"},
+	{pay, "1.0.1.10.in-addr.arpa.", TypePTR, "FORWARD"},
+	{barren, "1.17.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN 17.0.10.in-addr.arpa. 10 IN SOA"},
+	{barren, "1.32.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN . 10 IN SOA"},
+}
+
 func TestLookup(t *testing.T) {
 	z := testZone(t)
-	for _, c := range []struct {
-		vpc   uint32
-		name  string
-		qtype uint16
-		want  string
-	}{
-		{shop, "ledger.pay.internal.", TypeA,
-			"ledger.pay.internal. 60 IN A 10.0.1.9\nledger.pay.internal. 60 IN A 10.0.2.9"},
-		{shop, "LEDGER.pay.InTeRnAl", TypeA,
-			"LEDGER.pay.InTeRnAl 60 IN A 10.0.1.9\nLEDGER.pay.InTeRnAl 60 IN A 10.0.2.9"},
-		{shop, "ledger.pay.internal.", TypeAAAA, "NODATA ledger.pay.internal. 10 IN SOA"},
-		{shop, "ledger.pay.internal.", 16, "NODATA ledger.pay.internal. 10 IN SOA"},
-		{shop, "x.ledger.pay.internal.", TypeA, "NXDOMAIN ledger.pay.internal. 10 IN SOA"},
-		{shop, "xledger.pay.internal.", TypeA, "NXDOMAIN . 10 IN SOA"},
-		{shop, `x\.ledger.pay.internal.`, TypeA, "NXDOMAIN . 10 IN SOA"},
-		{shop, `x\046ledger.pay.internal.`, TypeA, "NXDOMAIN . 10 IN SOA"},
-		{shop, `x\\.ledger.pay.internal.`, TypeA, "NXDOMAIN ledger.pay.internal. 10 IN SOA"},
-		{shop, "pay.internal.", TypeA, "NODATA . 10 IN SOA"}, // empty, but names are below
-		{shop, ".", TypeA, "NXDOMAIN . 10 IN SOA"},
-		{shop, "", TypeA, "NXDOMAIN . 10 IN SOA"},
-		{shop, `\`, TypeA, "NXDOMAIN . 10 IN SOA"},
-
-		{shop, "b.api.example.org.", TypeA, "b.api.example.org. 60 IN A 10.0.1.20"},
-		{shop, "c.b.api.example.org.", TypeA, "c.b.api.example.org. 60 IN A 10.0.1.20"},
-		{shop, "*.api.example.org.", TypeA, "*.api.example.org. 60 IN A 10.0.1.20"},
-		{shop, `x\.y.api.example.org.`, TypeA, `x\.y.api.example.org. 60 IN A 10.0.1.20`},
-		{shop, "b.api.example.org.", TypeAAAA, "NODATA api.example.org. 10 IN SOA"},
-		{shop, "api.example.org.", TypeA, "api.example.org. 60 IN A 10.0.1.23"}, // its own row, not the wildcard's
-		{shop, "a.api.example.org.", TypeA, "a.api.example.org. 60 IN A 10.0.1.21"},
-		{shop, "x.a.api.example.org.", TypeA, "NXDOMAIN a.api.example.org. 10 IN SOA"}, // hides the wildcard
-		{shop, "x.a.b.api.example.org.", TypeA, "x.a.b.api.example.org. 60 IN A 10.0.1.22"},
-		{shop, "a.b.api.example.org.", TypeA, "NODATA a.b.api.example.org. 10 IN SOA"}, // never the apex itself
-		{shop, "six.example.org.", TypeAAAA, "six.example.org. 60 IN AAAA 2001:db8::6"},
-		{shop, "six.example.org.", TypeA, "NODATA six.example.org. 10 IN SOA"},
-		{shop, "_sip._tcp.example.org.", TypeA, "_sip._tcp.example.org. 60 IN A 10.0.1.24"},
-
-		{pay, "ledger.pay.internal.", TypeA, "ledger.pay.internal. 60 IN A 10.0.5.5"},
-		{pay, "x.ledger.pay.internal.", TypeA, "NXDOMAIN ledger.pay.internal. 10 IN SOA"},
-		{pay, "other.pay.internal.", TypeA, "FORWARD"},
-		{pay, "pay.internal.", TypeA, "FORWARD\nANCESTOR"},
-		{pay, "wild.internal.", TypeA, "NODATA wild.internal. 10 IN SOA"},
-		{pay, "six.example.org.", TypeAAAA, "FORWARD"},
-		{pay, "vpce-1.vpce.culvert.internal.", TypeA, "NXDOMAIN vpce.culvert.internal. 10 IN SOA"},
-		{pay, "vpce.culvert.internal.", TypeA, "NODATA vpce.culvert.internal. 10 IN SOA"},
-		{barren, "ledger.pay.internal.", TypeA, "NXDOMAIN . 10 IN SOA"},
-		{absent, "ledger.pay.internal.", TypeA, "REFUSED"},
-		{0, "ledger.pay.internal.", TypeA, "REFUSED"},
-
-		{pay, "localhost.", TypeA, "localhost. 60 IN A 127.0.0.1"},
-		{pay, "foo.localhost.", TypeAAAA, "foo.localhost. 60 IN AAAA ::1"},
-		{pay, "a.onion.", TypeA, "NXDOMAIN onion. 10 IN SOA"},
-		{pay, "_dns.resolver.arpa.", 64, "NXDOMAIN resolver.arpa. 10 IN SOA"},
-
-		{shop, "9.1.0.10.in-addr.arpa.", TypePTR, "9.1.0.10.in-addr.arpa. 60 IN PTR ledger.pay.internal."},
-		{shop, "9.1.0.10.in-addr.arpa.", TypeA, "NODATA 0.10.in-addr.arpa. 10 IN SOA"},
-		{shop, "20.1.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN 0.10.in-addr.arpa. 10 IN SOA"}, // a wildcard has no reverse
-		{pay, "1.0.10.in-addr.arpa.", TypePTR, "NODATA 0.10.in-addr.arpa. 10 IN SOA"},
-		{pay, "lb._dns-sd._udp.0.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN 0.10.in-addr.arpa. 10 IN SOA"},
-		{pay, "x.9.1.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN 0.10.in-addr.arpa. 10 IN SOA"},
-		{pay, "09.1.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN 0.10.in-addr.arpa. 10 IN SOA"},
-		{pay, "10.in-addr.arpa.", TypePTR, "FORWARD"},
-		{pay, "1.0.1.10.in-addr.arpa.", TypePTR, "FORWARD"},
-		{barren, "1.17.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN 17.0.10.in-addr.arpa. 10 IN SOA"},
-		{barren, "1.32.0.10.in-addr.arpa.", TypePTR, "NXDOMAIN . 10 IN SOA"},
-	} {
+	for _, c := range lookups {
 		a := z.Lookup(c.vpc, c.name, c.qtype)
 		if got := text(c.name, c.qtype, a); got != c.want {
 			t.Errorf("vpc %d, %s, type %d:\n got %s\nwant %s", c.vpc, c.name, c.qtype, got, c.want)
