@@ -95,6 +95,12 @@ func open(ifname string) (int, error) {
 		unix.Close(fd)
 		return 0, err
 	}
+	// A bridge hands frames between its ports to its own interface only while that is promiscuous.
+	promisc := &unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_PROMISC}
+	if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, promisc); err != nil {
+		unix.Close(fd)
+		return 0, err
+	}
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: ifi.Index}); err != nil {
 		unix.Close(fd)
 		return 0, err
