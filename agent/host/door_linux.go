@@ -66,7 +66,7 @@ func (d door) closed(ifname string) (bool, error) {
 	return s[ifname], err
 }
 
-// close shuts the door of an existing link, in one transaction. It makes a chain anew that is not as it should be.
+// close shuts the door of an existing link. It makes a chain anew that is not as it should be.
 func (d door) close(ifname string) error {
 	s, err := d.state()
 	if err != nil {
@@ -75,6 +75,9 @@ func (d door) close(ifname string) error {
 	shut, there := s[ifname]
 	if shut {
 		return nil
+	}
+	if err := d.wake(); err != nil {
+		return fmt.Errorf("close door of %s: %w", ifname, err)
 	}
 	c, err := d.conn()
 	if err != nil {
@@ -98,6 +101,23 @@ func (d door) close(ifname string) error {
 		return err
 	} else if !shut {
 		return fmt.Errorf("close door of %s: %w: the kernel's chain is not what was asked for", ifname, ErrOpenDoor)
+	}
+	return nil
+}
+
+// wake clears the dormant flag of the table, if it is there and has it. The kernel wants that in a transaction of its own.
+func (d door) wake() error {
+	asleep, _, err := d.table()
+	if err != nil || !asleep {
+		return err
+	}
+	c, err := d.conn()
+	if err != nil {
+		return err
+	}
+	c.AddTable(&nftables.Table{Family: nftables.TableFamilyNetdev, Name: doorTable})
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("wake nftables table %s: %w", doorTable, err)
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func (w *kernelWorld) openDoor(ifname string) {
 
 func (w *kernelWorld) addInterface(path, ifname string, a netip.Prefix) {
 	ns := w.spaces[path]
-	ns.Exec("ip", "link", "add", ifname, "type", "bridge")
+	ns.Exec("ip", "tuntap", "add", "dev", ifname, "mode", "tap") // no carrier: it does nothing by itself
 	ns.Exec("ip", "link", "set", ifname, "up")
 	ns.AddAddress(ifname, a)
 }
