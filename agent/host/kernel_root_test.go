@@ -367,3 +367,60 @@ func send(ns *netlab.Namespace, to string) error {
 		return err
 	})
 }
+
+func TestNetlinkFailedAttachIsUndone(t *testing.T) {
+	w := newKernelWorld(t)
+	s := spec(w.namespace("cart"))
+	ok(t, os.WriteFile(w.etc, nil, 0o600)) // where the directory of resolver files should be
+	before, beforeHost := picture(w.spaces[s.Netns]), picture(w.ns)
+	if _, err := w.Attach(s); err == nil || !strings.Contains(err.Error(), "resolver file") {
+		t.Fatalf("attach: %v", err)
+	}
+	if after := picture(w.spaces[s.Netns]); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if after := picture(w.ns); after != beforeHost {
+		t.Errorf("host before:\n%s\nafter:\n%s", beforeHost, after)
+	}
+	ok(t, os.Remove(w.etc))
+	must(w.Attach(s))(t)
+}
+
+// The edge can be closed and used again: the agent does so when its host changes under it.
+func TestNetlinkReopens(t *testing.T) {
+	w := newKernelWorld(t)
+	s := spec(w.namespace("cart"))
+	l := must(w.Attach(s))(t)
+	w.Close()
+	other := New(Config{Netns: w.ns.Path(), EtcNetns: w.etc}) // as an agent after a restart
+	defer other.Close()
+	for _, h := range []Host{w, other} {
+		if all := must(h.Workloads())(t); !slices.Equal(all, []WorkloadLink{l}) {
+			t.Errorf("workloads %+v, want %+v", all, l)
+		}
+	}
+}
+
+func BenchmarkNetlinkAttachAgain(b *testing.B) {
+	lab := netlab.New(b)
+	h := New(Config{Netns: lab.Namespace("host").Path(), EtcNetns: filepath.Join(b.TempDir(), "netns")})
+	defer h.Close()
+	s := spec(lab.Namespace("cart").Path())
+	for b.Loop() {
+		must(h.Attach(s))(b)
+	}
+}
+
+func BenchmarkNetlinkWorkloads100(b *testing.B) {
+	lab := netlab.New(b)
+	h := New(Config{Netns: lab.Namespace("host").Path(), EtcNetns: filepath.Join(b.TempDir(), "netns")})
+	defer h.Close()
+	for i := range 100 {
+		s := spec(lab.Namespace(strconv.Itoa(i)).Path())
+		s.ENI = fmt.Sprintf("eni-%02d", i)
+		must(h.Attach(s))(b)
+	}
+	for b.Loop() {
+		must(h.Workloads())(b)
+	}
+}
