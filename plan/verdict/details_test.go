@@ -1,0 +1,457 @@
+package verdict_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/plantest"
+	"github.com/culvert-net/culvert/plan"
+	"github.com/culvert-net/culvert/plan/verdict"
+)
+
+func TestRefusalsFromAWorkload(t *testing.T) {
+	syn := tcp(cart, vip, 40000, 443, plantest.SYN)
+	spoil := func(p plantest.IP, change func(b []byte)) []byte {
+		b := p.Workload(cartID)
+		change(b)
+		return b
+	}
+	to := func(dest netip.Addr, protocol uint8, port uint16) []byte {
+		return plantest.IP{Source: cart, Dest: dest, Protocol: protocol, SourcePort: 9, DestPort: port, Flags: plantest.SYN, ICMPType: 8}.
+			Workload(cartID)
+	}
+	cases := map[string]struct {
+		frame  []byte
+		reason verdict.Reason
+	}{
+		"MAC":                  {spoil(syn, func(b []byte) { b[6]++ }), verdict.ReasonSpoofedMAC},
+		"IPv6":                 {spoil(syn, func(b []byte) { b[12], b[13] = 0x86, 0xdd }), verdict.ReasonNotIPv4},
+		"VLAN":                 {spoil(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), verdict.ReasonNotIPv4},
+		"version":              {spoil(syn, func(b []byte) { b[14] = 0x65 }), verdict.ReasonMalformed},
+		"IHL":                  {spoil(syn, func(b []byte) { b[14] = 0x44 }), verdict.ReasonMalformed},
+		"length beyond frame":  {spoil(syn, func(b []byte) { b[17]++ }), verdict.ReasonMalformed},
+		"length below header":  {spoil(syn, func(b []byte) { b[17] = 19 }), verdict.ReasonMalformed},
+		"options":              {spoil(syn, func(b []byte) { b[14] = 0x46 }), verdict.ReasonIPOptions},
+		"source":               {spoil(syn, func(b []byte) { b[29]++ }), verdict.ReasonSpoofedAddress},
+		"MF":                   {spoil(syn, func(b []byte) { b[20] = 0x20 }), verdict.ReasonFragment},
+		"offset":               {spoil(syn, func(b []byte) { b[21] = 1 }), verdict.ReasonFragment},
+		"protocol":             {spoil(syn, func(b []byte) { b[23] = 47 }), verdict.ReasonProtocol},
+		"doff":                 {spoil(syn, func(b []byte) { b[46] = 4 << 4 }), verdict.ReasonMalformed},
+		"doff beyond":          {spoil(syn, func(b []byte) { b[46] = 6 << 4 }), verdict.ReasonMalformed},
+		"port 0":               {to(vip, 6, 0), verdict.ReasonMalformed},
+		"short UDP":            {spoil(syn, func(b []byte) { b[23], b[17] = 17, 27 }), verdict.ReasonMalformed},
+		"short ICMP":           {spoil(syn, func(b []byte) { b[23], b[17] = 1, 27 }), verdict.ReasonMalformed},
+		"ICMP type":            {spoil(plantest.IP{Source: cart, Dest: till, Protocol: 1, ICMPType: 13}, func([]byte) {}), verdict.ReasonProtocol},
+		"ICMP code":            {spoil(plantest.IP{Source: cart, Dest: till, Protocol: 1, ICMPType: 8, ICMPCode: 1}, func([]byte) {}), verdict.ReasonProtocol},
+		"echo reply":           {spoil(plantest.IP{Source: cart, Dest: till, Protocol: 1}, func([]byte) {}), verdict.ReasonNoFlow},
+		"truncated":            {syn.Workload(cartID)[:33], verdict.ReasonMalformed},
+		"only Ethernet":        {syn.Workload(cartID)[:14], verdict.ReasonMalformed},
+		"nowhere":              {to(netip.MustParseAddr("10.0.9.9"), 6, 443), verdict.ReasonNoDestination},
+		"itself":               {to(cart, 6, 443), verdict.ReasonNoDestination},
+		"resolver, other port": {to(plantest.Resolver, 17, 54), verdict.ReasonHostNotAdmitted},
+		"resolver, ping":       {to(plantest.Resolver, 1, 0), verdict.ReasonHostNotAdmitted},
+		"endpoint, other port": {to(vip, 17, 443), verdict.ReasonEndpointGroup},
+		"endpoint, ping":       {to(vip, 1, 0), verdict.ReasonEndpointGroup},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newNode(t, 1, plantest.Workloads())
+			v := a.from(cartID, c.frame)
+			want(t, v, verdict.NextNone, c.reason)
+			if v.Action != verdict.Drop || len(a.state.Flows) != 0 {
+				t.Errorf("action %d, %d flows", v.Action, len(a.state.Flows))
+			}
+			size := uint64(len(c.frame) - 14)
+			for _, r := range []verdict.Reason{verdict.ReasonNone, c.reason} {
+				key := verdict.CounterKey{ENI: cartID, Hook: verdict.HookWorkload, Reason: r}
+				if v.Counters[key] != (verdict.Count{Packets: 1, Bytes: size}) {
+					t.Errorf("counter %v: %v", r, v.Counters)
+				}
+			}
+		})
+	}
+}
+
+func TestRefusalsByPolicy(t *testing.T) {
+	syn := tcp(cart, vip, 40000, 443, plantest.SYN)
+	cases := map[string]struct {
+		change func(*api.View)
+		reason verdict.Reason
+	}{
+		"no egress":     {func(v *api.View) { v.Groups[0].Egress = nil }, verdict.ReasonGroupEgress},
+		"not admitted":  {func(v *api.View) { v.Groups[1].Ingress = v.Groups[1].Ingress[1:] }, verdict.ReasonEndpointGroup},
+		"no listener":   {func(v *api.View) { v.Endpoints[0].Listeners = v.Endpoints[0].Listeners[1:] }, verdict.ReasonNoListener},
+		"no connection": {func(v *api.View) { v.Endpoints = nil; v.Names = nil }, verdict.ReasonNoListener},
+		"no target":     {func(v *api.View) { v.Endpoints[0].Listeners[0].Targets = nil }, verdict.ReasonNoTarget},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newNode(t, 1, plantest.Workloads(), c.change)
+			want(t, a.from(cartID, syn.Workload(cartID)), verdict.NextNone, c.reason)
+		})
+	}
+}
+
+func TestRefusalsAtTheProvider(t *testing.T) {
+	target := netip.MustParseAddr("10.0.1.6")
+	from, to := plantest.At(plantest.Shop, cart, plantest.TagTCP), plantest.At(plantest.Pay, target, 0)
+	syn := tcp(cart, target, 40000, 8443, plantest.SYN)
+	spoil := func(at int, x byte) []byte {
+		b := syn.Overlay(from, to)
+		b[at] ^= x
+		return b
+	}
+	other := func(p plantest.IP, change func(from, to *api.Overlay)) []byte {
+		f, d := from, to
+		change(&f, &d)
+		return p.Overlay(f, d)
+	}
+	cases := map[string]struct {
+		packet []byte
+		reason verdict.Reason
+	}{
+		"version":          {spoil(0, 0x20), verdict.ReasonMalformed},
+		"short":            {syn.Overlay(from, to)[:39], verdict.ReasonMalformed},
+		"payload":          {spoil(5, 0x80), verdict.ReasonMalformed},
+		"next header":      {spoil(6, 0x30), verdict.ReasonProtocol},
+		"adj of source":    {spoil(23, 1), verdict.ReasonBadOverlay},
+		"adj of dest":      {spoil(39, 1), verdict.ReasonBadOverlay},
+		"tag without adj":  {spoil(21, 1), verdict.ReasonBadOverlay},
+		"mesh":             {other(syn, func(f, d *api.Overlay) { f.Mesh++ }), verdict.ReasonBadOverlay},
+		"family":           {other(syn, func(f, d *api.Overlay) { d.Tag = 0 }), verdict.ReasonBadOverlay},
+		"both tagged":      {other(syn, func(f, d *api.Overlay) { d.Tag |= 9 }), verdict.ReasonBadOverlay},
+		"none, two VPCs":   {other(syn, func(f, d *api.Overlay) { f.Tag = 0x8000 }), verdict.ReasonBadOverlay},
+		"none, VPC 0":      {other(syn, func(f, d *api.Overlay) { f.Tag = 0x8000; f.VPC, d.VPC = 0, 0 }), verdict.ReasonBadOverlay},
+		"toward consumer":  {other(syn, func(f, d *api.Overlay) { *f, *d = *d, *f }), verdict.ReasonNoFlow},
+		"no grant":         {other(syn, func(f, d *api.Overlay) { f.Tag++; f.Tag++ }), verdict.ReasonNoGrant},
+		"other consumer":   {other(syn, func(f, d *api.Overlay) { f.VPC = 9 }), verdict.ReasonNoGrant},
+		"other provider":   {other(syn, func(f, d *api.Overlay) { d.VPC = 9 }), verdict.ReasonBadOverlay},
+		"protocol":         {plantest.IP{Protocol: 17, SourcePort: 1, DestPort: 8443}.Overlay(from, to), verdict.ReasonTargetNotGranted},
+		"middle":           {tcp(cart, target, 40000, 8443, plantest.ACK).Overlay(from, to), verdict.ReasonNoFlow},
+		"port":             {tcp(cart, target, 40000, 22, plantest.SYN).Overlay(from, to), verdict.ReasonTargetNotGranted},
+		"target":           {other(syn, func(f, d *api.Overlay) { d.Host++ }), verdict.ReasonTargetNotGranted},
+		"source":           {other(syn, func(f, d *api.Overlay) { f.Host++ }), verdict.ReasonGrantSource},
+		"nobody here":      {other(syn, func(f, d *api.Overlay) { f.Tag, f.VPC = 0x8000, plantest.Pay; d.Host += 90 }), verdict.ReasonNotHere},
+		"ingress in a VPC": {other(syn, func(f, d *api.Overlay) { f.Tag, f.VPC = 0x8000, plantest.Pay }), verdict.ReasonGroupIngress},
+		"middle in a VPC": {other(tcp(cart, target, 1, 2, plantest.ACK), func(f, d *api.Overlay) { f.Tag, f.VPC = 0x8000, plantest.Pay }),
+			verdict.ReasonNoFlow},
+		"granted": {syn.Overlay(from, to), verdict.ReasonForwarded},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			b := newNode(t, 2, plantest.Workloads())
+			v := b.tunnel(c.packet)
+			next := verdict.NextNone
+			if c.reason == verdict.ReasonForwarded {
+				next = verdict.NextWorkload
+			}
+			want(t, v, next, c.reason)
+		})
+	}
+	groups := map[string]struct {
+		change func(*api.View)
+		reason verdict.Reason
+	}{
+		"LB ingress":     {func(v *api.View) { v.Groups[3].Ingress = nil }, verdict.ReasonLBGroupIngress},
+		"LB egress":      {func(v *api.View) { v.Groups[3].Egress = nil }, verdict.ReasonLBGroupEgress},
+		"target ingress": {func(v *api.View) { v.Groups[2].Ingress = v.Groups[2].Ingress[1:] }, verdict.ReasonGroupIngress},
+		"not attached":   {nil, verdict.ReasonNotHere},
+	}
+	for name, c := range groups {
+		t.Run(name, func(t *testing.T) {
+			v := plantest.View(2, plantest.Workloads())
+			f := plantest.Facts(v)
+			if c.change != nil {
+				c.change(&v)
+			} else {
+				f.Ready = nil
+			}
+			f.Generation = 1
+			p, err := plan.Compile(v, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := &node{t, p, &verdict.State{}}
+			want(t, n.tunnel(syn.Overlay(from, to)), verdict.NextNone, c.reason)
+		})
+	}
+}
+
+func TestClosedNode(t *testing.T) {
+	syn := tcp(cart, vip, 40000, 443, plantest.SYN).Workload(cartID)
+	a := newNode(t, 1, plantest.Workloads())
+	a.plan.Config.ExpiresNS, a.state.NowNS = 100, 100
+	want(t, a.from(99, syn), verdict.NextNone, verdict.ReasonUnknownLink)
+	want(t, a.from(cartID, syn), verdict.NextTunnel, verdict.ReasonForwarded)
+	a.state.NowNS++
+	want(t, a.from(cartID, syn), verdict.NextNone, verdict.ReasonViewExpired)
+	want(t, a.tunnel(nil), verdict.NextNone, verdict.ReasonViewExpired)
+	a.plan.Generation = 0
+	want(t, a.from(cartID, syn), verdict.NextNone, verdict.ReasonNoState)
+	want(t, a.host(nil), verdict.NextNone, verdict.ReasonNoState)
+}
+
+func TestARP(t *testing.T) {
+	me, zero := plantest.MAC(cartID), netip.IPv4Unspecified()
+	other := netip.MustParseAddr("10.0.1.66")
+	cases := map[string]struct {
+		frame    []byte
+		reason   verdict.Reason
+		answered bool
+	}{
+		"gateway":       {plantest.ARP(1, me, me, cart, netip.MustParseAddr("10.0.1.1")), verdict.ReasonAnswered, true},
+		"nobody":        {plantest.ARP(1, me, me, cart, other), verdict.ReasonAnswered, true},
+		"announcement":  {plantest.ARP(1, me, me, cart, cart), verdict.ReasonAnswered, false},
+		"probe of self": {plantest.ARP(1, me, me, zero, cart), verdict.ReasonAnswered, false},
+		"probe":         {plantest.ARP(1, me, me, zero, other), verdict.ReasonSpoofedAddress, false},
+		"reply":         {plantest.ARP(2, me, me, cart, other), verdict.ReasonAnswered, false},
+		"claims other":  {plantest.ARP(1, me, me, other, cart), verdict.ReasonSpoofedAddress, false},
+		"claims reply":  {plantest.ARP(2, me, me, other, cart), verdict.ReasonSpoofedAddress, false},
+		"other MAC":     {plantest.ARP(1, me, plantest.MAC(12), cart, other), verdict.ReasonSpoofedAddress, false},
+		"operation":     {plantest.ARP(3, me, me, cart, other), verdict.ReasonMalformed, false},
+		"short":         {plantest.ARP(1, me, me, cart, other)[:41], verdict.ReasonMalformed, false},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newNode(t, 1, plantest.Workloads())
+			v := a.from(cartID, c.frame)
+			want(t, v, verdict.NextNone, c.reason)
+			if (v.Action == verdict.Redirect) != c.answered {
+				t.Fatalf("action %d", v.Action)
+			}
+			if !c.answered {
+				return
+			}
+			target := netip.AddrFrom4([4]byte(c.frame[38:42]))
+			answer := plantest.ARP(2, plantest.GatewayMAC, plantest.GatewayMAC, target, cart)
+			copy(answer, me[:])
+			copy(answer[32:], me[:])
+			if v.Ifindex != 111 || !bytes.Equal(v.Bytes, answer) {
+				t.Errorf("ifindex %d, answer % x, want % x", v.Ifindex, v.Bytes, answer)
+			}
+		})
+	}
+}
+
+func TestResets(t *testing.T) {
+	a := newNode(t, 1, plantest.Workloads())
+	p := tcp(cart, vip, 40000, 443, plantest.ACK|plantest.PSH)
+	p.Payload = []byte("hello")
+	v := a.from(cartID, p.Workload(cartID))
+	want(t, v, verdict.NextNone, verdict.ReasonNoFlow)
+	got := read(t, v.Bytes[14:])
+	if len(v.Bytes) != 54 || got.Source != vip || got.SourcePort != 443 || got.DestPort != 40000 || got.Flags != plantest.RST ||
+		got.Seq != 2000 || got.Ack != 0 || got.TTL != 64 || !got.DF || v.Ifindex != 111 {
+		t.Errorf("RST %+v", got)
+	}
+	p.Flags = plantest.FIN | plantest.SYN
+	got = read(t, a.from(cartID, p.Workload(cartID)).Bytes[14:])
+	if got.Flags != plantest.RST|plantest.ACK || got.Seq != 0 || got.Ack != 1000+5+2 {
+		t.Errorf("RST %+v", got)
+	}
+	p.Flags = plantest.RST
+	if v := a.from(cartID, p.Workload(cartID)); v.Action != verdict.Drop || v.Reason != verdict.ReasonNoFlow {
+		t.Errorf("a RST was answered: %+v", v)
+	}
+	if v := a.tunnel(p.Overlay(plantest.At(plantest.Pay, cart, 0), plantest.At(plantest.Shop, cart, 5))); v.Action != verdict.Drop {
+		t.Errorf("the receive half answers: %+v", v)
+	}
+}
+
+func TestTooBig(t *testing.T) {
+	a := newNode(t, 1, plantest.Workloads())
+	p := plantest.IP{Source: cart, Dest: stock, Protocol: 17, SourcePort: 9, DestPort: 9, Payload: make([]byte, plantest.TunnelMTU-20-28)}
+	want(t, a.from(cartID, p.Workload(cartID)), verdict.NextTunnel, verdict.ReasonForwarded)
+	p.Payload = append(p.Payload, 0)
+	for _, fresh := range []bool{false, true} {
+		if fresh {
+			p.SourcePort++
+		}
+		before := len(a.state.Flows)
+		v := a.from(cartID, p.Workload(cartID))
+		want(t, v, verdict.NextNone, verdict.ReasonTooBig)
+		got := read(t, v.Bytes[14:])
+		icmp := v.Bytes[34:]
+		if got.Source != stock || got.ICMPType != 3 || icmp[1] != 4 || binary.BigEndian.Uint16(icmp[6:]) != plantest.TunnelMTU-28 ||
+			!bytes.Equal(icmp[8:], p.Bytes()[:28]) {
+			t.Errorf("answer % x", v.Bytes)
+		}
+		if len(a.state.Flows) != before {
+			t.Error("a refused packet made an entry")
+		}
+	}
+	for key, f := range a.state.Flows {
+		if key.View == verdict.ViewWorkload && f.Packets != 1 {
+			t.Errorf("%d packets counted in the entry", f.Packets)
+		}
+	}
+	one := newNode(t, 1, plantest.OnNode(1))
+	want(t, one.from(cartID, p.Workload(cartID)), verdict.NextWorkload, verdict.ReasonForwarded, verdict.ReasonForwarded)
+}
+
+func TestMSS(t *testing.T) {
+	cases := map[string]struct{ in, out []byte }{
+		"plain":        {[]byte{2, 4, 5, 180}, []byte{2, 4, 5, 72}},
+		"low enough":   {[]byte{2, 4, 2, 24}, []byte{2, 4, 2, 24}},
+		"odd place":    {[]byte{1, 2, 4, 5, 180, 1, 1, 0}, []byte{1, 2, 4, 5, 72, 1, 1, 0}},
+		"after other":  {[]byte{3, 3, 7, 1, 4, 2, 2, 4, 9, 9, 1, 1}, []byte{3, 3, 7, 1, 4, 2, 2, 4, 5, 72, 1, 1}},
+		"after end":    {[]byte{0, 1, 1, 1, 2, 4, 9, 9}, []byte{0, 1, 1, 1, 2, 4, 9, 9}},
+		"length 0":     {[]byte{3, 0, 1, 1, 2, 4, 9, 9}, []byte{3, 0, 1, 1, 2, 4, 9, 9}},
+		"wrong length": {[]byte{2, 8, 9, 9, 9, 9, 9, 9}, []byte{2, 8, 9, 9, 9, 9, 9, 9}},
+		"beyond":       {[]byte{1, 1, 2, 4}, []byte{1, 1, 2, 4}},
+		"last byte":    {[]byte{1, 1, 1, 2}, []byte{1, 1, 1, 2}},
+		"twice":        {[]byte{2, 4, 9, 9, 2, 4, 9, 9}, []byte{2, 4, 5, 72, 2, 4, 5, 72}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, 1, plantest.OnNode(1))
+			syn := tcp(cart, vip, 40000, 443, plantest.SYN)
+			syn.Options = c.in
+			v := n.from(cartID, syn.Workload(cartID))
+			delivered(t, v, v.Ifindex-100)
+			if got := v.Bytes[54:]; !bytes.Equal(got, c.out) {
+				t.Errorf("options %v, want %v", got, c.out)
+			}
+		})
+	}
+}
+
+// Revoking: live flows go on under a new generation that still allows them and die under one that does not.
+func TestGenerations(t *testing.T) {
+	a, b := newNode(t, 1, plantest.Workloads()), newNode(t, 2, plantest.Workloads())
+	syn := a.from(cartID, tcp(cart, vip, 40000, 443, plantest.SYN).Workload(cartID))
+	in := b.tunnel(syn.Bytes)
+	target := in.Ifindex - 100
+	got := delivered(t, in, target)
+	data := tcp(cart, vip, 40000, 443, plantest.ACK).Workload(cartID)
+	answer := tcp(got.Dest, lb, 8443, 40000, plantest.ACK).Workload(target)
+
+	// Still allowed, though the target pool is another: nothing is chosen again.
+	v := plantest.View(2, plantest.Workloads())
+	v.Grants[0].Targets = nil
+	b.plan = compile(t, v, 2)
+	want(t, b.from(target, answer), verdict.NextTunnel, verdict.ReasonForwarded)
+	for _, f := range b.state.Flows {
+		if f.Generation != 2 {
+			t.Errorf("generation %d", f.Generation)
+		}
+	}
+	v.Grants = nil
+	b.plan = compile(t, v, 3)
+	reset := b.from(target, answer)
+	want(t, reset, verdict.NextNone, verdict.ReasonFlowRevoked)
+	if got := read(t, reset.Bytes[14:]); got.Flags&plantest.RST == 0 || got.Source != lb {
+		t.Errorf("answer %+v", got)
+	}
+	want(t, b.tunnel(a.from(cartID, data).Bytes), verdict.NextNone, verdict.ReasonFlowRevoked)
+	b.plan = newNode(t, 2, plantest.Workloads()).plan
+	b.plan.Generation = 4
+	want(t, b.tunnel(a.from(cartID, data).Bytes), verdict.NextNone, verdict.ReasonFlowRevoked)
+
+	// The consumer's side judges an answer by the direction that opened.
+	w := plantest.View(1, plantest.Workloads())
+	w.Groups[1].Ingress = nil
+	a.plan = compile(t, w, 2)
+	reply := tcp(got.Dest, cart, 8443, 40000, plantest.ACK).
+		Overlay(plantest.At(plantest.Pay, got.Dest, 0), plantest.At(plantest.Shop, cart, plantest.TagTCP))
+	want(t, a.tunnel(reply), verdict.NextNone, verdict.ReasonFlowRevoked)
+	want(t, a.from(cartID, data), verdict.NextNone, verdict.ReasonFlowRevoked)
+}
+
+func TestAnotherENIAtTheSameAddress(t *testing.T) {
+	b := newNode(t, 2, plantest.Workloads())
+	target := netip.MustParseAddr("10.0.1.6")
+	from, to := plantest.At(plantest.Shop, cart, plantest.TagTCP), plantest.At(plantest.Pay, target, 0)
+	want(t, b.tunnel(tcp(cart, target, 40000, 8443, plantest.SYN).Overlay(from, to)), verdict.NextWorkload, verdict.ReasonForwarded)
+	for i := range b.plan.ENIs {
+		if b.plan.ENIs[i].Number == 22 {
+			b.plan.ENIs[i].Number = 99
+		}
+	}
+	want(t, b.tunnel(tcp(cart, target, 40000, 8443, plantest.ACK).Overlay(from, to)), verdict.NextNone, verdict.ReasonNotHere)
+	b.plan.Generation++
+	want(t, b.tunnel(tcp(cart, target, 40000, 8443, plantest.ACK).Overlay(from, to)), verdict.NextNone, verdict.ReasonFlowRevoked)
+}
+
+func TestClosedFlowsOpenAgain(t *testing.T) {
+	for name, flags := range map[string][2]uint8{"RST": {plantest.RST, 0}, "FINs": {plantest.FIN | plantest.ACK, plantest.FIN | plantest.ACK}} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, 1, plantest.OnNode(1))
+			in := n.from(cartID, tcp(cart, vip, 40000, 443, plantest.SYN).Workload(cartID))
+			target := in.Ifindex - 100
+			got := delivered(t, in, target)
+			n.from(cartID, tcp(cart, vip, 40000, 443, flags[0]).Workload(cartID))
+			if flags[1] != 0 {
+				want(t, n.from(target, tcp(got.Dest, lb, 8443, 40000, flags[1]).Workload(target)), verdict.NextWorkload,
+					verdict.ReasonForwarded, verdict.ReasonForwarded)
+			}
+			for key, f := range n.state.Flows {
+				if f.Flags&verdict.FlowClosed == 0 {
+					t.Errorf("%+v is not closed", key)
+				}
+			}
+			again := n.from(cartID, tcp(cart, vip, 40000, 443, plantest.SYN).Workload(cartID))
+			want(t, again, verdict.NextWorkload, verdict.ReasonForwarded, verdict.ReasonForwarded)
+			if len(again.Created) != 4 || len(n.state.Flows) != 4 {
+				t.Errorf("%d made, %d there", len(again.Created), len(n.state.Flows))
+			}
+		})
+	}
+}
+
+// A provider's workload never opens anything toward a consumer.
+func TestProviderNeverOpens(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := newNode(t, 2, plantest.Workloads())
+		dest := netip.AddrFrom4([4]byte(rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(rt, "dest")))
+		if rapid.Bool().Draw(rt, "a known address") {
+			dest = rapid.SampledFrom([]netip.Addr{cart, till, stock, vip, lb}).Draw(rt, "known")
+		}
+		out := n.decide(verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 121, Bytes: plantest.IP{
+			Source: cart, Dest: dest, Protocol: rapid.SampledFrom([]uint8{1, 6, 17}).Draw(rt, "protocol"), ICMPType: 8,
+			SourcePort: 8443, DestPort: rapid.Uint16Min(1).Draw(rt, "port"), Flags: rapid.Byte().Draw(rt, "flags"),
+		}.Workload(21)})
+		if out.Next != verdict.NextTunnel {
+			return
+		}
+		to, _ := api.ParseOverlay(netip.AddrFrom16([16]byte(out.Bytes[24:40])))
+		if to.VPC != plantest.Pay || to.Number() != 0 {
+			rt.Fatalf("a packet to %+v", to)
+		}
+	})
+}
+
+// Whatever stands in a frame, deciding neither panics nor forgets to count, and what is delivered has right checksums
+// when it had them before.
+func TestAnyBytes(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := newNode(t, 1, plantest.OnNode(1))
+		b := tcp(cart, vip, 40000, 443, plantest.SYN).Workload(cartID)
+		if rapid.Bool().Draw(rt, "overlay") {
+			b = tcp(cart, cart, 1, 8443, plantest.SYN).
+				Overlay(plantest.At(plantest.Shop, cart, plantest.TagTCP), plantest.At(plantest.Pay, cart, 0))
+		}
+		for range rapid.IntRange(0, 6).Draw(rt, "changes") {
+			b[rapid.IntRange(0, len(b)-1).Draw(rt, "at")] = rapid.Byte().Draw(rt, "byte")
+		}
+		b = b[:rapid.IntRange(0, len(b)).Draw(rt, "length")]
+		hook := rapid.SampledFrom([]verdict.Hook{verdict.HookWorkload, verdict.HookTunnel, verdict.HookHost}).Draw(rt, "hook")
+		v := n.decide(verdict.Packet{Hook: hook, Ifindex: 111, Bytes: b})
+		in, out := uint64(0), uint64(0)
+		for key, c := range v.Counters {
+			if key.Reason == verdict.ReasonNone {
+				in += c.Packets
+			} else {
+				out += c.Packets
+			}
+		}
+		if in != out || in != uint64(len(v.Stages)) {
+			rt.Fatalf("%d counted in, %d out, %d stages", in, out, len(v.Stages))
+		}
+	})
+}
