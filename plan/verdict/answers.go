@@ -49,10 +49,14 @@ func resetOf(p *ip) []byte {
 
 // tooBigOf is the packet-too-big that answers a packet.
 func tooBigOf(p *ip, mtu uint16) []byte {
-	m := make([]byte, icmpHeader, icmpHeader+quotedBytes)
+	quoted := ipv4Header + quotedBytes
+	if p.protocol == plan.ProtocolTCP {
+		quoted = ipv4Header + tcpHeader
+	}
+	m := make([]byte, icmpHeader, icmpHeader+quoted)
 	m[0], m[1] = icmpUnreachable, icmpFragNeeded
 	binary.BigEndian.PutUint16(m[6:], mtu)
-	m = append(m, p.b[:quotedBytes]...)
+	m = append(m, p.b[:quoted]...)
 	binary.BigEndian.PutUint16(m[2:], folded(sum16(m)))
 	return append(answerHeader(ipv4Header+len(m), plan.ProtocolICMP, p.dest, p.source), m...)
 }

@@ -39,7 +39,7 @@ const (
 	icmpEcho         = 8
 	icmpFragNeeded   = 4
 	icmpHeader       = 8
-	quotedBytes      = ipv4Header + 8
+	quotedBytes      = 8
 	maxIPv4          = 65535
 	mssOption        = 2
 	mssOptionLength  = 4
