@@ -40,6 +40,12 @@ type Config struct {
 	MTU       int          // of the interface, 1280 to 65,455 bytes; 0: DefaultMTU
 	ReadyFile string       // written, with the process id, when the socket answers; removed at the end; empty: none
 	Log       *slog.Logger // nil: none
+
+	// PartialChecksums leaves out the TCP and UDP checksums that the sending kernel left to us, and has the receiving
+	// kernel trust the packet, as between two ends of a veth pair: between the tunnels WireGuard authenticates every
+	// byte. A packet tells so by the highest bit of its flow label, which is then the tunnel's alone. All peers must be
+	// configured alike, and none may be a WireGuard other than Culvert's: those know nothing of the bit.
+	PartialChecksums bool
 }
 
 func (c *Config) complete() error {
@@ -85,11 +91,11 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	iface, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
+	iface, err := newVnetTun(fd, cfg.Interface, cfg.PartialChecksums)
 	if err != nil {
-		return fmt.Errorf("open interface %s: %w", cfg.Interface, err)
+		return err
 	}
-	return runDevice(ctx, cfg, socket, iface, conn.NewStdNetBind())
+	return runDevice(ctx, cfg, socket, iface, newUDPBind(cfg.Log))
 }
 
 // runDevice runs a device over the interface and the sockets, and closes both.

@@ -1,0 +1,1 @@
+// An assembly file lets the compiler take functions without a body.

@@ -1,0 +1,214 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+const (
+	// Offloads that the interface announces to the kernel: packets come without checksums and up to 64 KiB long. UDP's
+	// exists from Linux 6.2, and only for both versions of IP together.
+	offloadTCP = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+	offloadUDP = unix.TUN_F_USO4 | unix.TUN_F_USO6
+
+	// readMore is how many packets are read beside the first while they are there: at small packets a wake-up costs
+	// more than a read.
+	readMore = 32
+
+	// readLen fits the longest packet that the kernel makes (GSO_LEGACY_MAX_SIZE) with its virtio header.
+	readLen = vnetLen + 65536 + 64
+)
+
+// vnetTun is the interface as a tun.Device. What differs from the library's: it reads many packets per wake-up, it
+// keeps super-packets in one private buffer each way and hands over by reference, so that of the device's 64 KiB
+// buffers one page is touched and not all, and a super-packet of more segments than buffers loses none.
+type vnetTun struct {
+	name string
+	file *os.File
+	raw  syscall.RawConn
+	udp  bool // the kernel cuts and takes joined datagrams
+	mark bool
+	bad  atomic.Uint64 // packets from the kernel that could not be understood
+
+	rd readSide
+	wr writeSide
+}
+
+type readSide struct {
+	mu     sync.Mutex
+	buf    []byte
+	split  splitter
+	bufs   [][]byte // arguments of the call of Read in progress
+	sizes  []int
+	offset int
+	n      int
+	err    error
+	step   func(fd uintptr) bool // made once: a closure per call would be garbage
+}
+
+type writeSide struct {
+	mu    sync.Mutex
+	join  joiner
+	at    int // the next run to write
+	wrote int
+	err   error
+	iov   []unix.Iovec
+	step  func(fd uintptr) bool
+}
+
+// newVnetTun takes over the file descriptor of a TUN interface with virtio headers.
+func newVnetTun(fd int, name string, mark bool) (*vnetTun, error) {
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetLen); err != nil {
+		return nil, fmt.Errorf("interface %s: set length of virtio header: %w", name, err)
+	}
+	udp := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP|offloadUDP) == nil
+	if !udp {
+		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP); err != nil {
+			return nil, fmt.Errorf("interface %s: set offloads: %w", name, err)
+		}
+	}
+	t := &vnetTun{name: name, file: os.NewFile(uintptr(fd), clonePath), udp: udp, mark: mark}
+	raw, err := t.file.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: %w", name, err)
+	}
+	t.raw = raw
+	t.rd.buf, t.rd.step = make([]byte, readLen), t.readStep
+	t.wr.join, t.wr.step = joiner{udp: udp, marks: mark}, t.writeStep
+	return t, nil
+}
+
+// File returns the file of the interface.
+func (t *vnetTun) File() *os.File { return t.file }
+
+// Name returns the interface's name.
+func (t *vnetTun) Name() (string, error) { return t.name, nil }
+
+// MTU returns the interface's MTU.
+func (t *vnetTun) MTU() (int, error) { return getMTU(t.name) }
+
+// BatchSize is the library's own: it also bounds the sockets' batches.
+func (t *vnetTun) BatchSize() int { return conn.IdealBatchSize }
+
+// Events returns nil: the link is watched elsewhere.
+func (t *vnetTun) Events() <-chan tun.Event { return nil }
+
+// Close closes the file; the interface stays.
+func (t *vnetTun) Close() error { return t.file.Close() }
+
+// Read implements tun.Device.
+func (t *vnetTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	r := &t.rd
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bufs, r.sizes, r.offset, r.n, r.err = bufs, sizes, offset, 0, nil
+	err := t.raw.Read(r.step)
+	r.bufs, r.sizes = nil, nil
+	if err != nil { // the file was closed
+		return r.n, os.ErrClosed
+	}
+	return r.n, r.err
+}
+
+// readStep fills the buffers with what is there; false waits for more.
+func (t *vnetTun) readStep(fd uintptr) bool {
+	r := &t.rd
+	for reads := 0; ; reads++ {
+		for r.split.pending {
+			if r.n == len(r.bufs) {
+				return true
+			}
+			if size := r.split.next(r.bufs[r.n][r.offset:]); size > 0 {
+				r.sizes[r.n] = size
+				r.n++
+			} else {
+				t.bad.Add(1)
+			}
+		}
+		if r.n == len(r.bufs) || r.n > 0 && reads > readMore {
+			return true
+		}
+		// The descriptor does not block, so the scheduler need not know of the call.
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&r.buf[0])), uintptr(len(r.buf)))
+		switch errno {
+		case 0:
+			if r.split.load(r.buf[:n], t.mark) != nil {
+				t.bad.Add(1)
+			}
+		case unix.EAGAIN:
+			return r.n > 0
+		case unix.EINTR:
+		case unix.EBADFD: // the interface was removed
+			r.err = os.ErrClosed
+			return true
+		default:
+			r.err = fmt.Errorf("read interface %s: %w", t.name, errno)
+			return true
+		}
+	}
+}
+
+// Write implements tun.Device. Packets that go in one piece count as they came.
+func (t *vnetTun) Write(bufs [][]byte, offset int) (int, error) {
+	if offset < vnetLen {
+		return 0, fmt.Errorf("write interface %s: offset %d leaves no room for the virtio header", t.name, offset)
+	}
+	w := &t.wr
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.join.reset()
+	for _, buf := range bufs {
+		if len(buf) > offset {
+			w.join.add(buf[offset-vnetLen:])
+		}
+	}
+	w.at, w.wrote, w.err = 0, 0, nil
+	if err := t.raw.Write(w.step); err != nil {
+		return w.wrote, os.ErrClosed
+	}
+	return w.wrote, w.err
+}
+
+// writeStep writes the runs that are left; false waits for room.
+func (t *vnetTun) writeStep(fd uintptr) bool {
+	w := &t.wr
+	for w.at < len(w.join.runs) {
+		r := &w.join.runs[w.at]
+		r.finish()
+		w.iov = append(w.iov[:0], iovec(r.buf))
+		for _, payload := range r.rest {
+			w.iov = append(w.iov, iovec(payload))
+		}
+		_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(len(w.iov)))
+		switch errno {
+		case 0:
+			w.wrote += 1 + len(r.rest)
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return false
+		case unix.EBADFD:
+			w.err = os.ErrClosed
+			return true
+		default: // of this packet; EIO: the link went down
+			w.err = errors.Join(w.err, fmt.Errorf("write interface %s: %w", t.name, errno))
+		}
+		w.at++
+	}
+	return true
+}
+
+func iovec(b []byte) unix.Iovec {
+	v := unix.Iovec{Base: &b[0]}
+	v.SetLen(len(b))
+	return v
+}
