@@ -31,20 +31,20 @@ enum hook {
 enum reason {
 	REASON_NONE = 0,		/* entry count: the packet was seen */
 	REASON_FORWARDED = 1,		/* let through to its next stage */
-	REASON_ANSWERED = 2,		/* ARP or packet-too-big or RST answered here */
+	REASON_ANSWERED = 2,		/* ARP, answered or dropped here; a RST or packet-too-big keeps the refusal's reason */
 	/* no state, malformed */
 	REASON_NO_STATE = 10,		/* no configuration yet */
 	REASON_VIEW_EXPIRED = 11,	/* the newest view is older than its maximum age */
 	REASON_UNKNOWN_LINK = 12,	/* no ENI at this interface */
-	REASON_NOT_IPV4 = 13,		/* neither IPv4 nor ARP */
+	REASON_NOT_IPV4 = 13,		/* neither IPv4 nor ARP, or with a VLAN tag */
 	REASON_MALFORMED = 14,		/* truncated, bad length, IHL < 5, zero port, bad ARP */
-	REASON_IP_OPTIONS = 15,
-	REASON_FRAGMENT = 16,
+	REASON_IP_OPTIONS = 15,		/* IPv4 options */
+	REASON_FRAGMENT = 16,		/* part of a fragmented datagram */
 	REASON_PROTOCOL = 17,		/* neither TCP, UDP nor ICMP echo */
 	REASON_TOO_BIG = 18,		/* exceeds the tunnel's MTU; answered with packet-too-big when possible */
 	/* spoofing */
-	REASON_SPOOFED_MAC = 20,
-	REASON_SPOOFED_ADDRESS = 21,
+	REASON_SPOOFED_MAC = 20,	/* source MAC is not the ENI's */
+	REASON_SPOOFED_ADDRESS = 21,	/* source address, or ARP's sender, is not the ENI's */
 	REASON_BAD_OVERLAY = 22,	/* overlay address not canonical, other mesh, or tags and VPCs do not fit */
 	/* no way */
 	REASON_NO_DESTINATION = 30,	/* no such address in the VPC */
@@ -60,12 +60,12 @@ enum reason {
 	REASON_GROUP_INGRESS = 41,	/* destination ENI's security groups */
 	REASON_ENDPOINT_GROUP = 42,	/* endpoint's security groups, on the consumer's node */
 	REASON_GRANT_SOURCE = 43,	/* receiver: source not admitted by the endpoint's security groups */
-	REASON_LB_GROUP_INGRESS = 44,
-	REASON_LB_GROUP_EGRESS = 45,
+	REASON_LB_GROUP_INGRESS = 44,	/* receiver: load balancer's security groups, from the consumer */
+	REASON_LB_GROUP_EGRESS = 45,	/* receiver: load balancer's security groups, toward the target */
 	REASON_FLOW_REVOKED = 46,	/* a flow whose permission is gone */
 	/* limits */
-	REASON_FLOW_TABLE_FULL = 50,
-	REASON_SNAT_PORTS_EXHAUSTED = 51,
+	REASON_FLOW_TABLE_FULL = 50,	/* no room for a flow's two entries */
+	REASON_SNAT_PORTS_EXHAUSTED = 51,	/* none of the source ports tried is free */
 	REASON_INTERNAL = 60,		/* a helper failed */
 	REASON_MAX = 64,
 };
@@ -105,6 +105,15 @@ enum flow_flag {
 	FLOW_CLOSED = 16,	/* TCP: RST seen, or FIN in both directions */
 };
 
+/* What could not be kept; each is counted, none changes a verdict. */
+enum loss {
+	LOSS_EVENTS = 0,	/* ring buffer full */
+	LOSS_REFUSALS = 1,	/* map refusals full; the reason's counter has it */
+	LOSS_COUNTERS = 2,	/* map counters full; counted with ENI 0 if that key exists */
+	LOSS_MAX = 3,
+};
+
+/* EVENT_CLOSE carries the entry's counters so far and comes once more when a closed flow's entry makes way for a new flow. */
 enum event_kind { EVENT_NONE = 0, EVENT_OPEN = 1, EVENT_CLOSE = 2, EVENT_REFUSED = 3 };
 
 struct config {			/* map config, array of one */
@@ -241,7 +250,7 @@ struct flow {			/* map flows; one entry per direction, holding its whole rewrite
 	struct flow_key key;	/* must equal the key it was found by: hash elements are recycled */
 	struct flow_key reverse;/* key of the other direction's entry */
 	__u32 generation;	/* judged under */
-	__u32 source_vpc;	/* of the overlay packet after the rewrite */
+	__u32 source_vpc;	/* of the packets it handles, as the overlay has or would have them */
 	__u32 dest_vpc;
 	__u32 saddr;		/* net; after the rewrite, as are the next three */
 	__u32 daddr;		/* net */
@@ -257,8 +266,17 @@ struct flow {			/* map flows; one entry per direction, holding its whole rewrite
 	__u32 connection;
 	__u32 rule;		/* id of the rule that allowed it */
 	__u32 idle_s;
-	__u32 eni_ifindex;	/* of the local workload when next is NEXT_WORKLOAD */
+	__u32 eni_ifindex;	/* of the local workload when next is NEXT_WORKLOAD; for records, `enis` decides */
 	__u8 spare[20];
+};
+
+/* How the agent asks mark_flows to mark entries dead: test-run input, MARK_HEADER bytes and then these. */
+enum mark_limit { MARK_HEADER = 16, MARK_MAX = 96 };
+
+struct flow_mark {
+	struct flow_key key;
+	__u32 pad;
+	__u64 id;
 };
 
 struct counter_key {		/* map counters, per CPU */

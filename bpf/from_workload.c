@@ -1,0 +1,121 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* The send half: tcx ingress on the host side of every workload's veth. Decision 0003, "from_workload". */
+
+static __always_inline struct eni *source_eni(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct vpc_addr *where = bpf_map_lookup_elem(&links, &ifindex);
+
+	return where ? bpf_map_lookup_elem(&enis, where) : NULL;
+}
+
+/* The workload's ARP. The verdict's reason; p->daddr is the address to answer for, 0 for none. */
+static __always_inline int parse_arp(struct __sk_buff *skb, struct packet *p, const struct eni *eni, __u32 own)
+{
+	struct arp a;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &a, sizeof(a)) || a.hardware != bpf_htons(1) ||
+	    a.protocol != bpf_htons(ETH_P_IP) || a.hardware_len != 6 || a.protocol_len != 4 ||
+	    (a.operation != bpf_htons(1) && a.operation != bpf_htons(2)))
+		return REASON_MALFORMED;
+	if (!mac_equal(a.sender_mac, eni->mac) || (a.sender && a.sender != own))
+		return REASON_SPOOFED_ADDRESS;
+	if (a.operation == bpf_htons(2) || a.target == own)
+		return REASON_ANSWERED;
+	if (!a.sender)
+		return REASON_SPOOFED_ADDRESS;
+	p->saddr = a.sender;
+	p->daddr = a.target;
+	return REASON_ANSWERED;
+}
+
+/* From the frame to a flow key, or a reason. */
+static __always_inline int parse_workload(struct __sk_buff *skb, struct run *r)
+{
+	struct packet *p = &r->s->packet;
+	const struct eni *eni = r->eni;
+	__u32 ifindex = skb->ifindex;
+	struct vpc_addr *where = bpf_map_lookup_elem(&links, &ifindex);
+	struct ethernet h;
+	int reason;
+
+	if (!eni || !where)
+		return REASON_UNKNOWN_LINK;
+	p->source_vpc = where->vpc;
+	p->dest_vpc = where->vpc;
+	p->view = VIEW_WORKLOAD;
+	if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h)))
+		return REASON_MALFORMED;
+	if (!mac_equal(h.source, eni->mac))
+		return REASON_SPOOFED_MAC;
+	if (skb->vlan_present)
+		return REASON_NOT_IPV4;
+	if (h.type == bpf_htons(ETH_P_ARP))
+		return parse_arp(skb, p, eni, where->addr);
+	if (h.type != bpf_htons(ETH_P_IP))
+		return REASON_NOT_IPV4;
+	reason = parse_ipv4(skb, p, where->addr);
+	make_key(r->s, where->vpc);
+	return reason;
+}
+
+/* Refused: TCP that has no flow, or no longer, learns it by a RST, and what is too big by an ICMP error. */
+static __noinline int refuse_workload(struct __sk_buff *skb, struct run *r, int reason)
+{
+	struct packet *p = &r->s->packet;
+	struct eni *eni = r->eni;
+	int failed = 1;
+
+	if (!eni)
+		return drop(p, reason);
+	if (reason == REASON_ANSWERED && p->daddr)
+		failed = answer_arp(skb, p, eni);
+	else if (reason == REASON_TOO_BIG)
+		failed = answer_too_big(skb, r->s, eni, r->config->tunnel_mtu - 28);
+	else if ((reason == REASON_NO_FLOW || reason == REASON_FLOW_REVOKED) && p->protocol == IPPROTO_TCP &&
+		 !(p->tcp_flags & TCP_RST))
+		failed = answer_reset(skb, p, eni);
+	if (failed)
+		return drop(p, reason);
+	pass(p, reason, skb->ifindex, NEXT_NONE);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+SEC("tc")
+int from_workload(struct __sk_buff *skb)
+{
+	struct run r = {};
+	struct packet *p;
+	int reason;
+
+	if (!begin(&r, HOOK_WORKLOAD))
+		return TC_ACT_SHOT;
+	p = &r.s->packet;
+	measure(skb, p, ETH_HLEN, 0);
+	r.eni = source_eni(skb);
+	if (r.eni)
+		p->eni = r.eni->number;
+	reason = check_config(&r);
+	if (!reason)
+		reason = parse_workload(skb, &r);
+	count(p, p->eni, REASON_NONE);
+	if (!reason)
+		reason = established(skb, &r);
+	if (reason == ABSENT)
+		reason = opens(p) ? open_flow(skb, &r) : REASON_NO_FLOW;
+	if (!reason && clamp_mss(skb, r.s, r.config->tunnel_mtu - 68))
+		reason = REASON_INTERNAL;
+	if (reason)
+		return refuse_workload(skb, &r, reason);
+	switch (r.s->own.next) {
+	case NEXT_TUNNEL:
+		return deliver_tunnel(skb, &r);
+	case NEXT_LOCAL:
+		return deliver_local(skb, &r);
+	case NEXT_HOST:
+		return deliver_host(skb, &r);
+	}
+	return drop(p, REASON_INTERNAL);
+}
