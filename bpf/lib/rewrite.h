@@ -163,7 +163,8 @@ static __noinline int clamp_mss(struct __sk_buff *skb, struct scratch *s, __u16 
 
 	if (p->protocol != IPPROTO_TCP || !(p->tcp_flags & TCP_SYN))
 		return 0;
-	barrier_var(n); /* or the compiler checks another register than the one the verifier sees used */
+	n &= 63;
+	barrier_var(n); /* or the compiler checks another register than the one that the verifier sees used */
 	if (n == 0 || n > sizeof(s->before))
 		return 0;
 	__builtin_memset(s->before, 0, sizeof(s->before));
