@@ -127,6 +127,7 @@ const (
 	ABIEventKindEVENT_OPEN    ABIEventKind = 1
 	ABIEventKindEVENT_CLOSE   ABIEventKind = 2
 	ABIEventKindEVENT_REFUSED ABIEventKind = 3
+	ABIEventKindEVENT_REMOVED ABIEventKind = 4
 )
 
 type ABIFlow struct {

@@ -141,7 +141,7 @@ func (n *node) eni(vpc uint32, addr string, number uint32, groups ...uint32) {
 	}
 	copy(e.Groups[:], groups)
 	n.put("enis", key(vpc, addr), &e)
-	n.address(vpc, addr, AddressType(ABIAddressTypeADDRESS_WORKLOAD), number, groups...)
+	n.address(vpc, addr, AddressWorkload, number, groups...)
 	n.link(vpc, addr)
 }
 
@@ -215,7 +215,7 @@ func (n *node) targets(id uint32, targets ...string) {
 // service puts the endpoint into VPC 1: 443 leads to the ledger's 8443.
 func (n *node) service() {
 	n.t.Helper()
-	n.address(consumer, endpoint, ABIAddressTypeADDRESS_ENDPOINT, 30)
+	n.address(consumer, endpoint, AddressEndpoint, 30)
 	n.targets(5, ledger+":8443")
 	for _, protocol := range []uint8{6, 17} {
 		n.put("services", ServiceKey{Vpc: consumer, Addr: NetAddr(ip(endpoint)), Port: NetPort(443), Protocol: protocol},
@@ -229,7 +229,7 @@ func (n *node) service() {
 // grant lets that in on the provider's node.
 func (n *node) grant() {
 	n.t.Helper()
-	n.address(provider, balancer, ABIAddressTypeADDRESS_LOAD_BALANCER, 31)
+	n.address(provider, balancer, AddressLoadBalancer, 31)
 	for _, protocol := range []uint8{6, 17} {
 		tag := uint32(number + protocol - 6)
 		n.put("grants", GrantKey{Vpc: consumer, Tag: tag}, &Grant{

@@ -10,10 +10,10 @@ func pair(t *testing.T) (a, b *node) {
 	t.Helper()
 	a, b = newNode(t, 1), newNode(t, 2)
 	a.eni(consumer, cart, 11)
-	a.address(consumer, shelf, ABIAddressTypeADDRESS_WORKLOAD, 12)
+	a.address(consumer, shelf, AddressWorkload, 12)
 	a.service()
 	b.eni(consumer, shelf, 12)
-	b.address(consumer, cart, ABIAddressTypeADDRESS_WORKLOAD, 11)
+	b.address(consumer, cart, AddressWorkload, 11)
 	b.eni(provider, ledger, 21)
 	b.grant()
 	return a, b
@@ -110,7 +110,7 @@ func TestEndpointSameNode(t *testing.T) {
 // A query reaches the node with VPC and client in its source address, and only the answer comes back.
 func TestResolver(t *testing.T) {
 	a, _ := pair(t)
-	a.address(consumer, resolver, ABIAddressTypeADDRESS_RESOLVER, 0)
+	a.address(consumer, resolver, AddressResolver, 0)
 	query := frame.UDP(cart+":40000", resolver+":53")
 	out := a.workload(consumer, cart, sent(query, 11))
 	over := query.To("0.0.0.1:53").Between(mesh, consumer, 0, 0, 0)

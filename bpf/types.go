@@ -50,6 +50,7 @@ const (
 	MaxRules  = int(ABIAbiLimitLIMIT_RULES)  // in one rule set
 	MaxGroups = int(ABIAbiLimitLIMIT_GROUPS) // of one ENI
 	MaxMarks  = int(ABIMarkLimitMARK_MAX)    // flow marks in one run of mark_flows
+	MarkStart = int(ABIMarkLimitMARK_HEADER) // bytes before the first mark
 	PortTries = int(ABIAbiLimitLIMIT_PORT_TRIES)
 )
 
@@ -94,6 +95,15 @@ const (
 	EventOpen    = ABIEventKindEVENT_OPEN
 	EventClose   = ABIEventKindEVENT_CLOSE
 	EventRefused = ABIEventKindEVENT_REFUSED
+	EventRemoved = ABIEventKindEVENT_REMOVED
+)
+
+// Types of addresses.
+const (
+	AddressWorkload     = ABIAddressTypeADDRESS_WORKLOAD
+	AddressEndpoint     = ABIAddressTypeADDRESS_ENDPOINT
+	AddressLoadBalancer = ABIAddressTypeADDRESS_LOAD_BALANCER
+	AddressResolver     = ABIAddressTypeADDRESS_RESOLVER
 )
 
 // Losses: what could not be kept.
@@ -101,6 +111,7 @@ const (
 	LossEvents   = ABILossLOSS_EVENTS
 	LossRefusals = ABILossLOSS_REFUSALS
 	LossCounters = ABILossLOSS_COUNTERS
+	Losses       = int(ABILossLOSS_MAX) // how many kinds there are
 )
 
 // String is the C name without REASON_, as in docs/REASONS.md.

@@ -113,8 +113,13 @@ enum loss {
 	LOSS_MAX = 3,
 };
 
-/* EVENT_CLOSE carries the entry's counters so far and comes once more when a closed flow's entry makes way for a new flow. */
-enum event_kind { EVENT_NONE = 0, EVENT_OPEN = 1, EVENT_CLOSE = 2, EVENT_REFUSED = 3 };
+enum event_kind {
+	EVENT_NONE = 0,
+	EVENT_OPEN = 1,		/* of the opening entry */
+	EVENT_CLOSE = 2,	/* of each entry, with its counters so far */
+	EVENT_REFUSED = 3,	/* a new key in refusals */
+	EVENT_REMOVED = 4,	/* a closed flow made way for a new one: each entry's final counters, time_ns is its last packet */
+};
 
 struct config {			/* map config, array of one */
 	__u64 expires_ns;	/* boot time after which REASON_VIEW_EXPIRED; 0 never */

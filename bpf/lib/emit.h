@@ -44,7 +44,7 @@ static __noinline int emit_flow(const struct flow *f, __u8 kind)
 		return 0;
 	}
 	__builtin_memset(e, 0, sizeof(*e));
-	e->time_ns = bpf_ktime_get_boot_ns();
+	e->time_ns = kind == EVENT_REMOVED ? f->last_ns : bpf_ktime_get_boot_ns();
 	e->flow_id = f->id;
 	e->packets = f->packets;
 	e->bytes = f->bytes;

@@ -25,7 +25,7 @@ static __always_inline struct flow *copy_flow(const struct flow_key *key, struct
 /* Its counters would be lost: the event carries them. */
 static __always_inline void remove_flow(const struct flow *copy)
 {
-	emit_flow(copy, EVENT_CLOSE);
+	emit_flow(copy, EVENT_REMOVED);
 	bpf_map_delete_elem(&flows, &copy->key);
 }
 
