@@ -96,6 +96,38 @@ func (u *UAPI) Kick(ctx context.Context) error {
 	return nil
 }
 
+// Counters is what Culvert's tunnel process counts beside the protocol, since it started.
+type Counters struct {
+	NoSession uint64 // packets to peers dropped because there was no session with them
+	Malformed uint64 // packets from the interface that could not be understood, and were dropped
+
+	// Packets that stayed inside the device so long that they were no longer waited for, on their way to peers and from
+	// peers: dropped without a trace (wrong source address, forged), or late.
+	ForgivenOut, ForgivenIn uint64
+}
+
+// Counters asks for the process's counters, by a command that only Culvert's own tunnel process knows.
+func (u *UAPI) Counters(ctx context.Context) (Counters, error) {
+	reply, err := u.exchange(ctx, "counters=1\n\n")
+	if err != nil {
+		return Counters{}, fmt.Errorf("read tunnel counters: %w", err)
+	}
+	var c Counters
+	fields := map[string]*uint64{
+		"no_session": &c.NoSession, "malformed": &c.Malformed,
+		"forgiven_out": &c.ForgivenOut, "forgiven_in": &c.ForgivenIn,
+	}
+	for line := range strings.Lines(reply) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		if field := fields[key]; field != nil {
+			if *field, err = strconv.ParseUint(value, 10, 64); err != nil {
+				return Counters{}, fmt.Errorf("read tunnel counters: %s: %w", key, err)
+			}
+		}
+	}
+	return c, nil
+}
+
 // Upgrade asks Culvert's tunnel process to replace itself by the program now installed, handing over its interface,
 // its sockets and its configuration. It returns when the new process answers.
 func (u *UAPI) Upgrade(ctx context.Context) error {

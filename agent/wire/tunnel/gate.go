@@ -25,7 +25,7 @@ type gate struct {
 	inside int
 	epoch  uint32 // grows when the count is forgiven: packets of an older epoch do not count any more
 	left   uint64 // packets that came out, ever
-	forgot uint64 // packets forgiven, ever
+	forgot uint64 // packets forgiven, ever: they may have come out since
 	wake   chan struct{}
 }
 
@@ -75,6 +75,12 @@ func (g *gate) forgive(left uint64) {
 		g.inside = 0
 		g.epoch++
 	}
+}
+
+func (g *gate) forgotten() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.forgot
 }
 
 // enter counts n packets and returns the epoch with which they leave.

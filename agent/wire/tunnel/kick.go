@@ -33,13 +33,13 @@ func newKicker(
 }
 
 // kick asks for handshakes, at once or when the sockets open.
-func (k *kicker) kick() error {
+func (k *kicker) kick() (string, error) {
 	k.want.Store(true)
 	select {
 	case k.wake <- struct{}{}:
 	default:
 	}
-	return nil
+	return "", nil
 }
 
 // run works until the context ends.

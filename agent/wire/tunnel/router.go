@@ -150,11 +150,13 @@ func (r *router) admit(packet []byte, now time.Time) (uint32, bool) {
 
 // room counts a packet into a peer's queue, or refuses it.
 func (r *router) room(q *queue, budget int64, now time.Time) bool {
-	limit := budget
+	limit, since := budget, q.since.Load()
 	if q.live.Load() && r.pending.Load() < lostAll {
 		limit = lostAfter
+	} else if since == 0 {
+		q.flushed = now // the first to wait, and it shall for a while
 	}
-	if q.since.Load() >= limit {
+	if since >= limit {
 		q.live.Store(false)
 		if now.Sub(q.flushed) < flushEvery {
 			r.refused.Add(1)

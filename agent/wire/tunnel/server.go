@@ -24,7 +24,7 @@ type server struct {
 	dev      *device.Device
 	dst      *router
 	log      *slog.Logger
-	commands map[string]func() error // by their line without "=1"
+	commands map[string]func() (reply string, err error) // by their line without "=1"
 
 	set sync.Mutex // one change at a time, with the router's copy made from it
 
@@ -36,7 +36,7 @@ type server struct {
 func newServer(dev *device.Device, dst *router, log *slog.Logger) *server {
 	return &server{
 		dev: dev, dst: dst, log: log,
-		commands: make(map[string]func() error), conns: make(map[net.Conn]bool),
+		commands: make(map[string]func() (string, error)), conns: make(map[net.Conn]bool),
 	}
 }
 
@@ -148,7 +148,7 @@ func (s *server) do(op, body string) (string, error) {
 	case name == "get":
 		return s.dev.IpcGet()
 	case command != nil:
-		return "", command()
+		return command()
 	}
 	return "", fmt.Errorf("request %q: unknown: %w", op, unix.ENOTSUP)
 }

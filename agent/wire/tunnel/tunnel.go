@@ -13,7 +13,6 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
-	"golang.zx2c4.com/wireguard/tun"
 
 	"github.com/culvert-net/culvert/agent/wire"
 )
@@ -99,7 +98,7 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 // runDevice runs a device over the interface and the sockets, and closes both.
-func runDevice(ctx context.Context, cfg Config, socket *controlSocket, iface tun.Device, bind conn.Bind) error {
+func runDevice(ctx context.Context, cfg Config, socket *controlSocket, iface *vnetTun, bind conn.Bind) error {
 	link, err := watchLink(cfg.Interface)
 	if err != nil {
 		return errors.Join(err, iface.Close())
@@ -121,6 +120,7 @@ func runDevice(ctx context.Context, cfg Config, socket *controlSocket, iface tun
 	s := newServer(dev, f.dst, cfg.Log)
 	k := newKicker(dev, gated, s.state, cfg.Log)
 	s.commands["kick"] = k.kick
+	s.commands["counters"] = func() (string, error) { return counters(f, iface), nil }
 	wg.Go(func() { k.run(ctx) })
 	wg.Go(func() { s.serve(socket.listener) })
 	defer s.close()
@@ -139,6 +139,12 @@ func runDevice(ctx context.Context, cfg Config, socket *controlSocket, iface tun
 	case <-dev.Wait():
 		return fmt.Errorf("serve interface %s: it was removed or failed", cfg.Interface)
 	}
+}
+
+// counters writes what was lost here and nowhere else counted.
+func counters(f *flow, iface *vnetTun) string {
+	return fmt.Sprintf("no_session=%d\nmalformed=%d\nforgiven_out=%d\nforgiven_in=%d\n",
+		f.dst.refused.Load(), iface.bad.Load(), f.out.forgotten(), f.in.forgotten())
 }
 
 // writeReady tells whoever waits for the file that the socket answers.

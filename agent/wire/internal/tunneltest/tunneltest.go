@@ -227,7 +227,13 @@ func (n *Node) Reach(echo netip.AddrPort, size int, within time.Duration) bool {
 // UDP opens a socket at the node's overlay address, connected when a peer is given.
 func (n *Node) UDP(peer netip.AddrPort) *net.UDPConn {
 	n.t.Helper()
-	local := net.UDPAddrFromAddrPort(netip.AddrPortFrom(n.Overlay, 0))
+	return n.UDPAt(n.Overlay, peer)
+}
+
+// UDPAt opens a socket at an address of the node, connected when a peer is given.
+func (n *Node) UDPAt(at netip.Addr, peer netip.AddrPort) *net.UDPConn {
+	n.t.Helper()
+	local := net.UDPAddrFromAddrPort(netip.AddrPortFrom(at, 0))
 	var c *net.UDPConn
 	if err := n.Do(func() (err error) {
 		if peer.IsValid() {
