@@ -112,12 +112,14 @@ type ABIEvent struct {
 	Connection uint32
 	Rule       uint32
 	Generation uint32
+	SourceVpc  uint32
 	DestVpc    uint32
 	Reason     uint16
 	Kind       uint8
 	Hook       uint8
 	TcpFlags   uint8
-	Pad        [7]uint8
+	Flags      uint8
+	Pad        [2]uint8
 }
 
 type ABIEventKind uint32

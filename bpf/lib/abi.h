@@ -105,7 +105,7 @@ enum flow_flag {
 	FLOW_CLOSED = 16,	/* TCP: RST seen, or FIN in both directions */
 };
 
-/* What could not be kept; each is counted, none changes a verdict. */
+/* What could not be kept: events, or packets. Each is counted, none changes a verdict. */
 enum loss {
 	LOSS_EVENTS = 0,	/* ring buffer full */
 	LOSS_REFUSALS = 1,	/* map refusals full; the reason's counter has it */
@@ -332,12 +332,14 @@ struct event {			/* ring buffer events */
 	__u32 connection;
 	__u32 rule;
 	__u32 generation;
+	__u32 source_vpc;	/* as in struct flow, and so are flags */
 	__u32 dest_vpc;
 	__u16 reason;
 	__u8 kind;		/* enum event_kind */
 	__u8 hook;
 	__u8 tcp_flags;
-	__u8 pad[7];
+	__u8 flags;
+	__u8 pad[2];
 };
 
 /* Left behind for tests by the one helper that ends a program: test runs do not show where a redirect goes. */

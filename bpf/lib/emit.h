@@ -3,12 +3,12 @@
 #ifndef CULVERT_EMIT_H
 #define CULVERT_EMIT_H
 
-static __always_inline void lose(__u32 what)
+static __always_inline void lose(__u32 what, __u64 packets)
 {
 	__u64 *n = bpf_map_lookup_elem(&losses, &what);
 
 	if (n)
-		*n += 1;
+		*n += packets;
 }
 
 /* Counters are per CPU, so a plain addition is exact. A full map counts with ENI 0 rather than not at all. */
@@ -24,7 +24,7 @@ static __noinline int count(const struct packet *p, __u32 eni, __u16 reason)
 		c = bpf_map_lookup_elem(&counters, &key);
 	}
 	if (!c) {
-		lose(LOSS_COUNTERS);
+		lose(LOSS_COUNTERS, p->packets);
 		key.eni = 0;
 		c = bpf_map_lookup_elem(&counters, &key);
 	}
@@ -40,7 +40,7 @@ static __noinline int emit_flow(const struct flow *f, __u8 kind)
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
 	if (!e) {
-		lose(LOSS_EVENTS);
+		lose(LOSS_EVENTS, 1);
 		return 0;
 	}
 	__builtin_memset(e, 0, sizeof(*e));
@@ -57,11 +57,13 @@ static __noinline int emit_flow(const struct flow *f, __u8 kind)
 	e->connection = f->connection;
 	e->rule = f->rule;
 	e->generation = f->generation;
+	e->source_vpc = f->source_vpc;
 	e->dest_vpc = f->dest_vpc;
 	e->reason = REASON_FORWARDED;
 	e->kind = kind;
 	e->hook = f->hook;
 	e->tcp_flags = f->tcp_flags;
+	e->flags = f->flags;
 	bpf_ringbuf_submit(e, 0);
 	return 0;
 }
@@ -71,7 +73,7 @@ static __always_inline void emit_refusal(const struct packet *p, __u16 reason, _
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
 	if (!e) {
-		lose(LOSS_EVENTS);
+		lose(LOSS_EVENTS, 1);
 		return;
 	}
 	__builtin_memset(e, 0, sizeof(*e));
@@ -87,6 +89,7 @@ static __always_inline void emit_refusal(const struct packet *p, __u16 reason, _
 	e->key.view = p->view;
 	e->key.protocol = p->protocol;
 	e->eni = p->eni;
+	e->source_vpc = p->source_vpc;
 	e->dest_vpc = p->dest_vpc;
 	e->reason = reason;
 	e->kind = EVENT_REFUSED;
@@ -127,7 +130,7 @@ static __noinline int record_refusal(const struct packet *p, __u16 reason)
 		}
 		old = bpf_map_lookup_elem(&refusals, &key);
 		if (!old) {
-			lose(LOSS_REFUSALS);
+			lose(LOSS_REFUSALS, p->packets);
 			return 0;
 		}
 	}

@@ -1,0 +1,102 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/plan"
+)
+
+// Apply moves the tables to the plan and reports whether anything differed. What rows refer to (rule sets, target tables)
+// comes first and goes last; of the rows themselves those that are gone go before any comes, so an address that has a
+// new owner never meets an old permission; the configuration with its generation comes last of all. After an error the
+// next call starts from what the kernel then holds.
+func (d *Datapath) Apply(ctx context.Context, p *plan.Plan) (changed bool, err error) {
+	want, err := encode(p)
+	if err != nil {
+		return false, fmt.Errorf("encode the plan: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sets, tables := d.ruleSets(want.ruleSets), d.targetTables(want.targetTables)
+	if err := errors.Join(sets.diff(ctx), tables.diff(ctx)); err != nil {
+		return false, err
+	}
+	steps, err := d.steps(ctx, want)
+	if err != nil {
+		return false, err
+	}
+	have, err := d.config()
+	if err != nil {
+		return false, err
+	}
+	size := sets.size() + tables.size()
+	for _, s := range steps {
+		size += s.size()
+	}
+	if have == want.config && size == 0 {
+		return false, nil
+	}
+	return true, d.apply(want.config, sets, tables, steps)
+}
+
+// steps are the tables in the order in which their rows are added; they are removed in the reverse one.
+func (d *Datapath) steps(ctx context.Context, want *rows) ([]step, error) {
+	m := d.coll.Maps
+	addresses, e1 := table[bpf.VPCAddr, bpf.Address]{mapAddresses, m[mapAddresses]}.diff(ctx, want.addresses)
+	enis, e2 := table[bpf.VPCAddr, bpf.ENI]{mapENIs, m[mapENIs]}.diff(ctx, want.enis)
+	links, e3 := table[uint32, bpf.VPCAddr]{mapLinks, m[mapLinks]}.diff(ctx, want.links)
+	targets, e4 := table[bpf.GrantTargetKey, bpf.GrantTarget]{mapGrantTargets, m[mapGrantTargets]}.
+		diff(ctx, want.grantTargets)
+	grants, e5 := table[bpf.GrantKey, bpf.Grant]{mapGrants, m[mapGrants]}.diff(ctx, want.grants)
+	services, e6 := table[bpf.ServiceKey, bpf.Service]{mapServices, m[mapServices]}.diff(ctx, want.services)
+	return []step{addresses, enis, links, targets, grants, services}, errors.Join(e1, e2, e3, e4, e5, e6)
+}
+
+func (d *Datapath) apply(config bpf.Config, sets, tables *outer, steps []step) error {
+	if config.Generation == 0 { // closed: before anything else
+		if err := d.setConfig(config); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(sets.putAll(), tables.putAll()); err != nil {
+		return err
+	}
+	for i := range steps {
+		if err := steps[len(steps)-1-i].removeAll(); err != nil {
+			return err
+		}
+	}
+	for _, s := range steps {
+		if err := s.putAll(); err != nil {
+			return err
+		}
+	}
+	if err := d.setConfig(config); err != nil {
+		return err
+	}
+	return errors.Join(tables.removeAll(), sets.removeAll())
+}
+
+func (d *Datapath) config() (bpf.Config, error) {
+	var c bpf.Config
+	if err := d.coll.Maps[mapConfig].Lookup(uint32(0), &c); err != nil {
+		return c, fmt.Errorf("read %s: %w", mapConfig, err)
+	}
+	return c, nil
+}
+
+func (d *Datapath) setConfig(c bpf.Config) error {
+	if err := d.coll.Maps[mapConfig].Put(uint32(0), &c); err != nil {
+		return fmt.Errorf("write %s: %w", mapConfig, err)
+	}
+	return nil
+}
+
+// Generation is the one in force; 0 when nothing passes.
+func (d *Datapath) Generation() (uint32, error) {
+	c, err := d.config()
+	return c.Generation, err
+}

@@ -1,0 +1,91 @@
+package datapath
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// Sizes are the capacities of the maps in entries. Zero fields get the defaults named. A pinned map keeps the size that
+// it was made with.
+type Sizes struct {
+	Links        uint32 // workload interfaces and their ENIs; default 1024
+	Addresses    uint32 // default 65,536
+	RuleSets     uint32 // default 4,096
+	Services     uint32 // default 16,384
+	TargetTables uint32 // default 4,096
+	Grants       uint32 // default 32,768
+	GrantTargets uint32 // default 131,072
+	Flows        uint32 // entries, two a flow and half; default 131,072 (about 25 MB of kernel memory)
+	Counters     uint32 // default 8,192
+	Refusals     uint32 // default 8,192
+	EventBytes   uint32 // ring buffer, a power of two of pages; default 1 MiB
+}
+
+// Timeouts of flow entries. Idle times of TCP and UDP come with the entries themselves.
+type Timeouts struct {
+	Handshake      time.Duration // TCP that never got an answer; default 60 s
+	Closed         time.Duration // after RST or both FINs, since the last packet; default 10 s
+	ClosedProvider time.Duration // the same where a source port is held: longer than TIME_WAIT; default 60 s
+	Grace          time.Duration // between marking dead and reading the final counters; default 1 s
+}
+
+// Config of a Datapath.
+type Config struct {
+	// PinPath is a directory in a bpffs, such as /sys/fs/bpf/culvert; a bpffs is mounted when there is none. Empty: nothing
+	// is pinned and everything ends with the process; for tests.
+	PinPath  string
+	Sizes    Sizes
+	Timeouts Timeouts
+	Log      *slog.Logger // default slog.Default()
+}
+
+func (c *Config) setDefaults() {
+	size := func(v *uint32, def uint32) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	s := &c.Sizes
+	size(&s.Links, 1024)
+	size(&s.Addresses, 65_536)
+	size(&s.RuleSets, 4_096)
+	size(&s.Services, 16_384)
+	size(&s.TargetTables, 4_096)
+	size(&s.Grants, 32_768)
+	size(&s.GrantTargets, 131_072)
+	size(&s.Flows, 131_072)
+	size(&s.Counters, 8_192)
+	size(&s.Refusals, 8_192)
+	size(&s.EventBytes, 1<<20)
+	wait := func(v *time.Duration, def time.Duration) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	wait(&c.Timeouts.Handshake, time.Minute)
+	wait(&c.Timeouts.Closed, 10*time.Second)
+	wait(&c.Timeouts.ClosedProvider, time.Minute)
+	wait(&c.Timeouts.Grace, time.Second)
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+}
+
+// apply sets the capacities on the specification.
+func (s Sizes) apply(spec *ebpf.CollectionSpec) error {
+	for name, n := range map[string]uint32{
+		mapLinks: s.Links, mapENIs: s.Links, mapAddresses: s.Addresses, mapRuleSets: s.RuleSets, mapServices: s.Services,
+		mapTargetTables: s.TargetTables, mapGrants: s.Grants, mapGrantTargets: s.GrantTargets, mapFlows: s.Flows,
+		mapCounters: s.Counters, mapRefusals: s.Refusals, mapEvents: s.EventBytes,
+	} {
+		m, ok := spec.Maps[name]
+		if !ok {
+			return fmt.Errorf("object has no map %s", name)
+		}
+		m.MaxEntries = n
+	}
+	return nil
+}

@@ -1,0 +1,14 @@
+// Package datapath is the agent's edge to the BPF programs of package bpf: it loads them, keeps maps and links pinned,
+// moves the tables to a plan, and reads back what the programs counted. Besides bpf it alone imports cilium/ebpf.
+//
+// What is pinned under Config.PinPath, in a directory named after the schema's version:
+//
+//	maps/NAME          every map but the private ones of one load
+//	programs-TAG       the tail call's table of the programs loaded last
+//	links/PLACE-IFINDEX  the attachment of a program to an interface
+//
+// So programs and maps outlive the agent: Open takes up what is there and replaces the programs through their links,
+// without a gap and without touching a flow. Close leaves everything, Remove takes it away.
+//
+// Diffs are made against what the kernel's maps hold, never against what was applied last.
+package datapath

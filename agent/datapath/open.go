@@ -1,0 +1,290 @@
+package datapath
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"github.com/culvert-net/culvert/bpf"
+)
+
+// Names of maps, as the generated code has them.
+const (
+	mapConfig       = bpf.ABIMapConfig
+	mapLinks        = bpf.ABIMapLinks
+	mapENIs         = bpf.ABIMapEnis
+	mapAddresses    = bpf.ABIMapAddresses
+	mapRuleSets     = bpf.ABIMapRuleSets
+	mapServices     = bpf.ABIMapServices
+	mapTargetTables = bpf.ABIMapTargetTables
+	mapGrants       = bpf.ABIMapGrants
+	mapGrantTargets = bpf.ABIMapGrantTargets
+	mapFlows        = bpf.ABIMapFlows
+	mapCounters     = bpf.ABIMapCounters
+	mapRefusals     = bpf.ABIMapRefusals
+	mapLosses       = bpf.ABIMapLosses
+	mapEvents       = bpf.ABIMapEvents
+	mapPrograms     = bpf.ABIMapPrograms
+	mapScratch      = bpf.ABIMapScratch
+	mapOutcome      = bpf.ABIMapOutcome
+)
+
+// private maps belong to one load of the programs.
+var private = map[string]bool{mapPrograms: true, mapScratch: true, mapOutcome: true}
+
+// Datapath is the loaded BPF side. Its methods are safe for concurrent use.
+type Datapath struct {
+	cfg  Config
+	dir  string // of this schema version; empty when nothing is pinned
+	log  *slog.Logger
+	coll *ebpf.Collection
+	spec *ebpf.CollectionSpec
+
+	mu     sync.Mutex // tables and links
+	links  map[linkKey]attachment
+	tables map[uint32]string // contents of inner maps that were put or compared since Open
+	sets   map[uint32]string
+
+	sweepMu sync.Mutex
+	marked  map[uint64]time.Duration // flow ids seen dead since
+}
+
+// Open loads the programs, takes up pinned maps or makes them, and replaces the programs of pinned links. Links whose
+// interface is gone are unpinned: Secure attaches anew.
+func Open(cfg Config) (*Datapath, error) {
+	cfg.setDefaults()
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift the limit of locked memory: %w", err)
+	}
+	spec, err := bpf.LoadABI()
+	if err != nil {
+		return nil, fmt.Errorf("read the object: %w", err)
+	}
+	if err := cfg.Sizes.apply(spec); err != nil {
+		return nil, err
+	}
+	d := &Datapath{
+		cfg: cfg, log: cfg.Log, spec: spec, links: map[linkKey]attachment{}, tables: map[uint32]string{},
+		sets: map[uint32]string{}, marked: map[uint64]time.Duration{},
+	}
+	if cfg.PinPath != "" {
+		d.dir = filepath.Join(cfg.PinPath, "v"+strconv.FormatUint(uint64(bpf.Version), 10))
+	}
+	if err := d.load(); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Datapath) load() error {
+	var opts ebpf.CollectionOptions
+	if d.dir != "" {
+		if err := d.prepare(); err != nil {
+			return err
+		}
+		opts.Maps.PinPath = filepath.Join(d.dir, "maps")
+		if err := d.adopt(opts.Maps.PinPath); err != nil {
+			return err
+		}
+	}
+	var err error
+	if d.coll, err = ebpf.NewCollectionWithOptions(d.spec, opts); err != nil {
+		return fmt.Errorf("load the programs: %w", err)
+	}
+	local := d.coll.Programs[bpf.ABIProgReceiveLocal]
+	if err := d.coll.Maps[mapPrograms].Put(uint32(0), uint32(local.FD())); err != nil {
+		return fmt.Errorf("set the tail call: %w", err)
+	}
+	if d.dir == "" {
+		return nil
+	}
+	if err := d.pinTail(local); err != nil {
+		return err
+	}
+	if err := d.takeUpLinks(); err != nil {
+		return err
+	}
+	return d.dropTails(local)
+}
+
+// prepare makes the directories and, where there is none, the bpffs that they need.
+func (d *Datapath) prepare() error {
+	if err := mountBPFFS(d.cfg.PinPath); err != nil {
+		return fmt.Errorf("pin path %s: %w", d.cfg.PinPath, err)
+	}
+	for _, sub := range []string{"maps", "links"} {
+		if err := os.MkdirAll(filepath.Join(d.dir, sub), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountBPFFS mounts a bpffs at its usual place, or at the path itself when that lies elsewhere, unless there is one.
+func mountBPFFS(path string) error {
+	const usual = "/sys/fs/bpf"
+	existing := path
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(existing, &st)
+		if err == nil && st.Type == unix.BPF_FS_MAGIC {
+			return nil
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || filepath.Dir(existing) == existing {
+			return err
+		}
+		existing = filepath.Dir(existing)
+	}
+	target := path
+	if path == usual || strings.HasPrefix(path, usual+"/") {
+		target = usual
+	} else if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("bpf", target, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a bpffs at %s: %w", target, err)
+	}
+	return nil
+}
+
+// adopt makes the specification agree with pinned maps, which keep the size that they were made with.
+func (d *Datapath) adopt(dir string) error {
+	for name, spec := range d.spec.Maps {
+		if private[name] || strings.HasPrefix(name, ".") {
+			continue
+		}
+		spec.Pinning = ebpf.PinByName
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("pinned map %s: %w", name, err)
+		}
+		if had := m.MaxEntries(); had != spec.MaxEntries {
+			d.log.Info("a pinned map keeps its size", "map", name, "entries", had, "configured", spec.MaxEntries)
+			spec.MaxEntries = had
+		}
+		m.Close()
+	}
+	return nil
+}
+
+// tailPin is where the tail call's table of these very programs is pinned: the kernel empties such a table when no
+// process and no pin holds it any more.
+func (d *Datapath) tailPin(p *ebpf.Program) (string, error) {
+	info, err := p.Info()
+	if err != nil {
+		return "", err
+	}
+	id, ok := info.ID()
+	if !ok {
+		return "", errors.New("the kernel gives programs no ids")
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", info.Tag, id))
+	return filepath.Join(d.dir, "programs-"+hex.EncodeToString(sum[:6])), nil
+}
+
+func (d *Datapath) pinTail(p *ebpf.Program) error {
+	path, err := d.tailPin(p)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := d.coll.Maps[mapPrograms].Pin(path); err != nil {
+		return fmt.Errorf("pin the tail call's table: %w", err)
+	}
+	return nil
+}
+
+// dropTails unpins the tables of earlier programs, after no link runs these any more.
+func (d *Datapath) dropTails(p *ebpf.Program) error {
+	keep, err := d.tailPin(p)
+	if err != nil {
+		return err
+	}
+	old, err := filepath.Glob(filepath.Join(d.dir, "programs-*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range old {
+		if path == keep {
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close lets go of everything; pins, and what they hold, stay.
+func (d *Datapath) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	for k, a := range d.links {
+		errs = append(errs, a.link.Close())
+		delete(d.links, k)
+	}
+	if d.coll != nil {
+		d.coll.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// Remove unpins everything of every schema version, after which nothing lets a packet through, and closes.
+func (d *Datapath) Remove() error {
+	err := d.Close()
+	if d.cfg.PinPath == "" {
+		return err
+	}
+	return errors.Join(err, RemovePins(d.cfg.PinPath))
+}
+
+// RemovePins takes all pins under a pin path away; programs and maps end with the last process that holds them. A path
+// that does not exist is no error.
+func RemovePins(path string) error {
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "v") {
+			errs = append(errs, os.RemoveAll(filepath.Join(path, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// BootTime is the clock of the datapath's times.
+func BootTime() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0, fmt.Errorf("read the boot clock: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
+}
