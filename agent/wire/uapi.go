@@ -98,6 +98,7 @@ func (u *UAPI) Kick(ctx context.Context) error {
 
 // Counters is what Culvert's tunnel process counts beside the protocol, since it started.
 type Counters struct {
+	Started   time.Time
 	NoSession uint64 // packets to peers dropped because there was no session with them
 	Malformed uint64 // packets from the interface that could not be understood, and were dropped
 
@@ -113,8 +114,9 @@ func (u *UAPI) Counters(ctx context.Context) (Counters, error) {
 		return Counters{}, fmt.Errorf("read tunnel counters: %w", err)
 	}
 	var c Counters
+	var started uint64 // nanoseconds since 1970
 	fields := map[string]*uint64{
-		"no_session": &c.NoSession, "malformed": &c.Malformed,
+		"started": &started, "no_session": &c.NoSession, "malformed": &c.Malformed,
 		"forgiven_out": &c.ForgivenOut, "forgiven_in": &c.ForgivenIn,
 	}
 	for line := range strings.Lines(reply) {
@@ -125,17 +127,26 @@ func (u *UAPI) Counters(ctx context.Context) (Counters, error) {
 			}
 		}
 	}
+	c.Started = time.Unix(0, int64(started))
 	return c, nil
 }
 
 // Upgrade asks Culvert's tunnel process to replace itself by the program now installed, handing over its interface,
 // its sockets and its configuration. It returns when the new process answers.
 func (u *UAPI) Upgrade(ctx context.Context) error {
+	before, err := u.Counters(ctx)
+	if err != nil {
+		return fmt.Errorf("upgrade tunnel: %w", err)
+	}
 	if _, err := u.exchange(ctx, "upgrade=1\n\n"); err != nil {
 		return fmt.Errorf("upgrade tunnel: %w", err)
 	}
-	if _, err := u.Observe(ctx); err != nil {
-		return fmt.Errorf("upgrade tunnel: %w", err)
+	after, err := u.Counters(ctx)
+	if err != nil {
+		return fmt.Errorf("upgrade tunnel: the new process does not answer: %w", err)
+	}
+	if after.Started.Equal(before.Started) {
+		return errors.New("upgrade tunnel: the new program could not be started, the old one goes on: see its log")
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ type udpBind struct {
 
 	mu    sync.Mutex // of opening and closing
 	sides [2]atomic.Pointer[udpSide]
+	left  [2]int // sockets that the process before left, until they are used; -1: none
 }
 
 const (
@@ -41,7 +42,26 @@ type udpSide struct {
 	log  *slog.Logger
 }
 
-func newUDPBind(log *slog.Logger) *udpBind { return &udpBind{log: log} }
+func newUDPBind(log *slog.Logger) *udpBind { return &udpBind{log: log, left: [2]int{-1, -1}} }
+
+// adopt makes the first Open take over sockets that are open and bound already; -1 stands for none.
+func (b *udpBind) adopt(fd4, fd6 int) { b.left = [2]int{fd4, fd6} }
+
+// takeLeft returns the sockets left if they are bound to the port wanted, and closes them otherwise.
+func (b *udpBind) takeLeft(port uint16) (fds [2]int, bound uint16, ok bool) {
+	fds, b.left = b.left, [2]int{-1, -1}
+	for _, fd := range fds {
+		if fd < 0 {
+			continue
+		}
+		var err error
+		if bound, err = boundPort(fd); err != nil || port != 0 && bound != port {
+			closeAll(fds)
+			return fds, 0, false
+		}
+	}
+	return fds, bound, bound != 0
+}
 
 // maxPortTries bounds the search for a port that is free in both families.
 const maxPortTries = 100
@@ -52,6 +72,9 @@ func (b *udpBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	defer b.mu.Unlock()
 	if b.sides[side4].Load() != nil || b.sides[side6].Load() != nil {
 		return nil, 0, conn.ErrBindAlreadyOpen
+	}
+	if fds, actual, ok := b.takeLeft(port); ok {
+		return b.use(fds, actual)
 	}
 	for try := 0; ; try++ {
 		fds, actual, err := openPair(port)

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"encoding/binary"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -61,15 +62,24 @@ func (f *flow) reclaim(bufs [][]byte) {
 	for _, buf := range bufs {
 		if v, ok := f.tags.take(buf); ok {
 			t.add(v)
+			f.forget(v)
 		}
 	}
 	t.done()
+}
+
+// forget takes a packet that was dropped off its peer's queue.
+func (f *flow) forget(v tag) {
+	if v.dir == outbound {
+		f.dst.dropped(v.peer)
+	}
 }
 
 // mark puts a tag on a buffer that was just filled. An old tag means that its packet was dropped.
 func (f *flow) mark(buf []byte, used int, v tag) int {
 	if old, ok := f.tags.take(buf); ok {
 		f.gate(old.dir).leave(1, old.epoch)
+		f.forget(old)
 	}
 	if f.tags.put(buf, used, v) {
 		return 1
@@ -82,6 +92,7 @@ type gatedTun struct {
 	tun.Device
 	f    *flow
 	link *linkWatch
+	bind *gatedBind
 	last int // buffers that the last Read filled
 }
 
@@ -94,8 +105,13 @@ func (g *gatedTun) Close() error {
 	return g.Device.Close()
 }
 
-// Read is called by one goroutine.
+// Read is called by one goroutine. Until the sockets open for the first time packets stay in the interface's queue: the
+// device would drop them.
 func (g *gatedTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	select {
+	case <-g.bind.ready:
+	case <-g.link.done:
+	}
 	g.f.reclaim(bufs[:g.last])
 	g.f.out.wait()
 	n, err := g.Device.Read(bufs, sizes, offset)
@@ -137,11 +153,13 @@ type gatedBind struct {
 	f       *flow
 	open    atomic.Bool
 	changed chan struct{} // gets a value when open changed; capacity 1
-	refused uint16        // the port that could not be had last; calls of Open do not overlap
+	ready   chan struct{} // closed when the sockets opened for the first time
+	once    sync.Once
+	refused uint16 // the port that could not be had last; calls of Open do not overlap
 }
 
 func newGatedBind(bind conn.Bind, f *flow) *gatedBind {
-	return &gatedBind{Bind: bind, f: f, changed: make(chan struct{}, 1)}
+	return &gatedBind{Bind: bind, f: f, changed: make(chan struct{}, 1), ready: make(chan struct{})}
 }
 
 // Open wraps the functions that receive. A device forgets a port that it could not have and would take any the next
@@ -170,6 +188,9 @@ func (g *gatedBind) Close() error {
 
 func (g *gatedBind) set(open bool) {
 	g.open.Store(open)
+	if open {
+		g.once.Do(func() { close(g.ready) })
+	}
 	select {
 	case g.changed <- struct{}{}:
 	default:

@@ -26,7 +26,7 @@ type linkWatch struct {
 	wg     sync.WaitGroup
 }
 
-// watchLink starts to watch an interface of this network namespace. Its state of now is reported first.
+// watchLink prepares to watch an interface of this network namespace.
 func watchLink(name string) (*linkWatch, error) {
 	index, err := ifIndex(name)
 	if err != nil {
@@ -40,15 +40,21 @@ func watchLink(name string) (*linkWatch, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("watch interface %s: bind netlink socket: %w", name, err)
 	}
-	w := &linkWatch{
+	return &linkWatch{
 		name: name, index: index, socket: os.NewFile(uintptr(fd), "netlink"),
 		events: make(chan tun.Event, 5), done: make(chan struct{}),
-	}
+	}, nil
+}
+
+// start begins to report, with the state of now first.
+func (w *linkWatch) start() {
 	changed := make(chan struct{}, 1)
 	changed <- struct{}{}
 	w.wg.Go(func() { w.listen(changed) })
-	w.wg.Go(func() { w.report(changed) })
-	return w, nil
+	w.wg.Go(func() {
+		defer close(w.events)
+		w.report(changed)
+	})
 }
 
 // listen turns messages about the interface into wake-ups; what is true is then asked of the kernel, so that a message
@@ -92,7 +98,6 @@ func concerns(msgs []byte, index uint32) bool {
 }
 
 func (w *linkWatch) report(changed <-chan struct{}) {
-	defer close(w.events)
 	again := time.NewTicker(upAgain)
 	defer again.Stop()
 	wasUp, lastMTU := false, 0

@@ -11,12 +11,16 @@ import (
 
 // The device keeps up to 128 batches of packets for a peer with which it has no session: 1 GiB for one peer that does
 // not answer, gate or no gate. So packets for such a peer are counted by destination before the device sees them, and
-// beyond a small budget they are dropped; every flushEvery the ones that wait are replaced by fresh ones.
+// beyond a small budget they are dropped; now and then the ones that wait are replaced by fresh ones.
 const (
-	budgetAll  = 2048 // packets that may wait for sessions, all peers together
-	budgetMax  = 32   // the largest share of one peer
-	budgetMin  = 2    // the smallest, with very many peers
-	flushEvery = 100 * time.Millisecond
+	budgetAll = 2048 // packets that may wait for sessions, all peers together
+	budgetMax = 32   // the largest share of one peer
+	budgetMin = 2    // the smallest, with very many peers
+
+	// Packets that wait are replaced first after flushFirst, then after twice the time each, up to flushEvery. The
+	// first is short, for packets taken before a peer's start do not wait but are lost, and nothing tells.
+	flushFirst = 10 * time.Millisecond
+	flushEvery = 160 * time.Millisecond
 
 	// lostAfter is how many packets in a row a peer with a session may take without one being sent. A full gate holds
 	// gateMax of them, so more means that the session is gone. When all peers together took lostAll, many sessions
@@ -29,10 +33,13 @@ const (
 
 // queue is what is known of one peer's way out.
 type queue struct {
-	key     wire.PublicKey
-	since   atomic.Int64 // packets admitted since one was sent
-	live    atomic.Bool  // a packet was sent, and none was seen to get stuck since
-	flushed time.Time    // owned by the reader of the interface
+	key   wire.PublicKey
+	since atomic.Int64 // packets admitted since one was sent, and not seen to be dropped
+	live  atomic.Bool  // a packet was sent, and none was seen to get stuck since
+
+	// Owned by the reader of the interface.
+	flushed time.Time     // when those that wait began to
+	flushIn time.Duration // after which time they are replaced
 }
 
 // router finds a packet's peer as the device will, from a copy of its table of allowed addresses.
@@ -154,21 +161,36 @@ func (r *router) room(q *queue, budget int64, now time.Time) bool {
 	if q.live.Load() && r.pending.Load() < lostAll {
 		limit = lostAfter
 	} else if since == 0 {
-		q.flushed = now // the first to wait, and it shall for a while
+		q.flushed, q.flushIn = now, flushFirst // the first to wait, and it shall for a while
 	}
 	if since >= limit {
 		q.live.Store(false)
-		if now.Sub(q.flushed) < flushEvery {
+		if now.Sub(q.flushed) < q.flushIn {
 			r.refused.Add(1)
 			return false
 		}
-		q.flushed = now
+		q.flushed, q.flushIn = now, min(2*q.flushIn, flushEvery)
 		r.flush(q.key)
 		r.pending.Add(-q.since.Swap(0))
 	}
 	q.since.Add(1)
 	r.pending.Add(1)
 	return true
+}
+
+// dropped notes that the device dropped a packet of a peer's queue: it waits no more.
+func (r *router) dropped(peer uint32) {
+	t := r.table.Load()
+	if peer >= uint32(len(t.queues)) || t.queues[peer] == nil {
+		return
+	}
+	q := t.queues[peer]
+	for n := q.since.Load(); n > 0; n = q.since.Load() {
+		if q.since.CompareAndSwap(n, n-1) {
+			r.pending.Add(-1)
+			return
+		}
+	}
 }
 
 // sent notes that a packet of a peer's queue was handed to the socket: there is a session.

@@ -54,14 +54,19 @@ func TestPeerWithoutSessionGetsABudget(t *testing.T) {
 	if got := admitAll(r, dead, 10000, now); got != budgetMax || flushed != 0 {
 		t.Errorf("admitted %d, flushed %d times: want %d and none", got, flushed, budgetMax)
 	}
-	if got := admitAll(r, dead, 10000, now.Add(flushEvery-1)); got != 0 {
-		t.Errorf("admitted %d before the time", got)
+	refused := 10000 - budgetMax
+	for i, wait := range []time.Duration{flushFirst, 2 * flushFirst, 4 * flushFirst, 8 * flushFirst, flushEvery, flushEvery} {
+		if got := admitAll(r, dead, 10000, now.Add(wait-1)); got != 0 {
+			t.Errorf("round %d: admitted %d before the time", i, got)
+		}
+		now = now.Add(wait)
+		if got := admitAll(r, dead, 10000, now); got != budgetMax || flushed != i+1 {
+			t.Errorf("round %d: admitted %d, flushed %d times: want %d", i, got, flushed, budgetMax)
+		}
+		refused += 20000 - budgetMax
 	}
-	if got := admitAll(r, dead, 10000, now.Add(flushEvery)); got != budgetMax || flushed != 1 {
-		t.Errorf("admitted %d, flushed %d times: want %d and 1", got, flushed, budgetMax)
-	}
-	if got, want := r.refused.Load(), uint64(30000-2*budgetMax); got != want {
-		t.Errorf("counted %d refused: want %d", got, want)
+	if got := r.refused.Load(); got != uint64(refused) {
+		t.Errorf("counted %d refused: want %d", got, refused)
 	}
 	if got := admitAll(r, packetTo("fd01::9"), budgetMax, now); got != budgetMax {
 		t.Errorf("another peer is admitted %d", got)

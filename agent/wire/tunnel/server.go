@@ -7,8 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/device"
@@ -26,11 +28,15 @@ type server struct {
 	log      *slog.Logger
 	commands map[string]func() (reply string, err error) // by their line without "=1"
 
+	// upgrade prepares to replace this process; what it returns does so, once the request is answered.
+	upgrade func() (commit func() error, err error)
+
 	set sync.Mutex // one change at a time, with the router's copy made from it
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool // nil once closed
-	wg    sync.WaitGroup
+	mu     sync.Mutex
+	conns  map[net.Conn]bool // nil once closed
+	paused bool              // connections wait for the next process
+	wg     sync.WaitGroup
 }
 
 func newServer(dev *device.Device, dst *router, log *slog.Logger) *server {
@@ -40,11 +46,34 @@ func newServer(dev *device.Device, dst *router, log *slog.Logger) *server {
 	}
 }
 
-// serve accepts connections until the listener is closed.
+// pause leaves new connections in the listener's queue until resume.
+func (s *server) pause(l *net.UnixListener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = true
+	_ = l.SetDeadline(time.Unix(1, 0))
+}
+
+func (s *server) resume(l *net.UnixListener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = false
+	if l.SetDeadline(time.Time{}) == nil && s.conns != nil {
+		s.wg.Go(func() { s.serve(l) })
+	}
+}
+
+func (s *server) isPaused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.paused
+}
+
+// serve accepts connections until the listener is closed or paused.
 func (s *server) serve(l net.Listener) {
 	for {
 		conn, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) && s.isPaused() {
 			return
 		}
 		if err != nil {
@@ -103,9 +132,12 @@ func (s *server) handle(conn net.Conn) error {
 		if err != nil {
 			return err
 		}
-		reply, err := s.do(op, body)
-		if _, err := io.WriteString(conn, reply+fmt.Sprintf("errno=%d\n\n", errno(err))); err != nil {
+		reply, then, err := s.do(op, body)
+		if _, err := io.WriteString(conn, reply+fmt.Sprintf("errno=%d\n\n", errno(err))); err != nil && then == nil {
 			return err
+		}
+		if then != nil {
+			err = then()
 		}
 		if err != nil {
 			s.log.Warn("control request failed", "request", op, "error", err)
@@ -135,22 +167,27 @@ func readRequest(r *bufio.Reader) (op, body string, err error) {
 	}
 }
 
-func (s *server) do(op, body string) (string, error) {
+// do returns the reply to a request, and what is to be done once it is sent.
+func (s *server) do(op, body string) (reply string, then func() error, err error) {
 	name, version, _ := strings.Cut(op, "=")
 	command := s.commands[name]
 	switch {
 	case version != "1":
-		return "", fmt.Errorf("request %q: want NAME=1: %w", op, unix.EPROTO)
+		err = fmt.Errorf("request %q: want NAME=1: %w", op, unix.EPROTO)
 	case name == "set":
-		return "", s.apply(body)
+		err = s.apply(body)
 	case body != "":
-		return "", fmt.Errorf("request %q: takes no further lines: %w", op, unix.EINVAL)
+		err = fmt.Errorf("request %q: takes no further lines: %w", op, unix.EINVAL)
 	case name == "get":
-		return s.dev.IpcGet()
+		reply, err = s.dev.IpcGet()
+	case name == "upgrade":
+		then, err = s.upgrade()
 	case command != nil:
-		return command()
+		reply, err = command()
+	default:
+		err = fmt.Errorf("request %q: unknown: %w", op, unix.ENOTSUP)
 	}
-	return "", fmt.Errorf("request %q: unknown: %w", op, unix.ENOTSUP)
+	return reply, then, err
 }
 
 // apply makes a change, and the router's copy anew even from a change that failed half-way.

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"sync"
+	"time"
 
-	"golang.zx2c4.com/wireguard/conn"
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/culvert-net/culvert/agent/wire"
@@ -72,8 +74,11 @@ func (c *Config) complete() error {
 }
 
 // Run serves the tunnel until the context ends, and then returns nil; the interface stays. It fails when the interface
-// or the socket cannot be had, or when the interface is removed under it. It is a process's whole body: on a host with
-// up to two CPUs it sets GOMAXPROCS to 1, unless the environment does.
+// or the socket cannot be had, or when the interface is removed under it.
+//
+// It is a process's whole body. On a host with up to two CPUs it sets GOMAXPROCS to 1, unless the environment does. On
+// SIGUSR2, or when told so on its socket, it replaces itself by the program now installed at its own path, with the same
+// arguments, interface, sockets and peers; should that fail, it goes on.
 func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.complete(); err != nil {
 		return fmt.Errorf("configure tunnel: %w", err)
@@ -81,70 +86,144 @@ func Run(ctx context.Context, cfg Config) error {
 	if runtime.NumCPU() <= smallHost && os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)
 	}
-	socket, err := listenControl(cfg.Socket)
+	h, err := inherited()
 	if err != nil {
 		return err
 	}
-	defer socket.remove()
-	fd, err := openInterface(cfg.Interface, cfg.MTU)
-	if err != nil {
+	r := &runner{cfg: cfg, bind: newUDPBind(cfg.Log), upgrade: make(chan os.Signal, 1)}
+	signal.Notify(r.upgrade, unix.SIGUSR2) // early: unheeded, the signal ends the process
+	defer signal.Stop(r.upgrade)
+	if err := r.open(h); err != nil {
 		return err
 	}
-	iface, err := newVnetTun(fd, cfg.Interface, cfg.PartialChecksums)
-	if err != nil {
-		return err
-	}
-	return runDevice(ctx, cfg, socket, iface, newUDPBind(cfg.Log))
+	defer r.socket.remove()
+	return r.run(ctx, h)
 }
 
-// runDevice runs a device over the interface and the sockets, and closes both.
-func runDevice(ctx context.Context, cfg Config, socket *controlSocket, iface *vnetTun, bind conn.Bind) error {
-	link, err := watchLink(cfg.Interface)
-	if err != nil {
-		return errors.Join(err, iface.Close())
+// runner is one run of the tunnel.
+type runner struct {
+	cfg    Config
+	socket *controlSocket
+	iface  *vnetTun
+	link   *linkWatch
+	bind   *udpBind
+
+	upgrade chan os.Signal
+}
+
+// open opens the control socket and the interface, or takes over those left by the process before.
+func (r *runner) open(h *handover) (err error) {
+	if h != nil {
+		r.socket, err = h.socket(r.cfg.Socket)
+	} else {
+		r.socket, err = listenControl(r.cfg.Socket)
 	}
+	if err != nil {
+		return err
+	}
+	if err = r.openInterface(h); err != nil {
+		r.socket.remove()
+	}
+	return err
+}
+
+func (r *runner) openInterface(h *handover) (err error) {
+	fd := -1
+	if h != nil {
+		fd, h.tun = h.tun, -1
+		r.bind.adopt(h.udp4, h.udp6)
+		err = setMTU(r.cfg.Interface, r.cfg.MTU)
+	} else {
+		fd, err = openInterface(r.cfg.Interface, r.cfg.MTU)
+	}
+	if err == nil {
+		r.iface, err = newVnetTun(fd, r.cfg.Interface, r.cfg.PartialChecksums)
+	}
+	if err != nil {
+		return err
+	}
+	if r.link, err = watchLink(r.cfg.Interface); err != nil {
+		return errors.Join(err, r.iface.Close())
+	}
+	return nil
+}
+
+// run runs a device over the interface and the sockets, and closes both.
+func (r *runner) run(ctx context.Context, h *handover) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 
-	f := newFlow(cfg.MTU)
-	gated := newGatedBind(bind, f)
-	dev := device.NewDevice(&gatedTun{Device: iface, f: f, link: link}, gated, deviceLog(cfg.Log))
+	f := newFlow(r.cfg.MTU)
+	gated := newGatedBind(r.bind, f)
+	dev := device.NewDevice(&gatedTun{Device: r.iface, f: f, link: r.link, bind: gated}, gated, deviceLog(r.cfg.Log))
 	defer dev.Close()
 	f.dst.flush = func(key wire.PublicKey) {
 		if peer := dev.LookupPeer(device.NoisePublicKey(key)); peer != nil {
 			peer.FlushStagedPackets()
 		}
 	}
-	s := newServer(dev, f.dst, cfg.Log)
-	k := newKicker(dev, gated, s.state, cfg.Log)
-	s.commands["kick"] = k.kick
-	s.commands["counters"] = func() (string, error) { return counters(f, iface), nil }
-	wg.Go(func() { k.run(ctx) })
-	wg.Go(func() { s.serve(socket.listener) })
-	defer s.close()
-	defer socket.listener.Close()
-
-	if err := writeReady(cfg.ReadyFile); err != nil {
+	s := newServer(dev, f.dst, r.cfg.Log)
+	k := newKicker(dev, gated, s.state, r.cfg.Log)
+	u := &upgrader{iface: r.iface, bind: r.bind, socket: r.socket, server: s}
+	s.commands["kick"], s.upgrade = k.kick, u.prepare
+	started := time.Now()
+	s.commands["counters"] = func() (string, error) { return counters(f, r.iface, started), nil }
+	if err := r.configure(h, s, k); err != nil {
+		r.link.start() // what closes the device waits for its end
 		return err
 	}
-	if cfg.ReadyFile != "" {
-		defer os.Remove(cfg.ReadyFile)
-	}
-	cfg.Log.Info("tunnel runs", "interface", cfg.Interface, "mtu", cfg.MTU, "socket", cfg.Socket)
-	select {
-	case <-ctx.Done():
+	r.link.start()
+	wg.Go(func() { k.run(ctx) })
+	wg.Go(func() { s.serve(r.socket.listener) })
+	defer s.close()
+	defer r.socket.listener.Close()
+	return r.await(ctx, dev, u)
+}
+
+// configure gives the device what the one before was configured with. It comes before the link's state is known, so
+// that the sockets open on the right port.
+func (r *runner) configure(h *handover, s *server, k *kicker) error {
+	if h == nil {
 		return nil
-	case <-dev.Wait():
-		return fmt.Errorf("serve interface %s: it was removed or failed", cfg.Interface)
+	}
+	text, err := h.config()
+	if err != nil {
+		return err
+	}
+	if err := s.apply(text); err != nil {
+		return fmt.Errorf("take over configuration: %w", err)
+	}
+	_, err = k.kick()
+	return err
+}
+
+// await says that the tunnel is ready and returns at its end.
+func (r *runner) await(ctx context.Context, dev *device.Device, u *upgrader) error {
+	if err := writeReady(r.cfg.ReadyFile); err != nil {
+		return err
+	}
+	if r.cfg.ReadyFile != "" {
+		defer os.Remove(r.cfg.ReadyFile)
+	}
+	r.cfg.Log.Info("tunnel runs", "interface", r.cfg.Interface, "mtu", r.cfg.MTU, "socket", r.cfg.Socket)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-dev.Wait():
+			return fmt.Errorf("serve interface %s: it was removed or failed", r.cfg.Interface)
+		case <-r.upgrade:
+			r.cfg.Log.Warn("tunnel goes on", "error", u.run()) // it returns only when it failed
+		}
 	}
 }
 
 // counters writes what was lost here and nowhere else counted.
-func counters(f *flow, iface *vnetTun) string {
-	return fmt.Sprintf("no_session=%d\nmalformed=%d\nforgiven_out=%d\nforgiven_in=%d\n",
-		f.dst.refused.Load(), iface.bad.Load(), f.out.forgotten(), f.in.forgotten())
+func counters(f *flow, iface *vnetTun, started time.Time) string {
+	return fmt.Sprintf("started=%d\nno_session=%d\nmalformed=%d\nforgiven_out=%d\nforgiven_in=%d\n",
+		started.UnixNano(), f.dst.refused.Load(), iface.bad.Load(), f.out.forgotten(), f.in.forgotten())
 }
 
 // writeReady tells whoever waits for the file that the socket answers.

@@ -67,6 +67,7 @@ type Node struct {
 	*netlab.Namespace
 	Config  tunnel.Config
 	Body    string // of Main's bodies; empty: tunnel.Run
+	Program string // empty: the test's own
 	Device  *wire.UAPI
 	Key     wire.PrivateKey
 	Overlay netip.Addr // its address inside the tunnel
@@ -101,9 +102,12 @@ func NewNode(t testing.TB, ns *netlab.Namespace, n byte) *Node {
 // Launch starts the process without waiting for it.
 func (n *Node) Launch() *netlab.Process {
 	n.t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		n.t.Fatal(err)
+	exe := n.Program
+	if exe == "" {
+		var err error
+		if exe, err = os.Executable(); err != nil {
+			n.t.Fatal(err)
+		}
 	}
 	cfg := n.Config
 	cfg.Log = nil
