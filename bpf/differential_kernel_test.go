@@ -20,6 +20,7 @@ type kernel struct {
 	t     *testing.T
 	coll  *ebpf.Collection
 	inner map[string]*ebpf.MapSpec
+	held  map[string]map[uint32]string         // by outer map: contents of inner maps, to spare the kernel updates
 	count map[verdict.CounterKey]verdict.Count // what the counters must hold
 	link  plan.ENI                             // whose link is interface 1, the one of test runs
 	cpus  int
@@ -39,9 +40,10 @@ func newKernel(t *testing.T) *kernel {
 	}
 	spec.Maps[bpf.ABIMapFlows].MaxEntries = 1 << 16
 	spec.Maps[bpf.ABIMapCounters].MaxEntries = 1 << 14
-	k := &kernel{t: t, inner: map[string]*ebpf.MapSpec{}, count: map[verdict.CounterKey]verdict.Count{}}
+	k := &kernel{t: t, inner: map[string]*ebpf.MapSpec{}, held: map[string]map[uint32]string{}, count: map[verdict.CounterKey]verdict.Count{}}
 	for _, outer := range []string{bpf.ABIMapRuleSets, bpf.ABIMapTargetTables} {
 		k.inner[outer] = spec.Maps[outer].InnerMap.Copy()
+		k.held[outer] = map[uint32]string{}
 	}
 	if k.coll, err = ebpf.NewCollection(spec); err != nil {
 		t.Fatalf("load: %+v", err)
@@ -87,8 +89,7 @@ func at(vpc uint32, a netip.Addr) bpf.VPCAddr { return bpf.VPCAddr{Vpc: vpc, Add
 func (k *kernel) apply(p *plan.Plan) {
 	k.t.Helper()
 	for _, name := range []string{
-		bpf.ABIMapLinks, bpf.ABIMapEnis, bpf.ABIMapAddresses, bpf.ABIMapRuleSets, bpf.ABIMapServices, bpf.ABIMapTargetTables,
-		bpf.ABIMapGrants, bpf.ABIMapGrantTargets,
+		bpf.ABIMapLinks, bpf.ABIMapEnis, bpf.ABIMapAddresses, bpf.ABIMapServices, bpf.ABIMapGrants, bpf.ABIMapGrantTargets,
 	} {
 		k.empty(name)
 	}
@@ -132,8 +133,16 @@ func (k *kernel) apply(p *plan.Plan) {
 	})
 }
 
+// applySets puts what differs. What the plan does not name stays until there is much of it: an update of an outer map waits
+// for a grace period.
 func (k *kernel) applySets(p *plan.Plan) {
 	k.t.Helper()
+	for outer, held := range k.held {
+		if len(held) > 500 {
+			k.empty(outer)
+			clear(held)
+		}
+	}
 	for _, s := range p.RuleSets {
 		rules, err := plan.ParseRules(s.Text)
 		if err != nil {
@@ -150,14 +159,14 @@ func (k *kernel) applySets(p *plan.Plan) {
 			}
 			set.Count++
 		}
-		k.putInner(bpf.ABIMapRuleSets, s.ID, 1, func(m *ebpf.Map) error { return m.Put(uint32(0), &set) })
+		k.putInner(bpf.ABIMapRuleSets, s.ID, s.Text, 1, func(m *ebpf.Map) error { return m.Put(uint32(0), &set) })
 	}
 	for _, table := range p.TargetTables {
 		slots, err := table.Slots()
 		if err != nil {
 			k.t.Fatal(err)
 		}
-		k.putInner(bpf.ABIMapTargetTables, table.ID, uint32(len(slots)), func(m *ebpf.Map) error {
+		k.putInner(bpf.ABIMapTargetTables, table.ID, table.Text, uint32(len(slots)), func(m *ebpf.Map) error {
 			for i, s := range slots {
 				if err := m.Put(uint32(i), &bpf.Target{Addr: bpf.NetAddr(s.Addr()), Port: bpf.NetPort(s.Port())}); err != nil {
 					return err
@@ -168,8 +177,12 @@ func (k *kernel) applySets(p *plan.Plan) {
 	}
 }
 
-func (k *kernel) putInner(outer string, id, entries uint32, fill func(*ebpf.Map) error) {
+func (k *kernel) putInner(outer string, id uint32, text string, entries uint32, fill func(*ebpf.Map) error) {
 	k.t.Helper()
+	if k.held[outer][id] == text {
+		return
+	}
+	k.held[outer][id] = text
 	spec := k.inner[outer].Copy()
 	spec.MaxEntries = entries
 	m, err := ebpf.NewMap(spec)

@@ -328,11 +328,13 @@ func (x *traffic) dest(vpc string) netip.Addr {
 	case 1:
 		return []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.66")}[x.rng.IntN(2)]
 	case 2:
-		return one(x, x.r.ENIs).Address
+		if e := one(x, x.r.ENIs); e != nil {
+			return e.Address
+		}
 	}
 	for range 20 { // bounded search for one of the VPC, endpoints first
 		e := one(x, x.r.ENIs)
-		if e.VPC == vpc && (e.Type == api.ENIEndpoint || x.rng.IntN(3) == 0) {
+		if e != nil && e.VPC == vpc && (e.Type == api.ENIEndpoint || x.rng.IntN(3) == 0) {
 			return e.Address
 		}
 	}
@@ -372,18 +374,35 @@ func (x *traffic) inject() error {
 			from.VPC, from.Tag, to.VPC = g.ConsumerVPC, api.TagFamilyIPv4|g.Tag, g.ProviderVPC
 		}
 	}
-	ip := x.dress(plantest.IP{
+	ip := plantest.IP{
 		Protocol: []uint8{6, 6, 17, 1}[x.rng.IntN(4)], SourcePort: 40000, DestPort: worlds.Ports[x.rng.IntN(len(worlds.Ports))],
 		Flags: flagSets[x.rng.IntN(len(flagSets))], ICMPType: 8, ICMPID: uint16(x.rng.IntN(4)),
-	})
+	}
 	if x.rng.IntN(2) == 0 {
 		ip.Flags = plantest.SYN
 	}
+	if targets := x.nodes[x.tested].plan.GrantTargets; len(targets) > 0 && x.rng.IntN(3) == 0 {
+		x.granted(&from, &to, &ip)
+	}
+	ip = x.dress(ip)
 	b := ip.Overlay(from, to)
 	if x.rng.IntN(4) == 0 {
 		b = x.spoil(b)
 	}
 	return x.hop(x.tested, verdict.Packet{Hook: verdict.HookTunnel, Bytes: b}, nil)
+}
+
+// granted makes a packet one that a grant admits, but for its source, which is a random one.
+func (x *traffic) granted(from, to *api.Overlay, ip *plantest.IP) {
+	p := x.nodes[x.tested].plan
+	t := p.GrantTargets[x.rng.IntN(len(p.GrantTargets))]
+	for _, g := range p.Grants {
+		if g.ConsumerVPC == t.ConsumerVPC && g.Tag == t.Tag {
+			from.Mesh, from.VPC, from.Tag = x.r.Mesh.Number, g.ConsumerVPC, api.TagFamilyIPv4|g.Tag
+			*to = api.Overlay{Mesh: x.r.Mesh.Number, VPC: g.ProviderVPC, Host: api.AddrHost(t.Address), Tag: api.TagFamilyIPv4}
+			ip.Protocol, ip.DestPort = g.Protocol, t.Port
+		}
+	}
 }
 
 func (x *traffic) overlay() api.Overlay {

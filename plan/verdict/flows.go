@@ -123,11 +123,16 @@ func (d *decision) claim(opening FlowKey, reverse *FlowKey) bool {
 			reverse.DestPort = plan.SNATPort(api.AddrHost(opening.Source), api.AddrHost(opening.Dest), opening.SourcePort,
 				opening.DestPort, opening.Protocol, opening.VPC, try)
 		}
-		if _, taken := d.state.Flows[*reverse]; !taken {
+		if there, taken := d.state.Flows[*reverse]; !taken || adoptable(there, opening) {
 			return true
 		}
 	}
 	return false
+}
+
+// adoptable is an answering entry that an earlier life of this flow left behind: the flow takes part in it.
+func adoptable(there Flow, opening FlowKey) bool {
+	return there.Flags&(FlowDead|FlowClosed) == 0 && there.Reverse == opening
 }
 
 func (d *decision) tooBig(p *ip) bool { return p.length+overlayGrowth > int(d.plan.Config.TunnelMTU) }
@@ -137,13 +142,15 @@ func (d *decision) create(key FlowKey, f, other Flow, p *ip) (Flow, Reason) {
 	if f.Next == NextTunnel && d.tooBig(p) {
 		return Flow{}, ReasonTooBig
 	}
-	if _, taken := d.state.Flows[f.Reverse]; taken {
+	if there, taken := d.state.Flows[f.Reverse]; !taken {
+		other.Reverse = key
+		d.state.Flows[f.Reverse] = other
+		d.v.Created = append(d.v.Created, f.Reverse)
+	} else if !adoptable(there, key) {
 		return Flow{}, ReasonFlowTableFull
 	}
-	other.Reverse = key
-	d.state.Flows[f.Reverse] = other
 	d.state.Flows[key] = f
-	d.v.Created = append(d.v.Created, f.Reverse, key)
+	d.v.Created = append(d.v.Created, key)
 	d.add(key, &f, p)
 	return f, ReasonNone
 }

@@ -1,0 +1,119 @@
+package bpf_test
+
+import (
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/plantest"
+	"github.com/culvert-net/culvert/plan"
+	"github.com/culvert-net/culvert/plan/verdict"
+)
+
+// The search for a port, try by try: with every number of candidates taken by others, kernel and oracle choose the same
+// or give up together. Taken means by an entry of another flow, or by one of this flow that is dead; an orphan of this flow is free.
+func TestPortSearch(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: loads BPF programs")
+	}
+	k := newKernel(t)
+	cart, target := netip.MustParseAddr("10.0.1.5"), netip.MustParseAddr("10.0.1.6")
+	udp := plantest.IP{Source: cart, Protocol: 17, SourcePort: 40000, DestPort: 53}
+	toEndpoint, toResolver := udp, udp
+	toEndpoint.Dest, toResolver.Dest = plantest.Endpoint, plan.LinkLocalResolver
+	fromTunnel := plantest.IP{Protocol: 17, SourcePort: 40000, DestPort: 8443}.
+		Overlay(plantest.At(plantest.Shop, cart, plantest.TagUDP), plantest.At(plantest.Pay, target, 0))
+	cases := map[string]struct {
+		node   uint32
+		packet verdict.Packet
+	}{
+		"endpoint": {1, verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: toEndpoint.Workload(11)}},
+		"resolver": {1, verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: toResolver.Workload(11)}},
+		"provider": {2, verdict.Packet{Hook: verdict.HookTunnel, Bytes: fromTunnel}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			v := plantest.View(c.node, plantest.Workloads())
+			p, err := plan.Compile(v, plantest.Facts(v))
+			if err != nil {
+				t.Fatal(err)
+			}
+			k.apply(p)
+			opening, reverse := search(t, p, c.packet)
+			for taken := range verdict.PortTries + 3 {
+				for _, flags := range []uint8{0, verdict.FlowDead, verdict.FlowClosed, orphan} {
+					portSearch(t, k, p, c.packet, opening, reverse, taken, flags)
+				}
+			}
+		})
+	}
+}
+
+// orphan marks occupying entries that name the flow itself as their reverse.
+const orphan = 0xff
+
+// search lets the oracle open the flow freely and returns the keys of its entries.
+func search(t *testing.T, p *plan.Plan, packet verdict.Packet) (opening, reverse verdict.FlowKey) {
+	t.Helper()
+	v := verdict.Decide(p, &verdict.State{}, packet)
+	if v.Reason != verdict.ReasonForwarded || len(v.Created) != 2 {
+		t.Fatalf("%s, %d entries", v.Reason, len(v.Created))
+	}
+	return v.Created[1], v.Created[0]
+}
+
+func portSearch(t *testing.T, k *kernel, p *plan.Plan, packet verdict.Packet, opening, reverse verdict.FlowKey, taken int, flags uint8) {
+	t.Helper()
+	k.forget()
+	s := &verdict.State{Flows: map[verdict.FlowKey]verdict.Flow{}}
+	for try := range min(taken, verdict.PortTries+1) {
+		key := reverse
+		if try > 0 {
+			key.DestPort = plan.SNATPort(api.AddrHost(opening.Source), api.AddrHost(opening.Dest), opening.SourcePort, opening.DestPort,
+				opening.Protocol, opening.VPC, uint32(try))
+		}
+		f := verdict.Flow{Source: opening.Source, Dest: opening.Dest, Reverse: opening, Flags: flags, Generation: 1}
+		if flags == 0 {
+			f.Reverse.SourcePort++
+		}
+		if flags == orphan {
+			f.Flags = 0
+			if try < taken-1 { // only the last one is this flow's own
+				f.Reverse.SourcePort++
+			}
+		}
+		s.Flows[key] = f
+		kf := kernelFlow(key, f)
+		k.put(bpf.ABIMapFlows, kf.Key, &kf)
+	}
+	v := verdict.Decide(p, s, packet)
+	want := verdict.ReasonForwarded
+	if taken > verdict.PortTries && !(flags == orphan && taken == verdict.PortTries+1) {
+		want = verdict.ReasonSNATPortsExhausted
+	}
+	if v.Reason != want {
+		t.Fatalf("%d taken, flags %d: the oracle says %s, want %s", taken, flags, v.Reason, want)
+	}
+	if err := k.run(p, packet, v); err != nil {
+		t.Fatalf("%d taken, flags %d: %v", taken, flags, err)
+	}
+	if err := k.compareAll(s); err != nil {
+		t.Fatalf("%d taken, flags %d: %v", taken, flags, err)
+	}
+}
+
+func kernelFlow(key verdict.FlowKey, f verdict.Flow) bpf.Flow {
+	return bpf.Flow{
+		Key: kernelKey(key), Reverse: kernelKey(f.Reverse), Saddr: bpf.NetAddr(f.Source), Daddr: bpf.NetAddr(f.Dest),
+		Flags: f.Flags, Generation: f.Generation,
+	}
+}
+
+func kernelKey(k verdict.FlowKey) bpf.FlowKey {
+	return bpf.FlowKey{
+		Vpc: k.VPC, Saddr: bpf.NetAddr(k.Source), Daddr: bpf.NetAddr(k.Dest), Sport: bpf.NetPort(k.SourcePort),
+		Dport: bpf.NetPort(k.DestPort), Tag: k.Tag, View: uint8(k.View), Protocol: k.Protocol,
+	}
+}
