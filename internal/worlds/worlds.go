@@ -329,6 +329,11 @@ func (m *maker) endpoint() {
 			}
 		}
 	}
+	for _, other := range m.r.Endpoints { // one private name, one endpoint of a VPC: the control plane refuses a second
+		if other.VPC == e.VPC && m.r.Services[other.Service].PrivateDNSName == s.PrivateDNSName {
+			e.PrivateDNSEnabled = false
+		}
+	}
 	m.r.Put(e)
 	m.r.Put(c)
 }
