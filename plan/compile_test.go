@@ -304,6 +304,22 @@ func wantRefusal(t *testing.T, v api.View, field string) {
 	}
 }
 
+// A consumer's group of very many members closes that connection and nothing else.
+func TestOneConnectionTooLarge(t *testing.T) {
+	v := plantest.View(2, plantest.Workloads())
+	for i := range plan.LimitRules + 1 {
+		v.Grants[0].Admitted = append(v.Grants[0].Admitted, api.Rule{
+			ID: "sgr-https", Protocol: api.TCP, FromPort: 443, ToPort: 443,
+			CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 6), byte(i << 1)}), 32),
+		})
+	}
+	p := compiled(t, v)
+	if len(p.Grants) != 1 || p.Grants[0].Tag != plantest.TagUDP || len(p.GrantTargets) != 2 || len(p.Problems) != 1 ||
+		!strings.Contains(p.Dump(), "[problems]\ngrants[1/5]") {
+		t.Errorf("problems %v, grants %v", p.Problems, p.Grants)
+	}
+}
+
 func TestLoadBalancerWithoutGroupsAdmitsAll(t *testing.T) {
 	v := plantest.View(2, plantest.Workloads())
 	v.Grants[0].LoadBalancerGroups = nil

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -146,6 +147,10 @@ func (c *compiler) grants() error {
 		g := &c.view.Grants[i]
 		field := fmt.Sprintf("grants[%d/%d]", g.ConsumerVPC, g.Tag)
 		row, err := c.grant(field, g)
+		if errors.Is(err, errTooManyRules) {
+			c.plan.Problems = append(c.plan.Problems, fmt.Sprintf("%s of connection %s: %v", field, g.Connection, err))
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("%s.%w", field, err)
 		}
@@ -195,7 +200,8 @@ func (c *compiler) grant(field string, g *api.ViewGrant) (Grant, error) {
 	return row, err
 }
 
-// admitted takes prefixes only: the provider's node does not know the consumer's groups.
+// admitted takes prefixes only: the provider's node does not know the consumer's groups. A group is a prefix per member, so
+// neighbours are merged.
 func (c *compiler) admitted(list []api.Rule) (uint32, error) {
 	var rules []Rule
 	for _, r := range list {
@@ -208,7 +214,7 @@ func (c *compiler) admitted(list []api.Rule) (uint32, error) {
 		}
 		rules = append(rules, rule)
 	}
-	id, err := c.sets.id(rules)
+	id, err := c.sets.id(merged(rules))
 	if err != nil {
 		return 0, fmt.Errorf("admitted: %w", err)
 	}

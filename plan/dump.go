@@ -64,6 +64,9 @@ func (p *Plan) Dump() string {
 		return []any{"vpc", z.VPC, z.CIDR, "forwarders", quote(z.Forwarders), "plain", z.Plain}
 	})
 	section(&b, "names", p.Names, func(n Name) []any { return []any{"vpc", n.VPC, n.Name, n.Address, n.Endpoint} })
+	if len(p.Problems) > 0 {
+		fmt.Fprintf(&b, "\n[problems]\n%s\n", strings.Join(p.Problems, "\n"))
+	}
 	return b.String()
 }
 

@@ -30,6 +30,10 @@ type Plan struct {
 	GrantTargets []GrantTarget
 	Zones        []Zone
 	Names        []Name
+
+	// Problems name what was left out, closed, because it does not fit the datapath, while the rest of the view is good:
+	// what one tenant fills must not hold up the others. Sorted.
+	Problems []string
 }
 
 // Config is the datapath's one row of settings.

@@ -1,7 +1,9 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -121,6 +123,51 @@ func canonicalRules(rules []Rule) []Rule {
 	return slices.CompactFunc(rules, func(a, b Rule) bool { return ruleMatch(a) == ruleMatch(b) })
 }
 
+var errTooManyRules = errors.New("too many rules together")
+
+// merged joins prefixes of rules that are equal otherwise, name included: contained ones fall away, two halves become one.
+// It matches the same addresses. The order of the result says nothing.
+func merged(rules []Rule) []Rule {
+	have := map[Rule]bool{}
+	var byBits [33][]Rule
+	add := func(r Rule) {
+		if !have[r] && r.Group == 0 {
+			byBits[r.Prefix.Bits()] = append(byBits[r.Prefix.Bits()], r)
+		}
+		have[r] = true
+	}
+	for _, r := range rules {
+		add(r)
+	}
+	for bits := 32; bits > 0; bits-- {
+		for _, r := range byBits[bits] {
+			other := r
+			b := r.Prefix.Addr().As4()
+			b[(bits-1)/8] ^= 0x80 >> ((bits - 1) % 8)
+			other.Prefix = netip.PrefixFrom(netip.AddrFrom4(b), bits)
+			if have[r] && have[other] {
+				delete(have, r)
+				delete(have, other)
+				add(widened(r, bits-1))
+			}
+		}
+	}
+	for r := range have {
+		for bits := 0; r.Group == 0 && bits < r.Prefix.Bits(); bits++ {
+			if have[widened(r, bits)] {
+				delete(have, r)
+				break
+			}
+		}
+	}
+	return slices.Collect(maps.Keys(have))
+}
+
+func widened(r Rule, bits int) Rule {
+	r.Prefix = netip.PrefixFrom(r.Prefix.Addr(), bits).Masked()
+	return r
+}
+
 // ruleBook gives rule sets their ids.
 type ruleBook struct {
 	ids *idBook
@@ -133,7 +180,7 @@ func (b *ruleBook) id(rules []Rule) (uint32, error) {
 		return 0, nil
 	}
 	if len(rules) > LimitRules {
-		return 0, fmt.Errorf("%d rules together, the datapath holds %d: use fewer or wider rules", len(rules), LimitRules)
+		return 0, fmt.Errorf("%w: %d, the datapath holds %d: use fewer or wider rules", errTooManyRules, len(rules), LimitRules)
 	}
 	var text strings.Builder
 	for _, r := range rules {

@@ -57,6 +57,45 @@ func drawRule(rt *rapid.T) Rule {
 	return r
 }
 
+func TestMergedRulesMatchTheSame(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var rules []Rule
+		for range rapid.IntRange(0, 40).Draw(rt, "rules") {
+			a := netip.AddrFrom4([4]byte{10, 0, 0, rapid.ByteMax(31).Draw(rt, "address")})
+			r := Rule{
+				Name: rapid.SampledFrom([]string{"sgr-a", "sgr-b"}).Draw(rt, "name"), Protocol: 6, PortLow: 1, PortHigh: 9,
+				Prefix: netip.PrefixFrom(a, rapid.IntRange(27, 32).Draw(rt, "bits")).Masked(),
+			}
+			if rapid.IntRange(0, 9).Draw(rt, "group") == 0 {
+				r.Prefix, r.Group = netip.Prefix{}, 7
+			}
+			rules = append(rules, r)
+		}
+		got := merged(rules)
+		if len(got) > len(rules) {
+			rt.Fatalf("%d rules became %d", len(rules), len(got))
+		}
+		matches := func(list []Rule, name string, a netip.Addr) bool {
+			return slices.ContainsFunc(list, func(r Rule) bool { return r.Name == name && (r.Group == 7 || r.Prefix.Contains(a)) })
+		}
+		for i := range byte(40) {
+			a := netip.AddrFrom4([4]byte{10, 0, 0, i})
+			for _, name := range []string{"sgr-a", "sgr-b"} {
+				if matches(got, name, a) != matches(rules, name, a) {
+					rt.Fatalf("%s %s: %v became %v", name, a, rules, got)
+				}
+			}
+		}
+	})
+	var whole []Rule
+	for i := range 256 {
+		whole = append(whole, Rule{Name: "x", Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 32)})
+	}
+	if got := merged(whole); len(got) != 1 || got[0].Prefix.String() != "10.0.0.0/24" {
+		t.Errorf("256 neighbours became %v", got)
+	}
+}
+
 func TestParseRulesRefuses(t *testing.T) {
 	for _, text := range []string{
 		"\n", "a 6 1-2", "a x 1-2 0.0.0.0/0", "a 257 1-2 0.0.0.0/0", "a 6 2-1 0.0.0.0/0", "a 6 1 0.0.0.0/0", "a 6 1-70000 0.0.0.0/0",
