@@ -402,10 +402,13 @@ type ABIScratch struct {
 		Hook      uint8
 		View      uint8
 		Quiet     uint8
+		Ask       uint8
+		_         [3]byte
 		Seq       uint32
 		Ack       uint32
 	}
 	Key    ABIFlowKey
+	_      [4]byte
 	Own    ABIFlow
 	Open   ABIFlow
 	Other  ABIFlow

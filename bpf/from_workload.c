@@ -11,7 +11,7 @@ static __always_inline struct eni *source_eni(struct __sk_buff *skb)
 	return where ? bpf_map_lookup_elem(&enis, where) : NULL;
 }
 
-/* The workload's ARP. The verdict's reason; p->daddr is the address to answer for, 0 for none. */
+/* The workload's ARP. The verdict's reason; p->ask when there is something to answer. */
 static __always_inline int parse_arp(struct __sk_buff *skb, struct packet *p, const struct eni *eni, __u32 own)
 {
 	struct arp a;
@@ -28,6 +28,7 @@ static __always_inline int parse_arp(struct __sk_buff *skb, struct packet *p, co
 		return REASON_SPOOFED_ADDRESS;
 	p->saddr = a.sender;
 	p->daddr = a.target;
+	p->ask = 1;
 	return REASON_ANSWERED;
 }
 
@@ -70,7 +71,7 @@ static __noinline int refuse_workload(struct __sk_buff *skb, struct run *r, int 
 
 	if (!eni)
 		return drop(p, reason);
-	if (reason == REASON_ANSWERED && p->daddr)
+	if (reason == REASON_ANSWERED && p->ask)
 		failed = answer_arp(skb, p, eni);
 	else if (reason == REASON_TOO_BIG)
 		failed = answer_too_big(skb, r->s, eni, r->config->tunnel_mtu - 28);

@@ -40,6 +40,8 @@ type Config struct {
 	Sizes    Sizes
 	Timeouts Timeouts
 	Log      *slog.Logger // default slog.Default()
+
+	tunnelL2 uint32 // bytes of link header at the tunnel: 14 in test runs, which always have one
 }
 
 func (c *Config) setDefaults() {

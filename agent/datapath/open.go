@@ -76,6 +76,9 @@ func Open(cfg Config) (*Datapath, error) {
 	if err := cfg.Sizes.apply(spec); err != nil {
 		return nil, err
 	}
+	if err := spec.Variables[bpf.ABIVarTunnelL2].Set(cfg.tunnelL2); err != nil {
+		return nil, fmt.Errorf("set the tunnel's link header: %w", err)
+	}
 	d := &Datapath{
 		cfg: cfg, log: cfg.Log, spec: spec, links: map[linkKey]attachment{}, tables: map[uint32]string{},
 		sets: map[uint32]string{}, marked: map[uint64]time.Duration{},

@@ -30,6 +30,7 @@ struct packet {
 	__u8 hook;
 	__u8 view;		/* of the flow key */
 	__u8 quiet;		/* a refusal leaves no record */
+	__u8 ask;		/* ARP: daddr is asked for */
 	__u32 seq;		/* host order, as is ack */
 	__u32 ack;
 };
