@@ -71,7 +71,7 @@ func (f *flow) reclaim(bufs [][]byte) {
 // forget takes a packet that was dropped off its peer's queue.
 func (f *flow) forget(v tag) {
 	if v.dir == outbound {
-		f.dst.dropped(v.peer)
+		f.dst.dropped(v.turn)
 	}
 }
 
@@ -124,12 +124,12 @@ func (g *gatedTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		if sizes[i] < 1 {
 			continue
 		}
-		peer, pass := g.f.dst.admit(bufs[i][offset:offset+sizes[i]], now)
+		turn, pass := g.f.dst.admit(bufs[i][offset:offset+sizes[i]], now)
 		if !pass {
 			sizes[i] = 0
 			continue
 		}
-		uncounted -= g.f.mark(bufs[i], offset+sizes[i], tag{dir: outbound, epoch: epoch, peer: peer})
+		uncounted -= g.f.mark(bufs[i], offset+sizes[i], tag{dir: outbound, epoch: epoch, turn: turn})
 	}
 	g.f.out.leave(uncounted, epoch)
 	return n, err

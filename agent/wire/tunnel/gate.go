@@ -117,7 +117,13 @@ const (
 type tag struct {
 	dir   direction
 	epoch uint32
-	peer  uint32 // outbound: index of the peer's queue, or noPeer
+	turn  // outbound: its place in its peer's queue
+}
+
+// turn is a packet's place in its peer's queue.
+type turn struct {
+	peer uint32 // index of the queue, or noPeer
+	row  uint32 // grows when those that waited were dropped: packets of an older row do not count any more
 }
 
 // tags writes tags into message buffers, behind the packet. The device hands each buffer on from the call that fills it
@@ -163,7 +169,8 @@ func (t *tags) put(buf []byte, used int, v tag) bool {
 	binary.NativeEndian.PutUint64(room, t.magic)
 	binary.NativeEndian.PutUint32(room[8:], v.epoch)
 	binary.NativeEndian.PutUint32(room[12:], v.peer)
-	room[16] = byte(v.dir)
+	binary.NativeEndian.PutUint32(room[16:], v.row)
+	room[20] = byte(v.dir)
 	return true
 }
 
@@ -175,8 +182,8 @@ func (t *tags) take(buf []byte) (tag, bool) {
 	}
 	binary.NativeEndian.PutUint64(room, 0)
 	return tag{
-		dir:   direction(room[16]),
+		dir:   direction(room[20]),
 		epoch: binary.NativeEndian.Uint32(room[8:]),
-		peer:  binary.NativeEndian.Uint32(room[12:]),
+		turn:  turn{peer: binary.NativeEndian.Uint32(room[12:]), row: binary.NativeEndian.Uint32(room[16:])},
 	}, true
 }

@@ -95,7 +95,7 @@ func TestGateWakesBothReaders(t *testing.T) {
 func TestTags(t *testing.T) {
 	tags := newTags(1420)
 	buf := make([]byte, bufferLen)
-	want := tag{dir: inbound, epoch: 7, peer: 9}
+	want := tag{dir: inbound, epoch: 7, turn: turn{peer: 9, row: 11}}
 	if _, ok := tags.take(buf); ok {
 		t.Error("a fresh buffer has a tag")
 	}

@@ -34,8 +34,9 @@ const (
 // queue is what is known of one peer's way out.
 type queue struct {
 	key   wire.PublicKey
-	since atomic.Int64 // packets admitted since one was sent, and not seen to be dropped
-	live  atomic.Bool  // a packet was sent, and none was seen to get stuck since
+	since atomic.Int64  // packets admitted since one was sent, and not seen to be dropped
+	live  atomic.Bool   // a packet was sent, and none was seen to get stuck since
+	row   atomic.Uint32 // of the packets that wait now
 
 	// Owned by the reader of the interface.
 	flushed time.Time     // when those that wait began to
@@ -141,18 +142,20 @@ func (t *table) lookup(dst [16]byte) uint32 {
 
 // admit reports whether a packet may enter the device, and for which peer's queue. A packet of no peer may: the device
 // drops it at once.
-func (r *router) admit(packet []byte, now time.Time) (uint32, bool) {
+func (r *router) admit(packet []byte, now time.Time) (turn, bool) {
 	if len(packet) < 40 || packet[0]>>4 != 6 {
-		return noPeer, true
+		return turn{peer: noPeer}, true
 	}
 	t := r.table.Load()
 	if dst := [16]byte(packet[24:40]); t != r.lastTable || dst != r.lastDst {
 		r.lastTable, r.lastDst, r.lastPeer = t, dst, t.lookup(dst)
 	}
 	if r.lastPeer == noPeer {
-		return noPeer, true
+		return turn{peer: noPeer}, true
 	}
-	return r.lastPeer, r.room(t.queues[r.lastPeer], t.budget, now)
+	q := t.queues[r.lastPeer]
+	pass := r.room(q, t.budget, now)
+	return turn{peer: r.lastPeer, row: q.row.Load()}, pass
 }
 
 // room counts a packet into a peer's queue, or refuses it.
@@ -171,6 +174,7 @@ func (r *router) room(q *queue, budget int64, now time.Time) bool {
 		}
 		q.flushed, q.flushIn = now, min(2*q.flushIn, flushEvery)
 		r.flush(q.key)
+		q.row.Add(1)
 		r.pending.Add(-q.since.Swap(0))
 	}
 	q.since.Add(1)
@@ -179,12 +183,12 @@ func (r *router) room(q *queue, budget int64, now time.Time) bool {
 }
 
 // dropped notes that the device dropped a packet of a peer's queue: it waits no more.
-func (r *router) dropped(peer uint32) {
+func (r *router) dropped(w turn) {
 	t := r.table.Load()
-	if peer >= uint32(len(t.queues)) || t.queues[peer] == nil {
+	if w.peer >= uint32(len(t.queues)) || t.queues[w.peer] == nil || t.queues[w.peer].row.Load() != w.row {
 		return
 	}
-	q := t.queues[peer]
+	q := t.queues[w.peer]
 	for n := q.since.Load(); n > 0; n = q.since.Load() {
 		if q.since.CompareAndSwap(n, n-1) {
 			r.pending.Add(-1)

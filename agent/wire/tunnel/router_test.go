@@ -80,7 +80,8 @@ func TestPeerWithSessionIsFree(t *testing.T) {
 	r := newRouter()
 	r.update([]wire.PeerStatus{peerOf(1, "fd00::/64")})
 	now, packet := time.Unix(1000, 0), packetTo("fd00::9")
-	index, _ := r.admit(packet, now)
+	first, _ := r.admit(packet, now)
+	index := first.peer
 	for range 100 {
 		r.sent(index)
 		if got := admitAll(r, packet, lostAfter, now); got != lostAfter {
@@ -106,8 +107,8 @@ func TestManySessionsLostAtOnce(t *testing.T) {
 	r.update(peers)
 	now, total := time.Unix(1000, 0), 0
 	for i := range peers {
-		index, _ := r.admit(packetTo(fmt.Sprintf("fd00:%x::1", i)), now)
-		r.sent(index)
+		w, _ := r.admit(packetTo(fmt.Sprintf("fd00:%x::1", i)), now)
+		r.sent(w.peer)
 	}
 	for i := range peers {
 		total += admitAll(r, packetTo(fmt.Sprintf("fd00:%x::1", i)), lostAfter, now)
@@ -124,12 +125,13 @@ func TestUpdateKeepsWhatIsKnown(t *testing.T) {
 	r := newRouter()
 	r.update([]wire.PeerStatus{peerOf(1, "fd01::/64"), peerOf(2, "fd02::/64"), peerOf(3, "fd03::/64")})
 	now := time.Unix(1000, 0)
-	two, _ := r.admit(packetTo("fd02::1"), now)
+	second, _ := r.admit(packetTo("fd02::1"), now)
+	two := second.peer
 	r.sent(two)
 	admitAll(r, packetTo("fd01::1"), 5, now)
 	r.update([]wire.PeerStatus{peerOf(4, "fd04::/64"), peerOf(2, "fd01::/64")})
-	if index, _ := r.admit(packetTo("fd01::1"), now); index != two {
-		t.Errorf("a peer that stays moves from %d to %d", two, index)
+	if w, _ := r.admit(packetTo("fd01::1"), now); w.peer != two {
+		t.Errorf("a peer that stays moves from %d to %d", two, w.peer)
 	}
 	if !r.table.Load().queues[two].live.Load() {
 		t.Error("its session is forgotten")
@@ -138,12 +140,43 @@ func TestUpdateKeepsWhatIsKnown(t *testing.T) {
 		t.Errorf("%d waiting: want 1, without those of peers that went", r.pending.Load())
 	}
 	for _, gone := range []string{"fd02::1", "fd03::1"} {
-		if index, ok := r.admit(packetTo(gone), now); index != noPeer || !ok {
-			t.Errorf("%s belongs to %d", gone, index)
+		if w, ok := r.admit(packetTo(gone), now); w.peer != noPeer || !ok {
+			t.Errorf("%s belongs to %d", gone, w.peer)
 		}
 	}
 	r.sent(99) // of a peer that went
 	r.sent(noPeer)
+}
+
+// TestDroppedPacketsWaitNoMore: those that the device threw away make room, but for those already replaced.
+func TestDroppedPacketsWaitNoMore(t *testing.T) {
+	r := newRouter()
+	r.update([]wire.PeerStatus{peerOf(1, "fd00::/64")})
+	now, packet := time.Unix(1000, 0), packetTo("fd00::9")
+	first, _ := r.admit(packet, now)
+	admitAll(r, packet, 10000, now)
+	for range 5 {
+		r.dropped(first)
+	}
+	if got := admitAll(r, packet, 10000, now); got != 5 {
+		t.Errorf("after 5 were dropped %d are admitted", got)
+	}
+	now = now.Add(flushEvery)
+	admitAll(r, packet, 10000, now)
+	for range 100 {
+		r.dropped(first) // their buffers come back only now
+	}
+	if got := admitAll(r, packet, 10000, now); got != 0 {
+		t.Errorf("after those replaced came back %d are admitted", got)
+	}
+	second, _ := r.admit(packet, now.Add(flushEvery))
+	for range 100 {
+		r.dropped(second)
+	}
+	r.dropped(turn{peer: 99})
+	if r.pending.Load() != 0 || r.table.Load().queues[0].since.Load() != 0 {
+		t.Errorf("%d wait", r.pending.Load())
+	}
 }
 
 // TestRouterFindsTheLongest compares with a plain search.
@@ -185,8 +218,8 @@ func TestRouterFindsTheLongest(t *testing.T) {
 			}
 		}
 		var got byte
-		if index, _ := r.admit(packetTo(dst.String()), time.Now()); index != noPeer {
-			got = r.table.Load().queues[index].key[0]
+		if w, _ := r.admit(packetTo(dst.String()), time.Now()); w.peer != noPeer {
+			got = r.table.Load().queues[w.peer].key[0]
 		}
 		if got != want {
 			t.Fatalf("%s is of peer %d: want %d", dst, got, want)

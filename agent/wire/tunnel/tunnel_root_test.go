@@ -408,17 +408,17 @@ func TestFloodToDeadPeers(t *testing.T) {
 		t.Fatal("no traffic to begin with")
 	}
 
-	stop := make(chan struct{})
+	stop, sent := make(chan struct{}), 0
 	var flood sync.WaitGroup
 	flood.Go(func() {
 		block := make([]byte, 1200)
 		block[0] = 4 // of junk: a transport message, of no session
-		for i := 0; ; i++ {
+		for ; ; sent++ {
 			select {
 			case <-stop:
 				return
 			default:
-				_, _ = sockets[i%len(sockets)].Write(block)
+				_, _ = sockets[sent%len(sockets)].Write(block)
 			}
 		}
 	})
@@ -438,8 +438,9 @@ func TestFloodToDeadPeers(t *testing.T) {
 		t.Errorf("%d of %d requests to a living peer were answered", answered, tries)
 	}
 	c, err := a.Device.Counters(t.Context())
-	if err != nil || c.NoSession == 0 || c.Malformed != 0 {
-		t.Errorf("counters are %+v, %v: want packets without session and none malformed", c, err)
+	// A peer may have some 200 packets per second wait in turn; what a fast machine sends is far beyond.
+	if err != nil || c.Malformed != 0 || sent > 50_000 && c.NoSession < uint64(sent)/2 {
+		t.Errorf("of %d packets, counters are %+v, %v: want most dropped for want of a session", sent, c, err)
 	}
 	checkMemory(t, a)
 	checkMemory(t, b)
