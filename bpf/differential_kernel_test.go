@@ -2,6 +2,7 @@ package bpf_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -230,6 +231,9 @@ func (k *kernel) run(p *plan.Plan, packet verdict.Packet, want verdict.Verdict) 
 	}
 	k.put(bpf.ABIMapOutcome, uint32(0), make([]bpf.Outcome, k.cpus))
 	opts := &ebpf.RunOptions{Data: data, DataOut: make([]byte, len(data)+256)}
+	if packet.Segment != 0 {
+		opts.Context = skb(packet.Segment)
+	}
 	action, err := k.coll.Programs[program].Run(opts)
 	if err != nil {
 		return fmt.Errorf("run %s with %d bytes: %w", program, len(data), err)
@@ -265,6 +269,15 @@ func (k *kernel) run(p *plan.Plan, packet verdict.Packet, want verdict.Verdict) 
 		return fmt.Errorf("packet\n%sthe oracle's\n%s", hex.Dump(out), hex.Dump(want.Bytes))
 	}
 	return k.compareTouched(want)
+}
+
+// skb is a struct __sk_buff (linux/bpf.h) with the offload's segment size.
+func skb(segment int) []byte {
+	const size, gsoSegs, gsoSize = 192, 164, 176
+	b := make([]byte, size)
+	binary.NativeEndian.PutUint32(b[gsoSegs:], 2)
+	binary.NativeEndian.PutUint32(b[gsoSize:], uint32(segment))
+	return b
 }
 
 // relink makes interface 1 the link of the ENI with this interface; of none when there is no such ENI.

@@ -155,6 +155,9 @@ func (x *traffic) step() error {
 // hop is one packet at one node: asked twice at the tested one, and followed to where it goes.
 func (x *traffic) hop(id string, p verdict.Packet, known *plantest.IP) error {
 	n := x.nodes[id]
+	if x.rng.IntN(10) == 0 {
+		p.Segment = 1 + x.rng.IntN(1500)
+	}
 	v := verdict.Decide(n.plan, n.state, p)
 	if id == x.tested && runnable(p) {
 		x.asked++

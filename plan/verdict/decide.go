@@ -9,10 +9,14 @@ import (
 type decision struct {
 	plan  *plan.Plan
 	state *State
-	hook  Hook
-	eni   uint32 // counted under
-	size  uint64 // bytes at the hook's entry
 	v     Verdict
+
+	segment int // of an offloaded packet
+	hook    Hook
+	seenAs  uint32 // ENI of the entry count
+	eni     uint32 // ENI of the final count
+	packets uint64 // on the wire
+	size    uint64 // bytes of all of them
 }
 
 // Decide says what becomes of a packet and changes the state accordingly. The packet's bytes are not changed.
@@ -20,7 +24,7 @@ func Decide(p *plan.Plan, s *State, packet Packet) Verdict {
 	if s.Flows == nil {
 		s.Flows = map[FlowKey]Flow{}
 	}
-	d := &decision{plan: p, state: s, v: Verdict{Action: Drop, Counters: map[CounterKey]Count{}}}
+	d := &decision{plan: p, state: s, segment: packet.Segment, packets: 1, v: Verdict{Action: Drop, Counters: map[CounterKey]Count{}}}
 	packet.Bytes = append([]byte(nil), packet.Bytes...)
 	var r Reason
 	switch packet.Hook {
@@ -35,21 +39,33 @@ func Decide(p *plan.Plan, s *State, packet Packet) Verdict {
 	return d.v
 }
 
-// enter counts the packet at a hook. eni is 0 where it is not known yet.
+// enter begins a hook. eni is 0 where it is not known yet.
 func (d *decision) enter(h Hook, size int, eni uint32) {
-	d.hook, d.size, d.eni = h, uint64(max(size, 0)), eni
-	d.count(ReasonNone)
+	d.hook, d.size, d.eni, d.seenAs = h, uint64(max(size, 0)), eni, eni
 }
 
-func (d *decision) count(r Reason) {
-	key := CounterKey{ENI: d.eni, Reason: r, Hook: d.hook}
+func (d *decision) count(eni uint32, r Reason) {
+	key := CounterKey{ENI: eni, Reason: r, Hook: d.hook}
 	c := d.v.Counters[key]
-	d.v.Counters[key] = Count{c.Packets + 1, c.Bytes + d.size}
+	d.v.Counters[key] = Count{c.Packets + d.packets, c.Bytes + d.size}
 }
 
-// leave ends a hook with its one reason.
+// parse takes the part behind the addresses apart; an offloaded packet counts from here on as what it is on the wire.
+func (d *decision) parse(p *ip) Reason {
+	p.segment = d.segment
+	if r := p.parseRest(); r != ReasonNone {
+		return r
+	}
+	var growth uint64
+	d.packets, growth = p.onWire()
+	d.size += growth
+	return ReasonNone
+}
+
+// leave ends a hook with its one reason; the packet is counted as seen and as what became of it.
 func (d *decision) leave(r Reason) {
-	d.count(r)
+	d.count(d.seenAs, ReasonNone)
+	d.count(d.eni, r)
 	d.v.Reason = r
 	d.v.Stages = append(d.v.Stages, Stage{Hook: d.hook, Reason: r, ENI: d.eni})
 }
@@ -121,7 +137,7 @@ func (d *decision) workloadIPv4(eni *plan.ENI, b []byte) Reason {
 	if p.source != eni.Address {
 		return ReasonSpoofedAddress
 	}
-	if r := p.parseRest(); r != ReasonNone {
+	if r := d.parse(p); r != ReasonNone {
 		return r
 	}
 	original := append([]byte(nil), b...)
@@ -208,7 +224,7 @@ func (d *decision) local(b []byte, source, dest api.Overlay) Reason {
 	}
 	p, r := parseHeader(b)
 	if r == ReasonNone {
-		r = p.parseRest()
+		r = d.parse(p)
 	}
 	if r != ReasonNone {
 		return r
@@ -240,7 +256,7 @@ func (d *decision) tunnel(packet Packet) Reason {
 	}
 	p, r := parseHeader(fromOverlay(b, source, dest))
 	if r == ReasonNone {
-		r = p.parseRest()
+		r = d.parse(p)
 	}
 	if r != ReasonNone {
 		return r
@@ -270,7 +286,7 @@ func (d *decision) host(packet Packet) Reason {
 		return ReasonHostNotAdmitted
 	}
 	p, r := parseHeader(fromOverlay(b, source, dest))
-	if r != ReasonNone || p.parseRest() != ReasonNone {
+	if r != ReasonNone || d.parse(p) != ReasonNone {
 		return ReasonHostNotAdmitted
 	}
 	key := FlowKey{

@@ -455,3 +455,33 @@ func TestAnyBytes(t *testing.T) {
 		}
 	})
 }
+
+// An offloaded packet counts as what it becomes on the wire, and only its segments must fit.
+func TestOffload(t *testing.T) {
+	a := newNode(t, 1, plantest.Workloads())
+	p := tcp(cart, stock, 40000, 22, plantest.SYN)
+	p.Payload = make([]byte, 1400)
+	for segment, want := range map[int]verdict.Count{
+		1000: {Packets: 2, Bytes: 1400 + 2*40}, 1360: {Packets: 2, Bytes: 1400 + 2*40}, 100: {Packets: 14, Bytes: 1400 + 14*40},
+	} {
+		a.state.Flows = nil
+		v := a.decide(verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: p.Workload(cartID), Segment: segment})
+		if v.Next != verdict.NextTunnel {
+			t.Fatalf("segments of %d: %v", segment, v.Stages)
+		}
+		for _, r := range []verdict.Reason{verdict.ReasonNone, verdict.ReasonForwarded} {
+			if got := v.Counters[verdict.CounterKey{ENI: cartID, Hook: verdict.HookWorkload, Reason: r}]; got != want {
+				t.Errorf("segments of %d: %s %+v, want %+v", segment, r, got, want)
+			}
+		}
+		f := a.state.Flows[v.Created[1]]
+		if f.Packets != want.Packets || f.Bytes != want.Bytes {
+			t.Errorf("segments of %d: the entry has %d packets, %d bytes", segment, f.Packets, f.Bytes)
+		}
+	}
+	v := a.decide(verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: p.Workload(cartID), Segment: 1361})
+	want(t, v, verdict.NextNone, verdict.ReasonTooBig)
+	ping := plantest.IP{Source: cart, Dest: stock, Protocol: 1, ICMPType: 8}
+	v = a.decide(verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: ping.Workload(cartID), Segment: 8})
+	want(t, v, verdict.NextNone, verdict.ReasonMalformed)
+}

@@ -135,7 +135,13 @@ func adoptable(there Flow, opening FlowKey) bool {
 	return there.Flags&(FlowDead|FlowClosed) == 0 && there.Reverse == opening
 }
 
-func (d *decision) tooBig(p *ip) bool { return p.length+overlayGrowth > int(d.plan.Config.TunnelMTU) }
+func (d *decision) tooBig(p *ip) bool {
+	length := p.length
+	if p.segment != 0 {
+		length = p.segment + ipv4Header + p.header
+	}
+	return length+overlayGrowth > int(d.plan.Config.TunnelMTU)
+}
 
 // create puts both entries into the table, the opening one with the packet counted.
 func (d *decision) create(key FlowKey, f, other Flow, p *ip) (Flow, Reason) {
@@ -157,7 +163,7 @@ func (d *decision) create(key FlowKey, f, other Flow, p *ip) (Flow, Reason) {
 
 // add counts a packet in its entry and follows TCP.
 func (d *decision) add(key FlowKey, f *Flow, p *ip) {
-	f.Packets++
+	f.Packets += d.packets
 	f.Bytes += d.size
 	f.TCPFlags |= p.flags
 	other, ok := d.state.Flows[f.Reverse]

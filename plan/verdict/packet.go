@@ -63,6 +63,8 @@ type ip struct {
 	flags        uint8  // TCP
 	icmpType     uint8
 	bareSYN      bool
+	header       int // bytes of the transport header
+	segment      int // bytes of payload per wire packet; 0: not offloaded
 }
 
 // parseHeader checks the header as far as the source address.
@@ -92,10 +94,10 @@ func (p *ip) parseRest() Reason {
 		if len(l4) < tcpHeader || l4[12]>>4 < 5 || int(l4[12]>>4)*4 > len(l4) {
 			return ReasonMalformed
 		}
-		p.flags = l4[13]
+		p.header, p.flags = int(l4[12]>>4)*4, l4[13]
 		p.bareSYN = p.flags&(tcpSYN|tcpACK|tcpFIN|tcpRST) == tcpSYN
 	case plan.ProtocolUDP:
-		if len(l4) < 8 {
+		if p.header = 8; len(l4) < 8 {
 			return ReasonMalformed
 		}
 	case plan.ProtocolICMP:
@@ -106,15 +108,28 @@ func (p *ip) parseRest() Reason {
 			return ReasonProtocol
 		}
 		p.sport = be16(l4[4:])
+		if p.segment != 0 {
+			return ReasonMalformed
+		}
 		return ReasonNone
 	default:
 		return ReasonProtocol
 	}
 	p.sport, p.dport = be16(l4), be16(l4[2:])
-	if p.sport == 0 || p.dport == 0 {
+	if p.sport == 0 || p.dport == 0 || p.segment != 0 && p.length != len(p.b) {
 		return ReasonMalformed
 	}
 	return ReasonNone
+}
+
+// onWire is how many packets an offloaded one becomes, and how many bytes of headers that adds.
+func (p *ip) onWire() (packets, growth uint64) {
+	payload := p.length - ipv4Header - p.header
+	if p.segment == 0 || payload <= p.segment {
+		return 1, 0
+	}
+	n := (payload + p.segment - 1) / p.segment
+	return uint64(n), uint64((n - 1) * (ipv4Header + p.header))
 }
 
 // opens reports whether the packet may open a flow.

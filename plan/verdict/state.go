@@ -55,6 +55,7 @@ type Packet struct {
 	Hook    Hook
 	Ifindex uint32 // HookWorkload: the host side of the workload's veth
 	Bytes   []byte
+	Segment int // offload (gso_size): bytes of payload per wire packet, 0 for an ordinary packet
 }
 
 // Stage is one hook that a packet passed: a packet whose sender and receiver are on one node passes two.
