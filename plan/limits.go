@@ -1,22 +1,22 @@
 package plan
 
 // Limits that Compile holds a view to. A view beyond one is refused as a whole: the node keeps its last good plan. The
-// first two are the datapath's (bpf/lib/abi.h); the others bound memory and the datapath's maps.
+// first two are the datapath's (bpf/lib/abi.h); the others bound memory and are the default capacities of the datapath's maps.
 const (
 	LimitRules  = 320 // rules in one set: five groups of 60 (AWS's limits), rounded up
 	LimitGroups = 5   // security groups of one ENI (AWS's limit)
 
 	MaxVPCs         = 4_096
-	MaxENIs         = 4_096
-	MaxAddresses    = 262_144
+	MaxENIs         = 1_024
+	MaxAddresses    = 65_536
 	MaxPeers        = 8_192
 	MaxAllowedIPs   = 262_144
-	MaxRuleSets     = 16_384
-	MaxServices     = 65_536
-	MaxTargetTables = 8_192
+	MaxRuleSets     = 4_096
+	MaxServices     = 16_384
+	MaxTargetTables = 4_096
 	MaxTargets      = 655 // of one target group: 100 slots each in the largest table
-	MaxGrants       = 65_536
-	MaxGrantTargets = 262_144
+	MaxGrants       = 32_768
+	MaxGrantTargets = 131_072
 	MaxNames        = 65_536
 	MaxForwarders   = 8
 )
