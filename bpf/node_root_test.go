@@ -3,9 +3,11 @@ package bpf
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -50,7 +52,10 @@ func ip(s string) netip.Addr { return netip.MustParseAddr(s) }
 type node struct {
 	t    *testing.T
 	coll *ebpf.Collection
+	id   uint32
 	cfg  Config
+	// inner maps there are: the kernel takes its time over each update of an outer map
+	inside map[string]string
 }
 
 type result struct {
@@ -93,14 +98,29 @@ func newNode(t *testing.T, id uint32, change ...func(*ebpf.CollectionSpec)) *nod
 		t.Fatalf("load: %+v", err)
 	}
 	t.Cleanup(coll.Close)
-	n := &node{t: t, coll: coll}
+	n := &node{t: t, coll: coll, id: id, inside: map[string]string{}}
 	n.put("programs", uint32(0), uint32(coll.Programs["receive_local"].FD()))
+	n.start()
+	return n
+}
+
+// start makes an empty node of whatever it was, for tests that share a load.
+func (n *node) start() {
+	n.t.Helper()
+	for _, name := range []string{
+		"links", "enis", "addresses", "services", "grants", "grant_targets", "flows", "counters", "refusals",
+	} {
+		m := n.coll.Maps[name]
+		key := make([]byte, m.KeySize())
+		for m.NextKey(nil, &key) == nil {
+			n.remove(name, key)
+		}
+	}
 	n.configure(Config{
-		Generation: 1, Mesh: mesh, Node: id, TunnelIfindex: tunnel, HostIfindex: host, TunnelMtu: mtu,
+		Generation: 1, Mesh: mesh, Node: n.id, TunnelIfindex: tunnel, HostIfindex: host, TunnelMtu: mtu,
 		HostMac: hostMAC, DpMac: dpMAC,
 	})
 	n.rules(allowAll, Rule{Protocol: 256, PortHigh: 65535, Id: 1})
-	return n
 }
 
 func (n *node) put(table string, key, value any) {
@@ -112,6 +132,7 @@ func (n *node) put(table string, key, value any) {
 
 func (n *node) remove(table string, key any) {
 	n.t.Helper()
+	delete(n.inside, fmt.Sprint(table, key))
 	if err := n.coll.Maps[table].Delete(key); err != nil {
 		n.t.Fatalf("delete %s: %v", table, err)
 	}
@@ -177,8 +198,19 @@ func (n *node) inner(outer string) *ebpf.MapSpec {
 	return spec.Maps[outer].InnerMap
 }
 
+// known says whether an inner map has these contents already, and that it will.
+func (n *node) known(table string, id uint32, contents any) bool {
+	at, text := fmt.Sprint(table, id), fmt.Sprint(contents)
+	was := n.inside[at]
+	n.inside[at] = text
+	return was == text
+}
+
 func (n *node) rules(id uint32, rules ...Rule) {
 	n.t.Helper()
+	if n.known("rule_sets", id, rules) {
+		return
+	}
 	set := RuleSet{Count: uint32(len(rules))}
 	for i, r := range rules {
 		set.Rules[i] = r
@@ -196,6 +228,9 @@ func (n *node) rules(id uint32, rules ...Rule) {
 
 func (n *node) targets(id uint32, targets ...string) {
 	n.t.Helper()
+	if n.known("target_tables", id, targets) {
+		return
+	}
 	spec := n.inner("target_tables")
 	spec.MaxEntries = uint32(len(targets))
 	m, err := ebpf.NewMap(spec)
@@ -366,3 +401,5 @@ func (r result) tunneled(t *testing.T, want frame.Packet) []byte {
 	r.forwarded(t, NextTunnel, tunnel, append(slices.Clone(r.frame[:14]), want.IPv6()...))
 	return want.MACs(noMAC, noMAC).Overlay()
 }
+
+func itoa(n uint16) string { return strconv.Itoa(int(n)) }

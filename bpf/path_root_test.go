@@ -9,6 +9,12 @@ import (
 func pair(t *testing.T) (a, b *node) {
 	t.Helper()
 	a, b = newNode(t, 1), newNode(t, 2)
+	furnish(a, b)
+	return a, b
+}
+
+// furnish puts the small world into two empty nodes.
+func furnish(a, b *node) {
 	a.eni(consumer, cart, 11)
 	a.address(consumer, shelf, AddressWorkload, 12)
 	a.service()
@@ -16,7 +22,6 @@ func pair(t *testing.T) (a, b *node) {
 	b.address(consumer, cart, AddressWorkload, 11)
 	b.eni(provider, ledger, 21)
 	b.grant()
-	return a, b
 }
 
 // Inside one VPC, node to node and back; every kind of packet a workload may send.

@@ -38,15 +38,19 @@ func TestProgramsAgreeWithOracle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	cfg := testConfig(t)
+	cfg.PinPath, cfg.tunnelL2 = "", 14
+	dp, err := Open(cfg)
+	if err != nil {
+		t.Fatalf("open: %+v", err)
+	}
+	defer dp.Close()
 	seen := map[verdict.Reason]int{}
 	for seed := first; seed < first+n; seed++ {
-		d := newDifferential(t, seed)
+		d := newDifferential(t, dp, seed)
 		d.run(250)
 		for r, c := range d.seen {
 			seen[r] += c
-		}
-		if err := d.dp.Close(); err != nil {
-			t.Fatal(err)
 		}
 	}
 	t.Log("reasons seen:", seen)
@@ -93,19 +97,21 @@ type differential struct {
 	what     string // the last packet, for messages
 }
 
-func newDifferential(t *testing.T, seed uint64) *differential {
+func newDifferential(t *testing.T, dp *Datapath, seed uint64) *differential {
 	t.Helper()
-	cfg := testConfig(t)
-	cfg.PinPath, cfg.tunnelL2 = "", 14
-	dp, err := Open(cfg)
-	if err != nil {
-		t.Fatalf("open: %+v", err)
+	for _, name := range []string{mapFlows, mapCounters} {
+		m := dp.coll.Maps[name]
+		key := make([]byte, m.KeySize())
+		for m.NextKey(nil, &key) == nil {
+			if err := m.Delete(key); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	d := &differential{
+	return &differential{
 		t: t, seed: seed, r: rand.New(rand.NewPCG(seed, 1)), dp: dp, state: &verdict.State{},
 		counters: map[verdict.CounterKey]verdict.Count{}, seen: map[verdict.Reason]int{},
 	}
-	return d
 }
 
 func (d *differential) chance(percent int) bool { return d.r.IntN(100) < percent }

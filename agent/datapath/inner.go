@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -16,9 +17,9 @@ type outer struct {
 	name   string
 	m      *ebpf.Map
 	inner  *ebpf.MapSpec
-	known  map[uint32]string              // texts that are in the kernel for sure
-	texts  map[uint32]string              // wanted
-	build  func(id uint32) ([]any, error) // an inner map's values by index
+	known  map[uint32]string // texts that are in the kernel for sure
+	texts  map[uint32]string // wanted
+	build  func(id uint32) (fill func(*ebpf.Map) error, entries int, err error)
 	remove []uint32
 	put    []uint32
 }
@@ -45,41 +46,95 @@ func (o *outer) diff(ctx context.Context) error {
 
 func (o *outer) size() int { return len(o.remove) + len(o.put) }
 
+// putAll builds all and puts them at once: after every update of a map of maps the kernel waits until no program can see
+// the old one, tens of milliseconds on a busy machine.
 func (o *outer) putAll() error {
-	for _, id := range o.put {
-		if err := o.putOne(id); err != nil {
-			return fmt.Errorf("write %s %d: %w", o.name, id, err)
+	if len(o.put) == 0 {
+		return nil
+	}
+	fds := make([]uint32, 0, len(o.put))
+	for batch := range slices.Chunk(o.put, innerBatch) {
+		fds = fds[:0]
+		var inner []*ebpf.Map
+		err := func() error {
+			for _, id := range batch {
+				m, err := o.make(id)
+				if err != nil {
+					return fmt.Errorf("make %s %d: %w", o.name, id, err)
+				}
+				inner = append(inner, m)
+				fds = append(fds, uint32(m.FD()))
+			}
+			return o.putBatch(batch, fds)
+		}()
+		for _, m := range inner {
+			m.Close()
 		}
-		o.known[id] = o.texts[id]
+		if err != nil {
+			return err
+		}
+		for _, id := range batch {
+			o.known[id] = o.texts[id]
+		}
 	}
 	return nil
 }
 
-func (o *outer) putOne(id uint32) error {
-	values, err := o.build(id)
-	if err != nil {
-		return err
-	}
-	spec := o.inner.Copy()
-	spec.MaxEntries = uint32(max(1, len(values)))
-	m, err := ebpf.NewMap(spec)
-	if err != nil {
-		return err
-	}
-	defer m.Close()
-	for i, v := range values {
-		if err := m.Put(uint32(i), v); err != nil {
-			return err
+// innerBatch bounds the descriptors that are open at a time.
+const innerBatch = 256
+
+func (o *outer) putBatch(ids, fds []uint32) error {
+	_, err := o.m.BatchUpdate(ids, fds, nil)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		for i, id := range ids {
+			if err = o.m.Put(id, fds[i]); err != nil {
+				break
+			}
 		}
 	}
-	return o.m.Put(id, uint32(m.FD()))
+	if err != nil {
+		return fmt.Errorf("write %s (%d of them, room for %d): %w", o.name, len(ids), o.m.MaxEntries(), err)
+	}
+	return nil
+}
+
+// make builds one inner map.
+func (o *outer) make(id uint32) (*ebpf.Map, error) {
+	fill, entries, err := o.build(id)
+	if err != nil {
+		return nil, err
+	}
+	spec := o.inner.Copy()
+	spec.MaxEntries = uint32(max(1, entries))
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := fill(m); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
 }
 
 func (o *outer) removeAll() error {
-	for _, id := range o.remove {
-		if err := o.m.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("delete from %s: %w", o.name, err)
+	if len(o.remove) == 0 {
+		return nil
+	}
+	_, err := o.m.BatchDelete(o.remove, nil)
+	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, ebpf.ErrKeyNotExist) {
+		err = nil
+		for _, id := range o.remove {
+			if err = o.m.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				break
+			}
+			err = nil
 		}
+	}
+	if err != nil {
+		return fmt.Errorf("delete from %s: %w", o.name, err)
+	}
+	for _, id := range o.remove {
 		delete(o.known, id)
 	}
 	return nil
@@ -93,9 +148,9 @@ func (d *Datapath) ruleSets(want map[uint32]plan.RuleSet) *outer {
 	for id, s := range want {
 		o.texts[id] = s.Text
 	}
-	o.build = func(id uint32) ([]any, error) {
+	o.build = func(id uint32) (func(*ebpf.Map) error, int, error) {
 		set, err := encodeRules(want[id])
-		return []any{set}, err
+		return func(m *ebpf.Map) error { return m.Put(uint32(0), set) }, 1, err
 	}
 	return o
 }
@@ -108,13 +163,19 @@ func (d *Datapath) targetTables(want map[uint32]plan.TargetTable) *outer {
 	for id, t := range want {
 		o.texts[id] = fmt.Sprintf("%d\n%s", t.Size, t.Text)
 	}
-	o.build = func(id uint32) ([]any, error) {
+	o.build = func(id uint32) (func(*ebpf.Map) error, int, error) {
 		targets, err := encodeTargets(want[id])
-		values := make([]any, len(targets))
-		for i := range targets {
-			values[i] = &targets[i]
-		}
-		return values, err
+		return func(m *ebpf.Map) error {
+			keys := make([]uint32, len(targets))
+			for i := range keys {
+				keys[i] = uint32(i)
+			}
+			if len(keys) == 0 {
+				return nil
+			}
+			_, err := m.BatchUpdate(keys, targets, nil)
+			return err
+		}, len(targets), err
 	}
 	return o
 }
