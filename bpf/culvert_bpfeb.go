@@ -415,6 +415,14 @@ type ABIScratch struct {
 	Before [40]uint8
 	After  [40]uint8
 	Quote  [48]uint8
+	Walk   struct {
+		_       structs.HostLayout
+		At      uint32
+		End     uint32
+		Limit   uint16
+		Changed uint16
+	}
+	_ [4]byte
 }
 
 type ABIService struct {

@@ -147,7 +147,7 @@ static __always_inline int reserve(struct scratch *s, bool search, bool *made)
 {
 	struct flow *e = &s->open, *o = &s->other;
 	__u32 try;
-	long err;
+	int err; /* before Linux 6.4 map operations return an int, with anything above it */
 
 	for (try = 0; try <= LIMIT_PORT_TRIES; try++) {
 		if (try) {
@@ -171,8 +171,7 @@ static __noinline int create(struct scratch *s)
 {
 	struct flow *e = &s->open, *o = &s->other, *there;
 	bool made = false;
-	long err;
-	int reason;
+	int reason, err;
 
 	o->reverse = e->key;
 	reason = reserve(s, e->key.view == VIEW_PROVIDER || e->flags & FLOW_SOURCE_TAGGED || e->next == NEXT_HOST, &made);

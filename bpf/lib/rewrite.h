@@ -118,35 +118,36 @@ static __always_inline int write_ethernet(struct __sk_buff *skb, const __u8 *des
 	return bpf_skb_store_bytes(skb, 0, &h, sizeof(h), 0);
 }
 
-struct mss_walk {
-	__u8 *options;
-	__u32 at;
-	__u32 end;
-	__u16 limit;
-	__u16 changed;
+struct mss_ctx {
+	struct scratch *s;
 };
 
-/* One option a step; 1 ends the walk. */
-static long mss_step(__u32 i, struct mss_walk *w)
+/*
+ * One option a step; 1 ends the walk. Where the walk is stands in the map, not on the stack: Linux 6.1 verifies the body
+ * of a loop once, with what the stack held before, and would take the first position for the only one.
+ */
+static long mss_step(__u32 i, struct mss_ctx *ctx)
 {
+	struct mss_walk *w = &ctx->s->walk;
+	__u8 *options = ctx->s->after;
 	__u32 at = w->at;
 	__u8 kind, len;
 
 	if (at >= w->end || at >= 40)
 		return 1;
-	kind = w->options[at];
+	kind = options[at];
 	if (kind == 1) {
 		w->at = at + 1;
 		return 0;
 	}
 	if (kind == 0 || at + 1 >= w->end || at + 1 >= 40)
 		return 1;
-	len = w->options[at + 1];
+	len = options[at + 1];
 	if (len < 2 || at + len > w->end)
 		return 1;
-	if (kind == 2 && len == 4 && at + 3 < 40 && (w->options[at + 2] << 8 | w->options[at + 3]) > w->limit) {
-		w->options[at + 2] = w->limit >> 8;
-		w->options[at + 3] = w->limit;
+	if (kind == 2 && len == 4 && at + 3 < 40 && (options[at + 2] << 8 | options[at + 3]) > w->limit) {
+		options[at + 2] = w->limit >> 8;
+		options[at + 3] = w->limit;
 		w->changed = 1;
 	}
 	w->at = at + len;
@@ -157,23 +158,29 @@ static long mss_step(__u32 i, struct mss_walk *w)
 static __noinline int clamp_mss(struct __sk_buff *skb, struct scratch *s, __u16 limit)
 {
 	struct packet *p = &s->packet;
-	struct mss_walk w = { .options = s->after, .limit = limit };
+	struct mss_ctx ctx = { .s = s };
 	__u32 offset = p->l3 + 40, n = p->header - 20;
 	__s64 diff;
 
 	if (p->protocol != IPPROTO_TCP || !(p->tcp_flags & TCP_SYN))
 		return 0;
-	n &= 63;
-	barrier_var(n); /* or the compiler checks another register than the one that the verifier sees used */
-	if (n == 0 || n > sizeof(s->before))
+	n &= 63; /* or the verifier cannot tell; and the compiler must not join the bounds into one comparison */
+	barrier_var(n);
+	if (n < 4)
+		return 0;
+	barrier_var(n);
+	if (n > sizeof(s->before))
 		return 0;
 	__builtin_memset(s->before, 0, sizeof(s->before));
 	if (bpf_skb_load_bytes(skb, offset, s->before, n))
 		return -1;
 	__builtin_memcpy(s->after, s->before, sizeof(s->after));
-	w.end = n;
-	bpf_loop(40, mss_step, &w, 0);
-	if (!w.changed)
+	s->walk.at = 0;
+	s->walk.end = n;
+	s->walk.limit = limit;
+	s->walk.changed = 0;
+	bpf_loop(40, mss_step, &ctx, 0);
+	if (!s->walk.changed)
 		return 0;
 	diff = bpf_csum_diff((__u32 *)s->before, sizeof(s->before), (__u32 *)s->after, sizeof(s->after), 0);
 	if (diff < 0 || bpf_l4_csum_replace(skb, p->l3 + 36, 0, diff, 0))

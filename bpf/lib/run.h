@@ -35,6 +35,14 @@ struct packet {
 	__u32 ack;
 };
 
+/* Where the walk over TCP options is. */
+struct mss_walk {
+	__u32 at;
+	__u32 end;
+	__u16 limit;
+	__u16 changed;
+};
+
 struct scratch {
 	struct packet packet;
 	struct flow_key key;	/* of this packet */
@@ -44,6 +52,7 @@ struct scratch {
 	__u8 before[40];	/* TCP options */
 	__u8 after[40];
 	__u8 quote[48];		/* begin of a packet that is too big */
+	struct mss_walk walk;
 };
 
 #include "maps.h"
