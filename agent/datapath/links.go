@@ -202,7 +202,12 @@ func (d *Datapath) first(k linkKey, h hook) (bool, error) {
 func (d *Datapath) drop(k linkKey, h hook) error {
 	if a, ok := d.links[k]; ok {
 		delete(d.links, k)
-		if err := a.link.Close(); err != nil {
+		// Without this the kernel detaches some time after the last reference is gone.
+		err := a.link.Detach()
+		if errors.Is(err, link.ErrNotSupported) {
+			err = nil
+		}
+		if err := errors.Join(err, a.link.Close()); err != nil {
 			return err
 		}
 	}

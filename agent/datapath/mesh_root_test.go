@@ -285,3 +285,5 @@ func (m *mesh) applyPlan(h *meshHost, p *plan.Plan) {
 		m.t.Fatalf("apply: %v", err)
 	}
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }

@@ -15,7 +15,7 @@ import (
 	"github.com/culvert-net/culvert/bpf"
 )
 
-const patience = 10 * time.Second
+const patience = 5 * time.Second
 
 // transfer sends size bytes from client to server over TCP and, when those have come whole, as many back.
 func transfer(t *testing.T, client, server *workload, dial, listen string, size int) (seen net.Addr) {

@@ -1,0 +1,397 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/culvert-net/culvert/agent/flow"
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/netlab"
+	"github.com/culvert-net/culvert/plan"
+)
+
+// connect opens a TCP connection and gives both ends.
+func connect(t *testing.T, client, server *workload, dial, listen string) (near, far net.Conn) {
+	t.Helper()
+	var ln net.Listener
+	if err := server.Do(func() (err error) { ln, err = net.Listen("tcp4", listen); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			close(accepted)
+			return
+		}
+		accepted <- c
+	}()
+	if err := client.Do(func() (err error) { near, err = net.DialTimeout("tcp4", dial, patience); return err }); err != nil {
+		t.Fatal(err)
+	}
+	far, ok := <-accepted
+	if !ok {
+		t.Fatal("not accepted")
+	}
+	t.Cleanup(func() { near.Close(); far.Close() })
+	return near, far
+}
+
+func (h *meshHost) counter(t *testing.T, hook bpf.Hook, reason bpf.Reason) (packets uint64) {
+	t.Helper()
+	counters, err := h.dp.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range counters {
+		if c.Hook == hook && c.Reason == reason {
+			packets += c.Packets
+		}
+	}
+	return packets
+}
+
+// A query arrives at a socket of the node with VPC and client in its source address, and the answer finds back.
+func TestResolverSocket(t *testing.T) {
+	m := newMesh(t)
+	var pc net.PacketConn
+	node := api.NodeAddr(testMesh, m.a.node)
+	if err := m.a.Do(func() (err error) {
+		pc, err = net.ListenPacket("udp6", netip.AddrPortFrom(node, 53).String())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	from := make(chan netip.Addr, 8)
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, peer, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			from <- peer.(*net.UDPAddr).AddrPort().Addr()
+			_, _ = pc.WriteTo(buf[:n], peer)
+		}
+	}()
+	if err := ask(m.cart, "10.0.0.2:53", 100); err != nil {
+		t.Fatal(err)
+	}
+	o, ok := api.ParseOverlay(<-from)
+	if want := (api.Overlay{Mesh: testMesh, VPC: shop, Host: api.AddrHost(m.cart.address), Tag: api.TagFamilyIPv4}); !ok ||
+		o != want {
+		t.Errorf("the query came from %+v, want %+v", o, want)
+	}
+	if err := m.cart.Do(func() error {
+		c, err := net.DialTimeout("tcp4", "10.0.0.2:22", 200*time.Millisecond)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}); err == nil {
+		t.Error("another port of the node can be reached")
+	}
+}
+
+// The host's own stack gets nothing into the tunnel.
+func TestGuard(t *testing.T) {
+	m := newMesh(t)
+	m.a.Exec("sysctl", "-qw", "net.ipv6.conf.culvert0.disable_ipv6=0")
+	m.a.Exec("ip", "-6", "addr", "add", "2001:db8::1/64", "dev", "culvert0", "nodad")
+	before := m.a.counter(t, bpf.HookHost, bpf.ReasonHostNotAdmitted)
+	if err := m.a.Do(func() error {
+		c, err := net.Dial("udp6", "[2001:db8::2]:9")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, _ = c.Write([]byte("out"))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if after := m.a.counter(t, bpf.HookHost, bpf.ReasonHostNotAdmitted); after <= before {
+		t.Errorf("%d packets kept out, want more than %d", after, before)
+	}
+}
+
+// A grant withdrawn cuts what is open, on both nodes, within one packet.
+func TestRevocation(t *testing.T) {
+	m := newMesh(t)
+	near, far := connect(t, m.cart, m.ledger, "10.0.1.200:443", ":8443")
+	other, otherFar := connect(t, m.cart, m.shelf, "10.0.1.6:80", ":80")
+	m.generation++
+	without := func(h *meshHost) *plan.Plan {
+		p := m.plan(h)
+		p.Grants, p.GrantTargets, p.Services = nil, nil, nil
+		return p
+	}
+	m.applyPlan(m.b, without(m.b))
+	if err := errors.Join(send(far, []byte("x"))); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatal(err)
+	}
+	if err := far.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the target's read: %v, want a reset", err)
+	}
+	m.applyPlan(m.a, without(m.a))
+	if err := send(near, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := near.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client's read: %v, want a reset", err)
+	}
+	if err := errors.Join(send(other, []byte("y")), receive(otherFar, []byte("y"))); err != nil {
+		t.Errorf("a flow that is still permitted: %v", err)
+	}
+	if n := m.b.counter(t, bpf.HookWorkload, bpf.ReasonFlowRevoked); n == 0 {
+		t.Error("nothing counted as FLOW_REVOKED")
+	}
+}
+
+// An agent that restarts takes up maps and links; a transfer does not notice.
+func TestRestart(t *testing.T) {
+	m := newMesh(t)
+	near, far := connect(t, m.cart, m.ledger, "10.0.1.200:443", ":8443")
+	stop, done := make(chan struct{}), make(chan error, 2)
+	block := payload(1<<16, 9)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				done <- near.(*net.TCPConn).CloseWrite()
+				return
+			default:
+				if err := send(near, block); err != nil {
+					done <- err
+					return
+				}
+			}
+		}
+	}()
+	go func() {
+		_, err := io.Copy(io.Discard, far)
+		done <- err
+	}()
+	for range 3 {
+		for _, h := range []*meshHost{m.a, m.b} {
+			old := h.dp
+			if err := h.Do(func() (err error) { h.dp, err = Open(h.cfg); return err }); err != nil {
+				t.Fatalf("open again: %+v", err)
+			}
+			if err := old.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.apply()
+	}
+	close(stop)
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	attached, err := m.a.attached()
+	if err != nil || len(attached) != 6 {
+		t.Errorf("%d attachments after the restart, want 3 workloads, 2 at the tunnel, 1 at the host: %v", len(attached), err)
+	}
+	for _, a := range attached {
+		if !a.First {
+			t.Errorf("%+v is not first", a)
+		}
+	}
+	tails, err := filepath.Glob(filepath.Join(m.a.dp.dir, "programs-*"))
+	if err != nil || len(tails) != 1 {
+		t.Errorf("pinned tables of tail calls: %v, %v; want one", tails, err)
+	}
+	reconcile(t, m)
+}
+
+func (h *meshHost) attached() (a []Attachment, err error) {
+	err = h.Do(func() error { a, err = h.dp.Attached(); return err })
+	return a, err
+}
+
+// Secure repairs: another's program before ours, an interface that came anew.
+func TestSecure(t *testing.T) {
+	m := newMesh(t)
+	h := m.a
+	intruder, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}, License: "GPL",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer intruder.Close()
+	var l link.Link
+	if err := h.Do(func() (err error) {
+		l, err = link.AttachTCX(link.TCXOptions{
+			Interface: m.cart.ifindex, Program: intruder, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
+		})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if attached, err := h.attached(); err != nil || attached[indexOf(attached, m.cart.ifindex)].First {
+		t.Fatalf("the intruder was not noticed: %+v, %v", attached, err)
+	}
+	m.secure(h, m.cart.ifindex, AtWorkload)
+	if attached, err := h.attached(); err != nil || !attached[indexOf(attached, m.cart.ifindex)].First {
+		t.Fatalf("not first again: %+v, %v", attached, err)
+	}
+	h.DeleteLink("cvcart")
+	attached, err := h.attached()
+	if err != nil || indexOf(attached, m.cart.ifindex) >= 0 {
+		t.Errorf("an interface that is gone is listed: %+v, %v", attached, err)
+	}
+	if _, err := os.Stat(filepath.Join(h.dp.dir, "links", "workload-"+itoa(m.cart.ifindex))); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the pin of a link without interface: %v", err)
+	}
+	if err := h.Do(func() error { return h.dp.Detach(m.cart.ifindex, AtWorkload) }); err != nil {
+		t.Errorf("detach what is gone: %v", err)
+	}
+	if err := h.Do(func() error { return h.dp.Secure(h.tunnel, "nowhere") }); err == nil {
+		t.Error("an unknown place was secured")
+	}
+}
+
+func indexOf(list []Attachment, ifindex int) int {
+	for i, a := range list {
+		if a.Ifindex == ifindex && !a.Egress {
+			return i
+		}
+	}
+	return -1
+}
+
+// Flows end when their time is over, once, with final counters; what is used goes on.
+func TestSweep(t *testing.T) {
+	m := newMesh(t)
+	ctx := context.Background()
+	exchange(t, m.cart, m.shelf, "10.0.1.6:80", ":80", 100)
+	near, far := connect(t, m.cart, m.ledger, "10.0.1.200:443", ":8443")
+	if err := errors.Join(send(near, []byte("hello")), receive(far, []byte("hello"))); err != nil {
+		t.Fatal(err)
+	}
+	now, err := BootTime()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gone, err := m.a.dp.Sweep(ctx, now); err != nil || len(gone) != 0 {
+		t.Fatalf("swept %v, %v at once", gone, err)
+	}
+	later := now + 3*time.Minute // after UDP's time, before TCP's
+	if gone, err := m.a.dp.Sweep(ctx, later); err != nil || len(gone) != 0 {
+		t.Fatalf("removed %v, %v without a grace period", gone, err)
+	}
+	gone, err := m.a.dp.Sweep(ctx, later+2*time.Second)
+	if err != nil || len(gone) == 0 {
+		t.Fatalf("removed %d flows, %v", len(gone), err)
+	}
+	for _, f := range gone {
+		if f.Opening.Key.Protocol != 17 || f.Opening.Packets == 0 || f.Opening.Id != f.Reply.Id {
+			t.Errorf("removed %+v", f)
+		}
+	}
+	if err := errors.Join(send(near, []byte("again")), receive(far, []byte("again"))); err != nil {
+		t.Errorf("the TCP flow after the sweep: %v", err)
+	}
+	if err := errors.Join(near.Close(), far.Close()); err != nil {
+		t.Fatal(err)
+	}
+	netlab.Eventually(t, patience, func() bool {
+		flows, err := m.a.dp.Flows(ctx)
+		return err == nil && len(flows) == 1 && flows[0].Flags()&bpf.FlowClosed != 0
+	}, "the TCP flow is closed")
+	for i := range 2 {
+		if gone, err = m.a.dp.Sweep(ctx, later+time.Duration(30+2*i)*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if flows, err := m.a.dp.Flows(ctx); err != nil || len(flows) != 0 || len(gone) != 1 {
+		t.Errorf("%d flows left, %d removed, %v", len(flows), len(gone), err)
+	}
+}
+
+// The source tells of flows opened, closed, removed, and of refusals, and counts all that the datapath counts.
+func TestSource(t *testing.T) {
+	m := newMesh(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := m.a.dp.DrainRefusals(ctx); err != nil { // what came before the first plan
+		t.Fatal(err)
+	}
+	s := NewSource(m.a.dp)
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	wait := func(kind flow.EventKind) {
+		t.Helper()
+		for {
+			select {
+			case e := <-s.Events():
+				if e.Kind == kind {
+					return
+				}
+			case <-time.After(patience):
+				t.Fatalf("no event of kind %d", kind)
+			}
+		}
+	}
+	transfer(t, m.cart, m.ledger, "10.0.1.200:443", ":8443", 1000)
+	wait(flow.EventOpen)
+	wait(flow.EventClose)
+	var seen []flow.Flow
+	if err := s.Flows(ctx, func(f flow.Flow) bool { seen = append(seen, f); return true }); err != nil || len(seen) != 1 {
+		t.Fatalf("flows %+v, %v", seen, err)
+	}
+	f := seen[0]
+	if f.Opening.Src != m.cart.address || f.Opening.DstPort != 443 || f.Rewritten.Dst != m.ledger.address || f.Tag != 7 ||
+		f.Connection != 900 || f.SourceVPC != shop || f.DestVPC != pay || !f.Closed || f.ReplyPackets == 0 ||
+		f.Hook != flow.HookWorkload || f.View != flow.ViewWorkload || f.ENI != m.cart.number {
+		t.Errorf("flow %+v", f)
+	}
+	if err := m.cart.Do(func() error {
+		c, err := net.Dial("udp4", "10.0.1.99:1")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return send(c, payload(10, 5))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	wait(flow.EventRefused)
+	refusals, lost, err := s.DrainRefusals(ctx)
+	if err != nil || lost != 0 || len(refusals) != 1 {
+		t.Fatalf("refusals %+v, %d, %v", refusals, lost, err)
+	}
+	if r := refusals[0]; r.Reason != "NO_DESTINATION" || r.Src != m.cart.address || r.DstPort != 1 || r.Packets != 1 || r.Bytes != 38 {
+		t.Errorf("refusal %+v", r)
+	}
+	if again, _, err := s.DrainRefusals(ctx); err != nil || len(again) != 0 {
+		t.Errorf("drained twice: %+v, %v", again, err)
+	}
+}
