@@ -41,6 +41,7 @@ type Config struct {
 	Timeouts Timeouts
 	Log      *slog.Logger // default slog.Default()
 
+	noTCX    bool   // filters of clsact in place of tcx: what Linux before 6.6 has
 	tunnelL2 uint32 // bytes of link header at the tunnel: 14 in test runs, which always have one
 }
 

@@ -4,8 +4,9 @@
 // What is pinned under Config.PinPath, in a directory named after the schema's version:
 //
 //	maps/NAME          every map but the private ones of one load
-//	programs-TAG       the tail call's table of the programs loaded last
-//	links/PLACE-IFINDEX  the attachment of a program to an interface
+//	programs-ID          the tail call's table of the programs loaded last
+//	links/PLACE-IFINDEX  the attachment of a program to an interface (tcx, Linux 6.6)
+//	filters/PLACE-IFINDEX  the same before, as a filter of clsact: its program
 //
 // So programs and maps outlive the agent: Open takes up what is there and replaces the programs through their links,
 // without a gap and without touching a flow. Close leaves everything, Remove takes it away.

@@ -166,11 +166,54 @@ func TestRevocation(t *testing.T) {
 	}
 }
 
-// An agent that restarts takes up maps and links; a transfer does not notice.
+// An agent that restarts takes up maps and attachments; a transfer does not notice. The same on a kernel without tcx.
 func TestRestart(t *testing.T) {
-	m := newMesh(t)
+	t.Run("tcx", func(t *testing.T) { restart(t, newMesh(t)) })
+	t.Run("clsact", func(t *testing.T) { restart(t, newMesh(t, func(c *Config) { c.noTCX = true })) })
+}
+
+func restart(t *testing.T, m *mesh) {
 	near, far := connect(t, m.cart, m.ledger, "10.0.1.200:443", ":8443")
-	stop, done := make(chan struct{}), make(chan error, 2)
+	within, withinFar := connect(t, m.cart, m.vault, "10.0.1.201:443", ":8443")
+	stop, done := make(chan struct{}), make(chan error, 4)
+	stream(near, far, stop, done)
+	stream(within, withinFar, stop, done)
+	for range 3 {
+		for _, h := range []*meshHost{m.a, m.b} {
+			old := h.dp
+			if err := h.Do(func() (err error) { h.dp, err = Open(h.cfg); return err }); err != nil {
+				t.Fatalf("open again: %+v", err)
+			}
+			if err := old.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.apply()
+	}
+	close(stop)
+	for range 4 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	attached, err := m.a.attached()
+	if err != nil || len(attached) != 6 {
+		t.Errorf("%d attachments after the restart, want 3 workloads, 2 at the tunnel, 1 at the host: %v", len(attached), err)
+	}
+	for _, a := range attached {
+		if !a.First {
+			t.Errorf("%+v is not first", a)
+		}
+	}
+	tails, err := filepath.Glob(filepath.Join(m.a.dp.dir, "programs-*"))
+	if err != nil || len(tails) != 1 {
+		t.Errorf("pinned tables of tail calls: %v, %v; want one", tails, err)
+	}
+	reconcile(t, m)
+}
+
+// stream sends until stop, and reads all of it; each side says how it ended.
+func stream(near, far net.Conn, stop chan struct{}, done chan error) {
 	block := payload(1<<16, 9)
 	go func() {
 		for {
@@ -190,38 +233,41 @@ func TestRestart(t *testing.T) {
 		_, err := io.Copy(io.Discard, far)
 		done <- err
 	}()
-	for range 3 {
-		for _, h := range []*meshHost{m.a, m.b} {
-			old := h.dp
-			if err := h.Do(func() (err error) { h.dp, err = Open(h.cfg); return err }); err != nil {
-				t.Fatalf("open again: %+v", err)
+}
+
+// Without tcx: real traffic, an interface that is gone, and nothing left behind.
+func TestClsact(t *testing.T) {
+	m := newMesh(t, func(c *Config) { c.noTCX = true })
+	transfer(t, m.cart, m.shelf, "10.0.1.6:80", ":80", 1<<20)
+	transfer(t, m.cart, m.ledger, "10.0.1.200:443", ":8443", 1<<20)
+	transfer(t, m.cart, m.vault, "10.0.1.201:443", ":8443", 1<<20)
+	h := m.a
+	h.DeleteLink("cvdesk")
+	if attached, err := h.attached(); err != nil || len(attached) != 5 || indexOf(attached, m.desk.ifindex) >= 0 {
+		t.Errorf("attached %+v, %v", attached, err)
+	}
+	if err := h.Do(func() error { return h.dp.Detach(m.vault.ifindex, AtWorkload) }); err != nil {
+		t.Error(err)
+	}
+	if err := h.Do(func() error { return h.dp.Remove() }); err != nil {
+		t.Fatal(err)
+	}
+	for _, ifindex := range []int{m.cart.ifindex, m.vault.ifindex, h.tunnel, h.link} {
+		for _, egress := range []bool{false, true} {
+			if err := h.Do(func() error {
+				left, err := filters(ifindex, egress)
+				if len(left) > 0 {
+					t.Errorf("interface %d egress %v: %+v left", ifindex, egress, left)
+				}
+				return err
+			}); err != nil {
+				t.Error(err)
 			}
-			if err := old.Close(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		m.apply()
-	}
-	close(stop)
-	for range 2 {
-		if err := <-done; err != nil {
-			t.Error(err)
 		}
 	}
-	attached, err := m.a.attached()
-	if err != nil || len(attached) != 6 {
-		t.Errorf("%d attachments after the restart, want 3 workloads, 2 at the tunnel, 1 at the host: %v", len(attached), err)
+	if left, err := filepath.Glob(filepath.Join(h.cfg.PinPath, "v*")); err != nil || len(left) > 0 {
+		t.Errorf("pins left: %v, %v", left, err)
 	}
-	for _, a := range attached {
-		if !a.First {
-			t.Errorf("%+v is not first", a)
-		}
-	}
-	tails, err := filepath.Glob(filepath.Join(m.a.dp.dir, "programs-*"))
-	if err != nil || len(tails) != 1 {
-		t.Errorf("pinned tables of tail calls: %v, %v; want one", tails, err)
-	}
-	reconcile(t, m)
 }
 
 func (h *meshHost) attached() (a []Attachment, err error) {

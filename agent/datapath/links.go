@@ -3,7 +3,6 @@ package datapath
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,11 +48,6 @@ type linkKey struct {
 	egress  bool
 }
 
-type attachment struct {
-	link link.Link
-	id   link.ID
-}
-
 // Attachment is one program at one interface.
 type Attachment struct {
 	Place   Place
@@ -73,8 +67,18 @@ func (k linkKey) hook() (hook, bool) {
 	return hook{}, false
 }
 
-func (d *Datapath) linkPin(k linkKey, h hook) string {
-	return filepath.Join(d.dir, "links", string(k.place)+"-"+strconv.Itoa(k.ifindex)+h.suffix)
+// Directories of pins: of links, and of the programs of filters.
+const (
+	linkPins   = "links"
+	filterPins = "filters"
+)
+
+// pinOf is where an attachment is pinned; empty when nothing is.
+func (d *Datapath) pinOf(kind string, k linkKey, h hook) string {
+	if d.dir == "" {
+		return ""
+	}
+	return filepath.Join(d.dir, kind, string(k.place)+"-"+strconv.Itoa(k.ifindex)+h.suffix)
 }
 
 // parsePin reads a pin's name back.
@@ -87,49 +91,52 @@ func parsePin(name string) (linkKey, hook, bool) {
 	return k, h, ok && err == nil
 }
 
-// takeUpLinks replaces the programs of pinned links. A link whose interface is gone cannot be updated and is unpinned.
-func (d *Datapath) takeUpLinks() error {
-	entries, err := os.ReadDir(filepath.Join(d.dir, "links"))
+// takeUp replaces the programs of pinned attachments. One whose interface is gone is let go of.
+func (d *Datapath) takeUp(kind string, load func(pin string, k linkKey, h hook) (attachment, error)) error {
+	entries, err := os.ReadDir(filepath.Join(d.dir, kind))
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		k, h, ok := parsePin(e.Name())
 		if !ok {
-			return fmt.Errorf("pinned link %s: not one of ours; remove it", e.Name())
+			return fmt.Errorf("pinned %s %s: not one of ours; remove it", kind, e.Name())
 		}
-		path := d.linkPin(k, h)
-		l, err := link.LoadPinnedLink(path, nil)
+		a, err := load(d.pinOf(kind, k, h), k, h)
 		if err != nil {
-			return fmt.Errorf("pinned link %s: %w", e.Name(), err)
+			return fmt.Errorf("pinned %s %s: %w", kind, e.Name(), err)
 		}
-		id, alive := tcxAlive(l, k.ifindex)
-		if alive {
-			if err := l.Update(d.coll.Programs[h.program]); err != nil {
-				d.log.Warn("a pinned program could not be replaced; it will be attached anew", "link", e.Name(), "error", err)
-				alive = false
+		if a.alive() {
+			err := a.replace(d.coll.Programs[h.program])
+			if err == nil {
+				d.links[k] = a
+				continue
 			}
+			d.log.Warn("a pinned program could not be replaced; it will be attached anew", "link", e.Name(), "error", err)
 		}
-		if !alive {
-			l.Close()
-			if err := os.Remove(path); err != nil {
-				return err
-			}
-			continue
+		if err := a.release(); err != nil {
+			return fmt.Errorf("pinned %s %s: %w", kind, e.Name(), err)
 		}
-		d.links[k] = attachment{l, id}
 	}
 	return nil
 }
 
-// tcxAlive says whether the link still is at the interface: a link outlives its device, but points nowhere then.
-func tcxAlive(l link.Link, ifindex int) (link.ID, bool) {
-	info, err := l.Info()
+func loadTCX(pin string, k linkKey, h hook) (attachment, error) {
+	l, err := link.LoadPinnedLink(pin, nil)
 	if err != nil {
-		return 0, false
+		return nil, err
 	}
-	tcx := info.TCX()
-	return info.ID, tcx != nil && int(tcx.Ifindex) == ifindex
+	return newTCX(l, k.ifindex, h.attach, pin)
+}
+
+func loadClsact(pin string, k linkKey, h hook) (attachment, error) {
+	p, err := ebpf.LoadPinnedProgram(pin, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	id, err := programID(p)
+	return &clsact{ifindex: k.ifindex, egress: k.egress, name: h.program, program: id, pin: pin}, err
 }
 
 // Secure makes sure that the place's programs are attached to the interface and run before all others, and repairs what
@@ -150,74 +157,48 @@ func (d *Datapath) Secure(ifindex int, place Place) error {
 }
 
 func (d *Datapath) secure(k linkKey, h hook) error {
-	first, err := d.first(k, h)
-	if err != nil || first {
-		return err
-	}
-	if err := d.drop(k, h); err != nil {
-		return err
-	}
-	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: k.ifindex, Program: d.coll.Programs[h.program], Attach: h.attach, Anchor: link.Head(),
-	})
-	if err != nil {
-		return err
-	}
-	info, err := l.Info()
-	if err != nil {
-		l.Close()
-		return err
-	}
-	if d.dir != "" {
-		if err := l.Pin(d.linkPin(k, h)); err != nil {
-			l.Close()
-			return fmt.Errorf("pin: %w", err)
-		}
-	}
-	d.links[k] = attachment{l, info.ID}
-	return nil
-}
-
-// first says whether our program is at the interface and runs before all others.
-func (d *Datapath) first(k linkKey, h hook) (bool, error) {
-	a, ok := d.links[k]
-	if !ok {
-		return false, nil
-	}
-	if _, alive := tcxAlive(a.link, k.ifindex); !alive {
-		return false, nil
-	}
-	result, err := link.QueryPrograms(link.QueryOptions{Target: k.ifindex, Attach: h.attach})
-	if err != nil {
-		return false, err
-	}
-	if len(result.Programs) == 0 {
-		return false, nil
-	}
-	id, ok := result.Programs[0].LinkID()
-	return ok && id == a.id, nil
-}
-
-// drop lets go of a link for good. What is absent is no error.
-func (d *Datapath) drop(k linkKey, h hook) error {
 	if a, ok := d.links[k]; ok {
-		delete(d.links, k)
-		// Without this the kernel detaches some time after the last reference is gone.
-		err := a.link.Detach()
-		if errors.Is(err, link.ErrNotSupported) {
-			err = nil
+		if a.alive() {
+			first, err := a.first()
+			if err != nil || first {
+				return err
+			}
 		}
-		if err := errors.Join(err, a.link.Close()); err != nil {
+		delete(d.links, k)
+		if err := a.release(); err != nil {
 			return err
 		}
 	}
-	if d.dir == "" {
-		return nil
-	}
-	if err := os.Remove(d.linkPin(k, h)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	a, err := d.attach(k, h)
+	if err != nil {
 		return err
 	}
+	d.links[k] = a
 	return nil
+}
+
+// attach uses tcx where the kernel has it.
+func (d *Datapath) attach(k linkKey, h hook) (attachment, error) {
+	p := d.coll.Programs[h.program]
+	if !d.cfg.noTCX {
+		a, err := attachTCX(k.ifindex, h.attach, p, d.pinOf(linkPins, k, h))
+		if !errors.Is(err, ebpf.ErrNotSupported) {
+			return a, err
+		}
+		d.log.Info("this kernel has no tcx; programs are attached as filters")
+		d.cfg.noTCX = true
+	}
+	return attachClsact(k.ifindex, k.egress, h.program, p, d.pinOf(filterPins, k, h))
+}
+
+// drop lets go of an attachment for good. What is absent is no error.
+func (d *Datapath) drop(k linkKey) error {
+	a, ok := d.links[k]
+	if !ok {
+		return nil
+	}
+	delete(d.links, k)
+	return a.release()
 }
 
 // Detach takes the place's programs off the interface, which may be gone already.
@@ -225,7 +206,7 @@ func (d *Datapath) Detach(ifindex int, place Place) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, h := range hooks[place] {
-		if err := d.drop(linkKey{place, ifindex, h.egress()}, h); err != nil {
+		if err := d.drop(linkKey{place, ifindex, h.egress()}); err != nil {
 			return fmt.Errorf("detach %s from interface %d: %w", h.program, ifindex, err)
 		}
 	}
@@ -238,14 +219,13 @@ func (d *Datapath) Attached() ([]Attachment, error) {
 	defer d.mu.Unlock()
 	var all []Attachment
 	for k, a := range d.links {
-		h, _ := k.hook()
-		if _, alive := tcxAlive(a.link, k.ifindex); !alive {
-			if err := d.drop(k, h); err != nil {
+		if !a.alive() {
+			if err := d.drop(k); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		first, err := d.first(k, h)
+		first, err := a.first()
 		if err != nil {
 			return nil, err
 		}

@@ -67,11 +67,12 @@ type mesh struct {
 	a, b                             *meshHost
 	cart, desk, vault, shelf, ledger *workload
 	generation                       uint32
+	change                           []func(*Config)
 }
 
-func newMesh(t *testing.T) *mesh {
+func newMesh(t *testing.T, change ...func(*Config)) *mesh {
 	t.Helper()
-	m := &mesh{t: t, lab: netlab.New(t), generation: 1}
+	m := &mesh{t: t, lab: netlab.New(t), generation: 1, change: change}
 	m.a, m.b = m.host("a", 1), m.host("b", 2)
 	m.cart = m.workload(m.a, "cart", shop, "10.0.1.5", 11)
 	m.desk = m.workload(m.a, "desk", shop, "10.0.1.7", 12)
@@ -105,13 +106,16 @@ func testConfig(t *testing.T) Config {
 func (m *mesh) host(name string, node uint32) *meshHost {
 	m.t.Helper()
 	h := &meshHost{Namespace: m.lab.Namespace(name), node: node, cfg: testConfig(m.t)}
+	for _, f := range m.change {
+		f(&h.cfg)
+	}
 	dp, err := Open(h.cfg)
 	if err != nil {
 		m.t.Fatalf("open: %+v", err)
 	}
 	h.dp = dp
 	m.t.Cleanup(func() {
-		if err := h.dp.Remove(); err != nil {
+		if err := h.Do(func() error { return h.dp.Remove() }); err != nil {
 			m.t.Errorf("remove: %v", err)
 		}
 	})

@@ -1,8 +1,6 @@
 package datapath
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -118,7 +116,7 @@ func (d *Datapath) load() error {
 	if err := d.pinTail(local); err != nil {
 		return err
 	}
-	if err := d.takeUpLinks(); err != nil {
+	if err := errors.Join(d.takeUp(linkPins, loadTCX), d.takeUp(filterPins, loadClsact)); err != nil {
 		return err
 	}
 	return d.dropTails(local)
@@ -129,7 +127,7 @@ func (d *Datapath) prepare() error {
 	if err := mountBPFFS(d.cfg.PinPath); err != nil {
 		return fmt.Errorf("pin path %s: %w", d.cfg.PinPath, err)
 	}
-	for _, sub := range []string{"maps", "links"} {
+	for _, sub := range []string{"maps", linkPins, filterPins} {
 		if err := os.MkdirAll(filepath.Join(d.dir, sub), 0o700); err != nil {
 			return err
 		}
@@ -193,16 +191,8 @@ func (d *Datapath) adopt(dir string) error {
 // tailPin is where the tail call's table of these very programs is pinned: the kernel empties such a table when no
 // process and no pin holds it any more.
 func (d *Datapath) tailPin(p *ebpf.Program) (string, error) {
-	info, err := p.Info()
-	if err != nil {
-		return "", err
-	}
-	id, ok := info.ID()
-	if !ok {
-		return "", errors.New("the kernel gives programs no ids")
-	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", info.Tag, id))
-	return filepath.Join(d.dir, "programs-"+hex.EncodeToString(sum[:6])), nil
+	id, err := programID(p)
+	return filepath.Join(d.dir, "programs-"+strconv.FormatUint(uint64(id), 10)), err
 }
 
 func (d *Datapath) pinTail(p *ebpf.Program) error {
@@ -246,7 +236,7 @@ func (d *Datapath) Close() error {
 	defer d.mu.Unlock()
 	var errs []error
 	for k, a := range d.links {
-		errs = append(errs, a.link.Close())
+		errs = append(errs, a.close())
 		delete(d.links, k)
 	}
 	if d.coll != nil {
@@ -255,30 +245,45 @@ func (d *Datapath) Close() error {
 	return errors.Join(errs...)
 }
 
-// Remove unpins everything of every schema version, after which nothing lets a packet through, and closes.
+// Remove unpins everything of every schema version, after which nothing lets a packet through, and closes. Filters go
+// with it, but only from interfaces of the network namespace that the caller is in.
 func (d *Datapath) Remove() error {
-	err := d.Close()
-	if d.cfg.PinPath == "" {
-		return err
+	d.mu.Lock()
+	var errs []error
+	for k := range d.links {
+		errs = append(errs, d.drop(k))
 	}
-	return errors.Join(err, RemovePins(d.cfg.PinPath))
+	d.mu.Unlock()
+	errs = append(errs, d.Close())
+	if d.cfg.PinPath != "" {
+		errs = append(errs, RemovePins(d.cfg.PinPath))
+	}
+	return errors.Join(errs...)
 }
 
-// RemovePins takes all pins under a pin path away; programs and maps end with the last process that holds them. A path
-// that does not exist is no error.
+// RemovePins takes all pins under a pin path away, with the filters that they stand for; programs and maps end with the
+// last process that holds them. A path that does not exist is no error.
 func RemovePins(path string) error {
-	entries, err := os.ReadDir(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	versions, err := filepath.Glob(filepath.Join(path, "v*"))
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "v") {
-			errs = append(errs, os.RemoveAll(filepath.Join(path, e.Name())))
+	for _, dir := range versions {
+		pins, err := filepath.Glob(filepath.Join(dir, filterPins, "*"))
+		if err != nil {
+			return err
 		}
+		for _, pin := range pins {
+			if k, h, ok := parsePin(filepath.Base(pin)); ok {
+				a, err := loadClsact(pin, k, h)
+				if err == nil {
+					err = a.release()
+				}
+				errs = append(errs, err)
+			}
+		}
+		errs = append(errs, os.RemoveAll(dir))
 	}
 	return errors.Join(errs...)
 }
