@@ -24,6 +24,7 @@ func (l *Log) recover() (*Recovery, error) {
 	if _, err := getJSON(l.cfg.Store, cursorName, &l.shipped); err != nil {
 		return nil, err // sent twice is harmless, so damage is too
 	}
+	l.shipped.Offset = max(l.shipped.Offset, 0)
 	b := &replay{boot: l.cfg.Boot, flows: map[string]api.FlowRecord{}}
 	if damaged {
 		b.lost++

@@ -55,13 +55,13 @@ type spaceRoute struct {
 	ours    bool // made by an attachment
 }
 
-// workloadConflicts finds what stands in the way of an attachment. own is the ifindex of the attachment's own interface if
-// it is there already, else 0.
+// workloadConflicts finds what stands in the way of an attachment. own is the ifindex of the attachment's own
+// interface if it is there already, else 0.
 //
-// Anything on another interface that touches the VPC's range collides, whatever its length: a longer prefix would take
-// traffic from the VPC, a shorter one would lose traffic to it. A default route collides only if the attachment wants
-// one too, and the resolver's link-local address only with itself: wider link-local routes keep all else, and of several
-// attachments in one namespace the first one's resolver answers there.
+// Anything on another interface that touches the VPC's range collides, whatever its length: a longer prefix would
+// take traffic from the VPC, a shorter one would lose traffic to it. A default route collides only if the attachment
+// wants one too, and the resolver's link-local address only with itself: wider link-local routes keep all else, and
+// of several attachments in one namespace the first one's resolver answers there.
 func workloadConflicts(s WorkloadSpec, st spaceState, own int) []Conflict {
 	var out []Conflict
 	for _, l := range st.links {

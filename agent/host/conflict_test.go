@@ -92,8 +92,8 @@ func TestHostConflicts(t *testing.T) {
 	}
 }
 
-// An attachment's own routes never collide with it, and any route that shares an address with the VPC collides unless it
-// is the default route.
+// An attachment's own routes never collide with it, and any route that shares an address with the VPC collides unless
+// it is the default route.
 func TestConflictsFollowOverlap(t *testing.T) {
 	s := spec("/run/netns/x")
 	rapid.Check(t, func(t *rapid.T) {

@@ -105,7 +105,8 @@ func (d door) close(ifname string) error {
 	return nil
 }
 
-// wake clears the dormant flag of the table, if it is there and has it. The kernel wants that in a transaction of its own.
+// wake clears the dormant flag of the table, if it is there and has it. The kernel wants that in a transaction of its
+// own.
 func (d door) wake() error {
 	asleep, _, err := d.table()
 	if err != nil || !asleep {

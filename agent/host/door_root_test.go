@@ -120,8 +120,8 @@ func TestDoorIsNotFooled(t *testing.T) {
 	}
 }
 
-// Programs decide before the door: what a tc program at ingress redirects leaves although the door is closed. tcx runs at
-// the same place as clsact, which needs no BPF here.
+// Programs decide before the door: what a tc program at ingress redirects leaves although the door is closed. tcx
+// runs at the same place as clsact, which needs no BPF here.
 func TestDoorComesAfterPrograms(t *testing.T) {
 	w := newKernelWorld(t)
 	a, b := spec(w.namespace("a")), spec(w.namespace("b"))

@@ -16,8 +16,8 @@ const (
 	DatapathName = "culvert-dp"
 	// DefaultInterface is a workload's interface name.
 	DefaultInterface = "eni0"
-	// DefaultMTU is a workload's MTU in bytes on an underlay of 1500: 1420 in the tunnel, less 28 (IPv6 header instead of
-	// IPv4, fragment header).
+	// DefaultMTU is a workload's MTU in bytes on an underlay of 1500: 1420 in the tunnel, less 28 (IPv6 header
+	// instead of IPv4, fragment header).
 	DefaultMTU = 1392
 	// DefaultTunnelMTU is the tunnel's MTU in bytes on an underlay of 1500: less 80 for IPv6, UDP and WireGuard.
 	DefaultTunnelMTU = 1420
@@ -132,8 +132,8 @@ type Facts struct {
 	IPv6Disabled    int // net.ipv6.conf.all.disable_ipv6
 }
 
-// Host is the edge to the kernel's network configuration. Implementations are safe for concurrent use and serialise their
-// operations.
+// Host is the edge to the kernel's network configuration. Implementations are safe for concurrent use and serialise
+// their operations.
 type Host interface {
 	// Facts reads the host's settings.
 	Facts() (Facts, error)
@@ -141,37 +141,40 @@ type Host interface {
 	// Link observes any interface of the host; Ifindex is 0 when it does not exist.
 	Link(name string) (Link, error)
 
-	// EnsureTunnel closes the door of the tunnel's TUN, sets MTU and queue length and keeps IPv6 of the host's stack off
-	// it. It does not put it up. ErrNoLink as long as the tunnel process has not made it.
+	// EnsureTunnel closes the door of the tunnel's TUN, sets MTU and queue length and keeps IPv6 of the host's stack
+	// off it. It does not put it up. ErrNoLink as long as the tunnel process has not made it.
 	EnsureTunnel(TunnelSpec) (Link, error)
 
-	// EnsureHostLink makes the host's own veth pair or corrects it. The host's end is up, the datapath's stays as it is:
-	// down when new. ErrForeign, ErrConflict, ErrSpec.
+	// EnsureHostLink makes the host's own veth pair or corrects it. The host's end is up, the datapath's stays as it
+	// is: down when new. ErrForeign, ErrConflict, ErrSpec.
 	EnsureHostLink(HostSpec) (HostLink, error)
 	// HostLink observes the pair.
 	HostLink() (HostLink, error)
 	// RemoveHostLink deletes the pair and its door.
 	RemoveHostLink() error
 
-	// Attach makes an attachment or corrects it: link pair, door, addresses, routes, resolver file. The host side stays as
-	// it is: down when new. ErrNoNamespace, ErrForeign, ErrConflict, ErrSpec; after an error nothing new is left behind.
+	// Attach makes an attachment or corrects it: link pair, door, addresses, routes, resolver file. The host side
+	// stays as it is: down when new. ErrNoNamespace, ErrForeign, ErrConflict, ErrSpec; after an error nothing new is
+	// left behind.
 	Attach(WorkloadSpec) (WorkloadLink, error)
-	// Detach deletes an attachment and puts the namespace back as it was. It needs no namespace: one that is gone is fine.
+	// Detach deletes an attachment and puts the namespace back as it was. It needs no namespace: one that is gone is
+	// fine.
 	Detach(eni string) error
-	// Workloads lists the attachments, sorted by ENI. One whose namespace or link is gone is absent or has PeerPresent false.
+	// Workloads lists the attachments, sorted by ENI. One whose namespace or link is gone is absent or has
+	// PeerPresent false.
 	Workloads() ([]WorkloadLink, error)
 
-	// SetUp puts an interface up or down. Up is refused with ErrOpenDoor unless the door is closed; the host's own end needs
-	// none. Down succeeds when the interface is absent, up is ErrNoLink.
+	// SetUp puts an interface up or down. Up is refused with ErrOpenDoor unless the door is closed; the host's own
+	// end needs none. Down succeeds when the interface is absent, up is ErrNoLink.
 	SetUp(ifname string, up bool) error
 	// Closed tells whether an interface's door is closed. An absent interface has none.
 	Closed(ifname string) (bool, error)
 
-	// Watch calls wake after links of the host changed, until ctx ends. It is a hint: calls may be late, merged or without
-	// cause, and Workloads is the truth. It returns nil when ctx ends.
+	// Watch calls wake after links of the host changed, until ctx ends. It is a hint: calls may be late, merged or
+	// without cause, and Workloads is the truth. It returns nil when ctx ends.
 	Watch(ctx context.Context, wake func()) error
 
-	// Cleanup removes every link, door and resolver file that Culvert made on this host. The tunnel's TUN stays, without its
-	// door.
+	// Cleanup removes every link, door and resolver file that Culvert made on this host. The tunnel's TUN stays,
+	// without its door.
 	Cleanup() error
 }

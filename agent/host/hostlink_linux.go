@@ -8,8 +8,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// datapathNeighbour is the next hop of the mesh's route: a link-local address that nobody has, with a permanent neighbour
-// entry for it, so that the host never asks for a neighbour.
+// datapathNeighbour is the next hop of the mesh's route: a link-local address that nobody has, with a permanent
+// neighbour entry for it, so that the host never asks for a neighbour.
 var datapathNeighbour = netip.AddrFrom16([16]byte{0xfe, 0x80, 15: 1})
 
 // HostLink implements Host.
@@ -163,8 +163,8 @@ func (s *space) removeHostPair(host, dp netlink.Link) error {
 	return nil
 }
 
-// configureHostPair brings an existing pair to what spec says. The host's end has no ARP, so the kernel neither looks for
-// neighbours on it nor joins their multicast groups: nothing leaves by it but what a socket sends.
+// configureHostPair brings an existing pair to what spec says. The host's end has no ARP, so the kernel neither looks
+// for neighbours on it nor joins their multicast groups: nothing leaves by it but what a socket sends.
 func (s *space) configureHostPair(host, dp netlink.Link, spec HostSpec) error {
 	if err := s.door().close(DatapathName); err != nil {
 		return err

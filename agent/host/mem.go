@@ -10,10 +10,11 @@ import (
 	"sync"
 )
 
-// Mem is Host in memory, for tests without root. It behaves as Netlink does, as far as Host lets one see. The zero value
-// is not ready, see NewMem.
+// Mem is Host in memory, for tests without root. It behaves as Netlink does, as far as Host lets one see. The zero
+// value is not ready, see NewMem.
 type Mem struct {
-	// Fail, if set, is asked at the start of each operation (by the method's name) and may refuse it. Set it before use.
+	// Fail, if set, is asked at the start of each operation (by the method's name) and may refuse it. Set it before
+	// use.
 	Fail func(op string) error
 
 	mu      sync.Mutex

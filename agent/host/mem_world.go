@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// The methods of this file are what happens on a real host beside Culvert: people, container engines and the tunnel process
-// at work.
+// The methods of this file are what happens on a real host beside Culvert: people, container engines and the tunnel
+// process at work.
 
 // SetFacts says what Facts returns.
 func (m *Mem) SetFacts(f Facts) {

@@ -29,8 +29,8 @@ func VethName(eni string) string {
 	return vethPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:8]))[:11]
 }
 
-// WorkloadMAC is the MAC of a workload's interface: 02 and 40 bits of a hash of VPC number and address, so that it is the
-// same wherever the ENI is attached. It is never one of the fixed addresses 02:c0:00:00:00:XX.
+// WorkloadMAC is the MAC of a workload's interface: 02 and 40 bits of a hash of VPC number and address, so that it is
+// the same wherever the ENI is attached. It is never one of the fixed addresses 02:c0:00:00:00:XX.
 func WorkloadMAC(vpc uint32, address netip.Addr) MAC {
 	b := binary.BigEndian.AppendUint32([]byte("culvert workload mac"), vpc)
 	b = append(b, address.Unmap().AsSlice()...)

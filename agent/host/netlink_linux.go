@@ -18,8 +18,8 @@ const linkGroup = 0x63760001
 
 // Config of Netlink. The zero value is the agent's.
 type Config struct {
-	// Netns is the path of the namespace that is "the host". Empty: the one the process is in, or rather the thread of the
-	// first operation.
+	// Netns is the path of the namespace that is "the host". Empty: the one the process is in, or rather the thread
+	// of the first operation.
 	Netns string
 	// RunNetns holds named namespaces. Empty: /run/netns.
 	RunNetns string
@@ -176,7 +176,8 @@ func (n *Netlink) EnsureTunnel(spec TunnelSpec) (Link, error) {
 	return s.observe(spec.Name)
 }
 
-// withoutIPv6 keeps the kernel's IPv6 off an interface: no link-local address, no router solicitations, no MLD reports.
+// withoutIPv6 keeps the kernel's IPv6 off an interface: no link-local address, no router solicitations, no MLD
+// reports.
 func withoutIPv6(ifname string) []setting {
 	conf := "ipv6/conf/" + ifname + "/"
 	return []setting{{conf + "addr_gen_mode", "1"}, {conf + "disable_ipv6", "1"}}
@@ -236,7 +237,8 @@ func (n *Netlink) Closed(ifname string) (bool, error) {
 	return l.Closed, err
 }
 
-// watchPause is how long Watch waits before it subscribes again after the kernel ended a subscription (its buffer overran).
+// watchPause is how long Watch waits before it subscribes again after the kernel ended a subscription (its buffer
+// overran).
 const watchPause = 100 * time.Millisecond
 
 // Watch implements Host.

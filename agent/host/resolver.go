@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// resolvers keeps the resolv.conf files that `ip netns exec NAME` binds over /etc/resolv.conf: DIR/NAME/resolv.conf. The
-// first line of a file of ours says whose it is and which directories were made for it, so nothing else is remembered.
+// resolvers keeps the resolv.conf files that `ip netns exec NAME` binds over /etc/resolv.conf: DIR/NAME/resolv.conf.
+// The first line of a file of ours says whose it is and which directories were made for it, so nothing else is
+// remembered.
 type resolvers struct {
 	run string // directory of named namespaces
 	etc string // directory of their files
@@ -116,7 +117,8 @@ func (r resolvers) owner(name string) (eni string, made int, err error) {
 	return eni, made, nil
 }
 
-// restore puts back what was there before an ENI's file was written, in whichever namespace that is; "" means every ENI's.
+// restore puts back what was there before an ENI's file was written, in whichever namespace that is; "" means every
+// ENI's.
 func (r resolvers) restore(eni string) error {
 	dirs, err := os.ReadDir(r.etc)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -12,9 +12,10 @@ type route struct {
 	source  netip.Addr
 }
 
-// workloadRoutes are the routes of an attachment: the gateway on-link, and by it the VPC, the resolver's link-local address
-// (unless another attachment in the namespace has it) and, if asked, everything else. The interface's address is a /32, so
-// all traffic passes the gateway. own is the ifindex of the attachment's own interface in st, 0 if it is not there.
+// workloadRoutes are the routes of an attachment: the gateway on-link, and by it the VPC, the resolver's link-local
+// address (unless another attachment in the namespace has it) and, if asked, everything else. The interface's address
+// is a /32, so all traffic passes the gateway. own is the ifindex of the attachment's own interface in st, 0 if it is
+// not there.
 func workloadRoutes(s WorkloadSpec, st spaceState, own int) []route {
 	out := []route{
 		{dst: netip.PrefixFrom(s.Gateway, 32), source: s.Address},

@@ -23,8 +23,8 @@ const dumpTries = 10
 // iproute2, so what others add to our interfaces is left alone.
 const routeProtocol netlink.RouteProtocol = 197
 
-// space is an open network namespace: a file that holds it and a netlink handle inside. It keeps the namespace alive, so it
-// lives no longer than one operation, except the host's own.
+// space is an open network namespace: a file that holds it and a netlink handle inside. It keeps the namespace alive,
+// so it lives no longer than one operation, except the host's own.
 type space struct {
 	file  *os.File
 	inode uint64

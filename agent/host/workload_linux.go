@@ -98,7 +98,8 @@ func refuse(w *space, spec WorkloadSpec, peer netlink.Link) ([]route, error) {
 	return workloadRoutes(spec, st, own), nil
 }
 
-// workload finds an ENI's link on the host; nil if there is none. One without alias, of our group, is half made: it counts.
+// workload finds an ENI's link on the host; nil if there is none. One without alias, of our group, is half made: it
+// counts.
 func (s *space) workload(eni string) (netlink.Link, error) {
 	name := VethName(eni)
 	l, err := s.link(name)

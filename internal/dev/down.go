@@ -19,7 +19,7 @@ func (l *Lab) Down() error {
 	defer unlock()
 	r, err := l.Load()
 	if errors.Is(err, ErrNoMesh) {
-		return errors.Join(ErrNoMesh, os.RemoveAll(l.RunDir()))
+		return os.RemoveAll(l.RunDir()) // down already
 	}
 	if err != nil {
 		return err

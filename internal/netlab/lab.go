@@ -83,8 +83,8 @@ func (l *Lab) Namespace(name string) *Namespace {
 	return ns
 }
 
-// Host returns the host of that name and makes it at first use: a namespace whose eth0 is a port of the underlay bridge.
-// Addresses count up from .1 in order of creation. At most 200 hosts.
+// Host returns the host of that name and makes it at first use: a namespace whose eth0 is a port of the underlay
+// bridge. Addresses count up from .1 in order of creation. At most 200 hosts.
 func (l *Lab) Host(name string) *Host {
 	l.t.Helper()
 	if h := l.hosts[name]; h != nil {

@@ -51,7 +51,8 @@ type Process struct {
 	err  error
 }
 
-// Start runs a command inside the namespace. It is stopped when the test ends, and its output is logged if the test failed.
+// Start runs a command inside the namespace. It is stopped when the test ends, and its output is logged if the test
+// failed.
 func (n *Namespace) Start(name string, args ...string) *Process {
 	n.t.Helper()
 	p := &Process{cmd: exec.Command(name, args...), done: make(chan struct{})}
