@@ -28,8 +28,8 @@ type Config struct {
 	Tunnel        string        // interface; default host.DefaultTunnel
 	TunnelMTU     int           // bytes; default host.DefaultTunnelMTU
 	PinDir        string        // in a bpffs; default /sys/fs/bpf/culvert
-	WireGuardPort uint16        // UDP; default DefaultWireGuardPort
-	GossipPort    uint16        // UDP and TCP; default DefaultGossipPort
+	WireGuardPort uint16        // UDP; Serve takes what the node joined with, else DefaultWireGuardPort
+	GossipPort    uint16        // UDP and TCP; likewise, DefaultGossipPort
 	GossipAddress string        // to bind to; default all
 	FlowInterval  time.Duration // aggregation: 1, 10, 60 or 600 s; default 60 s
 	Tick          time.Duration // between checks of the whole state; default 2 s
@@ -111,6 +111,7 @@ type Count struct {
 
 // Recorder gets the plans whose generations flow records name.
 type Recorder interface {
+	// Plan comes before the datapath gets the plan.
 	Plan(v *api.View, p *plan.Plan)
 	Query(ctx context.Context, f api.FlowFilter, follow bool, fn func(*api.FlowRecord) error) error
 	Pending() (records int, lost uint64)
@@ -222,6 +223,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.load(); err != nil {
 		return err
 	}
+	defer a.removeReady()
 	return together(ctx,
 		a.loop,
 		func(ctx context.Context) error { return a.box.follow(ctx, a.controlPlane) },
@@ -295,12 +297,22 @@ func (a *Agent) nodeStatus() api.NodeStatus {
 	return s
 }
 
+// removeReady takes back what writeReady said.
+func (a *Agent) removeReady() {
+	if a.cfg.ReadyFile == "" {
+		return
+	}
+	if err := os.Remove(a.cfg.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+		a.log.Error("ready file", "error", err)
+	}
+}
+
 // writeReady tells whoever waits for the first round.
 func (a *Agent) writeReady() {
 	if a.cfg.ReadyFile == "" {
 		return
 	}
-	dir, name := filepath.Split(a.cfg.ReadyFile)
+	dir, name := filepath.Dir(a.cfg.ReadyFile), filepath.Base(a.cfg.ReadyFile)
 	if err := state.Dir(dir).Write(name, fmt.Appendf(nil, "%d\n", os.Getpid())); err != nil {
 		a.log.Error("ready file", "error", err)
 	}

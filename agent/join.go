@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -27,7 +28,7 @@ const (
 // JoinConfig is what `culvert agent join` needs.
 type JoinConfig struct {
 	DataDir  string
-	Server   string   // address of the control plane
+	Servers  []string // addresses of the control plane; the first that answers is asked, all are kept
 	Token    string   // as printed by `culvert token create`; holds the pin of the server's CA
 	CA       []byte   // PEM; may be empty when the token has a pin
 	Name     string   // of the node
@@ -42,6 +43,11 @@ func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 	if err := dir.Make(); err != nil {
 		return nil, err
 	}
+	unlock, err := dir.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if joined, err := dir.HasIdentity(); err != nil {
 		return nil, err
 	} else if joined {
@@ -56,24 +62,39 @@ func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := client.New(client.Config{Address: cfg.Server, CA: cfg.CA, CAPin: client.TokenPin(cfg.Token)})
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	answer, err := c.Join(ctx, api.JoinRequest{
+	answer, err := askToJoin(ctx, cfg, api.JoinRequest{
 		Token: cfg.Token, Name: cfg.Name, CSR: csr, PublicKey: key.Public().String(), Underlay: cfg.Underlay,
-		WireGuardPort: cfg.WireGuardPort, GossipPort: cfg.GossipPort, Version: version.Version(),
+		WireGuardPort: cmp.Or(cfg.WireGuardPort, DefaultWireGuardPort), GossipPort: cmp.Or(cfg.GossipPort, DefaultGossipPort),
+		Version: version.Version(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	id := &state.Identity{Name: cfg.Name, Servers: []string{cfg.Server}, Underlay: cfg.Underlay}
+	id := &state.Identity{Name: cfg.Name, Servers: cfg.Servers, Underlay: cfg.Underlay,
+		WireGuardPort: cfg.WireGuardPort, GossipPort: cfg.GossipPort}
 	id.Take(answer, keyPEM)
 	if _, err := id.Certificate(); err != nil {
 		return nil, err
 	}
 	return id, dir.SaveIdentity(id)
+}
+
+// askToJoin asks one server after another until one answers.
+func askToJoin(ctx context.Context, cfg JoinConfig, r api.JoinRequest) (*api.JoinResponse, error) {
+	err := errors.New("join: no server is named")
+	for _, server := range cfg.Servers {
+		var c *client.Client
+		if c, err = client.New(client.Config{Address: server, CA: cfg.CA, CAPin: client.TokenPin(cfg.Token)}); err != nil {
+			return nil, err
+		}
+		var answer *api.JoinResponse
+		answer, err = c.Join(ctx, r)
+		c.Close()
+		if err == nil || answered(err) || ctx.Err() != nil {
+			return answer, err
+		}
+	}
+	return nil, err
 }
 
 // newCSR makes an ECDSA P-256 key (PEM, PKCS #8) and a request for its certification (DER). The names in the
@@ -93,7 +114,7 @@ func newCSR(name string) (keyPEM string, csr []byte, err error) {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), csr, nil
 }
 
-// remote is the control plane over HTTP, one server after another as they fail.
+// remote is one server of the control plane over HTTP.
 type remote struct{ *client.Client }
 
 // dialControlPlane makes the client of one of the servers. It does not connect.

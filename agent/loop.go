@@ -310,8 +310,19 @@ func (t *turn) datapath(ctx context.Context) error {
 			t.plan.Generation = current + 1
 		}
 	}
+	t.name()
 	_, err = t.edges.Datapath.Apply(ctx, t.plan)
 	return err
+}
+
+// name tells the recorder what the plan's numbers mean, before the datapath writes them into flows.
+func (t *turn) name() {
+	t.mu.Lock()
+	old, view := t.applied, t.appliedView
+	t.mu.Unlock()
+	if old == nil || old.Generation != t.plan.Generation || view != t.view {
+		t.edges.Recorder.Plan(t.view, t.plan)
+	}
 }
 
 // sameRules reports whether two plans judge every packet alike.
@@ -327,7 +338,6 @@ func (t *turn) publish() {
 	newView := t.appliedView != t.view
 	t.applied, t.appliedView = t.plan, t.view
 	t.mu.Unlock()
-	t.edges.Recorder.Plan(t.view, t.plan)
 	if newView && t.signed.View != nil {
 		t.fail("keep view", t.dir.SaveView(t.signed))
 	}

@@ -1,22 +1,49 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
+	"net"
 	"strings"
+	"sync"
 
+	"github.com/culvert-net/culvert/agent/host"
+	"github.com/culvert-net/culvert/agent/state"
+	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/dns"
 	"github.com/culvert-net/culvert/dns/zone"
 	"github.com/culvert-net/culvert/plan"
 )
 
-// resolver is the node's DNS server as the loop's Names.
+// resolver is the node's DNS server as the loop's Names. It listens from the first set of names on: only then the link
+// that it is bound to is there for sure.
 type resolver struct {
 	server *dns.Server
 	log    *slog.Logger
+	once   sync.Once
+	named  chan struct{} // closed by the first Set
+}
+
+// newResolver makes one that answers at the node's overlay address, and only what comes by the host's link.
+func newResolver(id *state.Identity, log *slog.Logger) *resolver {
+	return &resolver{log: log, named: make(chan struct{}), server: dns.New(dns.Config{
+		Listen: []string{net.JoinHostPort(api.NodeAddr(id.Mesh, id.Number).String(), "53")},
+		Device: host.HostName, Mesh: id.Mesh, Log: log,
+	})}
+}
+
+// run answers until ctx ends; an error means that it could not listen.
+func (r *resolver) run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-r.named:
+	}
+	return r.server.Run(ctx)
 }
 
 // Set builds the zone of these rows. A row that the zone refuses is left out: one tenant's must not hold up the others'.
-func (r resolver) Set(zones []plan.Zone, names []plan.Name) {
+func (r *resolver) Set(zones []plan.Zone, names []plan.Name) {
 	vpcs := make([]zone.VPC, 0, len(zones))
 	for _, z := range zones {
 		v := zone.VPC{Number: z.VPC, CIDR: z.CIDR, Plain: z.Plain}
@@ -34,4 +61,5 @@ func (r resolver) Set(zones []plan.Zone, names []plan.Name) {
 		r.log.Error("names left out", "error", err)
 	}
 	r.server.Set(z)
+	r.once.Do(func() { close(r.named) })
 }

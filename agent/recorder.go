@@ -2,20 +2,43 @@ package agent
 
 import (
 	"context"
+	"sync"
 
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/plan"
 )
 
-// recorder is the flow collector as the agent's Recorder.
-type recorder struct{ collector *flow.Collector }
+// recorder is the flow collector as the agent's Recorder. It records from the first plan on: before, nobody could say
+// whose a flow is, and the counters wait in the kernel.
+type recorder struct {
+	collector *flow.Collector
+	once      sync.Once
+	named     chan struct{} // closed by the first plan
+}
+
+func newRecorder(c *flow.Collector) *recorder {
+	return &recorder{collector: c, named: make(chan struct{})}
+}
+
+// run records until ctx ends, and then once more.
+func (r *recorder) run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-r.named:
+	}
+	return r.collector.Run(ctx)
+}
 
 // Plan implements Recorder.
-func (r recorder) Plan(v *api.View, p *plan.Plan) { r.collector.SetView(*v, *p) }
+func (r *recorder) Plan(v *api.View, p *plan.Plan) {
+	r.collector.SetView(*v, *p)
+	r.once.Do(func() { close(r.named) })
+}
 
 // Query implements Recorder.
-func (r recorder) Query(ctx context.Context, f api.FlowFilter, follow bool, fn func(*api.FlowRecord) error) error {
+func (r *recorder) Query(ctx context.Context, f api.FlowFilter, follow bool, fn func(*api.FlowRecord) error) error {
 	if follow {
 		return r.collector.Follow(ctx, f, func(rec api.FlowRecord) error { return fn(&rec) })
 	}
@@ -32,7 +55,7 @@ func (r recorder) Query(ctx context.Context, f api.FlowFilter, follow bool, fn f
 }
 
 // Pending implements Recorder.
-func (r recorder) Pending() (records int, lost uint64) {
+func (r *recorder) Pending() (records int, lost uint64) {
 	s := r.collector.Stats()
 	return s.Queued + s.Pending, s.Lost
 }

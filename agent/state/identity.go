@@ -24,6 +24,9 @@ type Identity struct {
 	KeyPEM         string            `json:"key"`            // its private key, PKCS #8
 	ViewKey        ed25519.PublicKey `json:"viewSigningKey"` // who signs views
 	Underlay       []string          `json:"underlayAddresses,omitempty"`
+	// Ports that the node joined with; 0: the defaults.
+	WireGuardPort uint16 `json:"wireGuardPort,omitempty"`
+	GossipPort    uint16 `json:"gossipPort,omitempty"`
 }
 
 // LoadIdentity reads it; the error says how to join when there is none.

@@ -1,0 +1,45 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockFile stays when it is unlocked: two owners could hold two files of its name otherwise.
+const lockFile = "lock"
+
+// ErrLocked says that another process works on the directory.
+var ErrLocked = errors.New("an agent runs with this data directory")
+
+// Lock makes the caller the directory's only owner until unlock, or until its process ends. It does not wait: ErrLocked.
+func (d Dir) Lock() (unlock func(), err error) {
+	f, err := os.OpenFile(d.Path(lockFile), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, fmt.Errorf("%s: %w", string(d), err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// Forget removes what makes this machine a node: what it was told first, who it is last, so that a call that was
+// interrupted can be made again. Other files stay; the directory goes when it is empty.
+func (d Dir) Forget() error {
+	for _, name := range []string{attachmentsFile, viewFile, wireKeyFile, identityFile, lockFile} {
+		if err := os.Remove(d.Path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("forget node: %w", err)
+		}
+	}
+	if err := os.Remove(string(d)); err == nil || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return syncDir(string(d))
+}
