@@ -20,14 +20,20 @@ import (
 	"github.com/culvert-net/culvert/plan"
 )
 
+// Where an agent keeps what it has unless told otherwise. A server on the same machine has the directory above.
+const (
+	DefaultDataDir = "/var/lib/culvert/node"
+	DefaultPinDir  = "/sys/fs/bpf/culvert"
+)
+
 // Config of an agent. Zero fields get the defaults named.
 type Config struct {
-	DataDir       string        // identity, view, attachments, flow segments; default /var/lib/culvert
+	DataDir       string        // identity, view, attachments, flow segments; default DefaultDataDir
 	LocalSocket   string        // default local.DefaultSocket
 	TunnelSocket  string        // UAPI of the tunnel process; default /run/culvert/tunnel.sock
 	Tunnel        string        // interface; default host.DefaultTunnel
 	TunnelMTU     int           // bytes; default host.DefaultTunnelMTU
-	PinDir        string        // in a bpffs; default /sys/fs/bpf/culvert
+	PinDir        string        // in a bpffs; default DefaultPinDir
 	WireGuardPort uint16        // UDP; Serve takes what the node joined with, else DefaultWireGuardPort
 	GossipPort    uint16        // UDP and TCP; likewise, DefaultGossipPort
 	GossipAddress string        // to bind to; default all
@@ -43,11 +49,11 @@ func (c *Config) setDefaults() {
 			*s = v
 		}
 	}
-	def(&c.DataDir, "/var/lib/culvert")
+	def(&c.DataDir, DefaultDataDir)
 	def(&c.LocalSocket, local.DefaultSocket)
 	def(&c.TunnelSocket, "/run/culvert/tunnel.sock")
 	def(&c.Tunnel, host.DefaultTunnel)
-	def(&c.PinDir, "/sys/fs/bpf/culvert")
+	def(&c.PinDir, DefaultPinDir)
 	if c.TunnelMTU == 0 {
 		c.TunnelMTU = host.DefaultTunnelMTU
 	}

@@ -120,6 +120,24 @@ func DoNew(f func(path string) error) error {
 	return <-done
 }
 
+// Loopback puts the loopback interface of the calling thread's namespace up.
+func Loopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	defer unix.Close(fd)
+	request, err := unix.NewIfreq("lo")
+	if err == nil {
+		request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+		err = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
+	}
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	return nil
+}
+
 // Exec replaces this process by a command inside the namespace, with files of etcDir (such as resolv.conf) bound over
 // those of the same name in /etc and /sys showing the namespace's devices. It returns only on failure.
 func Exec(path, etcDir string, argv []string) error {
