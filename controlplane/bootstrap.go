@@ -1,0 +1,153 @@
+package controlplane
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/controlplane/ca"
+	"github.com/culvert-net/culvert/controlplane/store"
+)
+
+// Secrets in the store, made once by whichever server starts first.
+const (
+	secretCAKey     = store.PrefixSecret + "ca-key"
+	secretCACert    = store.PrefixSecret + "ca-cert"
+	secretViewKey   = store.PrefixSecret + "view-key"
+	secretGossipKey = store.PrefixSecret + "gossip-key"
+)
+
+const gossipKeyLen = 32 // AES-256
+
+// bootstrap makes what a new store lacks, loads what it has, and writes ca.pem.
+func (s *Server) bootstrap(ctx context.Context) error {
+	secrets := map[string][]byte{}
+	var adminSecret string
+	_, err := s.store.Txn(ctx, func(tx *store.Tx) error {
+		adminSecret = ""
+		fresh, err := newSecrets(s)
+		if err != nil {
+			return err
+		}
+		for key, value := range fresh {
+			have, err := tx.Side(key)
+			if err != nil {
+				return err
+			}
+			// Key and certificate of the CA are made together: one of them decides for both.
+			if have == nil {
+				have = value
+				tx.SetSide(key, value)
+			}
+			secrets[key] = have
+		}
+		if tx.Resources().Mesh.Number != 0 {
+			return nil
+		}
+		tx.SetMesh(api.Mesh{Number: randomMesh(), Region: s.cfg.Region})
+		key, secret := newKey(s.cfg.Now())
+		key.Admin, key.Name = true, "first-admin"
+		adminSecret = secret
+		tx.Put(key)
+		tx.Audit(api.AuditEvent{At: s.cfg.Now(), Actor: "system", Action: "bootstrap", Resource: key.ID, Outcome: outcomeSuccess})
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("server: bootstrap: %w", err)
+	}
+	if s.ca, err = ca.Load(secrets[secretCAKey], secrets[secretCACert]); err != nil {
+		return err
+	}
+	s.viewKey = ed25519.NewKeyFromSeed(secrets[secretViewKey])
+	s.gossipKey = secrets[secretGossipKey]
+	if err := writeFile(filepath.Join(s.cfg.DataDir, "ca.pem"), s.ca.PEM(), 0o644); err != nil {
+		return fmt.Errorf("server: write ca.pem: %w", err)
+	}
+	if adminSecret != "" && s.cfg.AdminKey != nil {
+		s.cfg.AdminKey(adminSecret)
+	}
+	return s.loadStatuses(ctx)
+}
+
+func newSecrets(s *Server) (map[string][]byte, error) {
+	keyPEM, certPEM, err := ca.Create(s.cfg.Now())
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{
+		secretCAKey: keyPEM, secretCACert: certPEM,
+		secretViewKey: randomBytes(ed25519.SeedSize), secretGossipKey: randomBytes(gossipKeyLen),
+	}, nil
+}
+
+// randomMesh draws the 24 bits that tell meshes apart; 0 stands for none.
+func randomMesh() uint32 {
+	for {
+		if n := binary.BigEndian.Uint32(randomBytes(4)) & 0xffffff; n != 0 {
+			return n
+		}
+	}
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails, crypto/rand says
+	return b
+}
+
+func newID(prefix string) string { return api.MakeID(prefix, [9]byte(randomBytes(9))) }
+
+func newAccountID() string { return api.MakeAccountID(binary.BigEndian.Uint64(randomBytes(8))) }
+
+// writeFile replaces a file as a whole or not at all.
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	return err
+}
+
+// loadStatuses brings back what nodes reported before the server stopped.
+func (s *Server) loadStatuses(ctx context.Context) error {
+	return s.eachSide(ctx, store.PrefixStatus, func(kv store.KV) error {
+		var st api.NodeStatus
+		if err := json.Unmarshal(kv.Value, &st); err == nil {
+			s.hub.restore(st)
+		}
+		return nil
+	})
+}
+
+// saveStatuses writes the statuses that changed since the last time.
+func (s *Server) saveStatuses(ctx context.Context) {
+	for _, st := range s.hub.takeDirty() {
+		data, err := json.Marshal(st)
+		if err == nil {
+			err = s.store.Put(ctx, store.PrefixStatus+st.Node, data)
+		}
+		if err != nil {
+			s.log.Warn("node status not saved", "node", st.Node, "error", err)
+		}
+	}
+}

@@ -1,0 +1,328 @@
+package controlplane
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/controlplane/view"
+)
+
+// approverAutomatic stands for the provider that does not want to be asked.
+const approverAutomatic = "automatic"
+
+func (s *Server) registerEndpoints() {
+	writing(s, operation{http.MethodPost, "/v1/endpoints", "create-endpoint", "Make an endpoint for a service", aUser}, createEndpoint)
+	reading(s, operation{http.MethodGet, "/v1/endpoints", "list-endpoints", "Endpoints", aUser},
+		func(c *call, in *inVPC) (*api.List[api.Endpoint], error) {
+			vpc, err := c.vpcFilter(in.VPC)
+			return list(c, c.r.Endpoints, func(e *api.Endpoint) bool { return vpc == "" || e.VPC == vpc }), err
+		})
+	reading(s, operation{http.MethodGet, "/v1/endpoints/{id}", "get-endpoint", "One endpoint, at once or when it is decided", aUser},
+		getEndpoint)
+	writing(s, operation{http.MethodPatch, "/v1/endpoints/{id}", "modify-endpoint", "Change groups or private DNS", aUser}, modifyEndpoint)
+	writing(s, operation{http.MethodDelete, "/v1/endpoints/{id}", "delete-endpoint", "Remove an endpoint", aUser}, deleteEndpoint)
+}
+
+func (c *call) endpoint(ref string) (*api.Endpoint, error) {
+	return find(c, c.r.Endpoints, api.KindEndpoint, "id", ref, nil)
+}
+
+// Waiting is what a request may carry that can be answered later.
+type Waiting struct {
+	WaitSeconds int `query:"waitSeconds" minimum:"0" maximum:"25" doc:"Answer later, when there is something to say"`
+}
+
+// getEndpoint answers at once, or waits while the endpoint is on its way to another state.
+func getEndpoint(c *call, in *struct {
+	ByID
+	Waiting
+}) (*api.Endpoint, error) {
+	w := c.s.newWait(c.ctx, in.WaitSeconds)
+	defer w.end()
+	for {
+		e, err := c.endpoint(in.ID)
+		if err != nil || e.State != api.PendingAcceptance && e.State != api.Pending || !w.next() {
+			return e, err
+		}
+		c.r = c.s.store.Snapshot()
+	}
+}
+
+// serviceNamed finds the service that a consumer names by id or as ACCOUNT/NAME. One that does not allow the account answers
+// exactly like one that does not exist.
+func (c *call) serviceNamed(ref, account string) (*api.Service, error) {
+	s := c.r.Services[ref]
+	if owner, name, ok := strings.Cut(ref, "/"); ok {
+		if a := accountByRef(c.r, owner); a != nil {
+			for _, o := range c.r.Services {
+				if o.Account == a.ID && o.Name == name {
+					s = o
+				}
+			}
+		}
+	}
+	if s == nil || !allows(s, account) {
+		return nil, api.Errorf(api.CodeServiceName, "service",
+			"look at GET /v1/catalogue; the name is ACCOUNT/NAME, and the provider must allow your account",
+			"the endpoint service %q does not exist", ref)
+	}
+	return s, nil
+}
+
+// balancerFor picks the load balancer of a service that has most zones in common with an endpoint, the first of equals.
+func (c *call) balancerFor(s *api.Service, zones []string) *api.LoadBalancer {
+	var best *api.LoadBalancer
+	most := -1
+	for _, id := range s.LoadBalancers {
+		b := c.r.LoadBalancers[id]
+		common := 0
+		for _, z := range c.zones(b.Subnets) {
+			if slices.Contains(zones, z) {
+				common++
+			}
+		}
+		if common > most {
+			best, most = b, common
+		}
+	}
+	return best
+}
+
+func createEndpoint(c *call, in *creation[api.CreateEndpointRequest]) (*api.Endpoint, error) {
+	v, err := find(c, c.r.VPCs, api.KindVPC, "vpcId", in.Body.VPC, nil)
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.serviceNamed(in.Body.Service, v.Account)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.roomForEndpoint(v, s); err != nil {
+		return nil, err
+	}
+	subnets, err := c.spread(v.ID, in.Body.Subnets)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := c.groups(v.ID, in.Body.SecurityGroups)
+	if err != nil {
+		return nil, err
+	}
+	con := &api.Connection{Meta: c.meta(api.KindConnection, s.Account, in.Body.Name, nil), EndpointAccount: v.Account,
+		EndpointVPC: v.ID, Service: s.ID, State: api.InitialConnectionState(s.AcceptanceRequired)}
+	e := &api.Endpoint{Meta: c.meta(api.KindEndpoint, v.Account, in.Body.Name, in.Body.Tags), VPC: v.ID, Service: s.ID,
+		ServiceName: c.serviceName(s), SecurityGroups: groups, State: con.State, Connection: con.ID,
+		PrivateDNSEnabled: in.Body.PrivateDNSEnabled}
+	con.Endpoint = e.ID
+	if err := c.addressEndpoint(e, subnets, in.Body.Addresses); err != nil {
+		return nil, err
+	}
+	owner := c.r.Accounts[s.Account]
+	zones := c.zones(e.Subnets)
+	e.DNSNames = view.DNSNames(e.ID, s.Name, owner.Name, zones)
+	if err := c.checkPrivateDNS(e); err != nil {
+		return nil, err
+	}
+	b := c.balancerFor(s, zones)
+	con.LoadBalancer = b.ID
+	if con.Number, err = c.tx.Number(api.KindConnection); err != nil {
+		return nil, err
+	}
+	if con.TagNumbers, err = newTagger(c).numbers(con, e.ENIs, b.Listeners); err != nil {
+		return nil, err
+	}
+	if err := put(c, e, c.r.Endpoints, func(o *api.Endpoint) bool { return o.VPC == e.VPC }); err != nil {
+		return nil, err
+	}
+	if err := put(c, con, nil, nil); err != nil {
+		return nil, err
+	}
+	if con.State == api.Pending {
+		n := *con
+		n.Approver, n.DecidedAt = approverAutomatic, c.now
+		if err := c.move(&n, api.EventReady); err != nil {
+			return nil, err
+		}
+	}
+	return c.r.Endpoints[e.ID], nil
+}
+
+// roomForEndpoint checks the service's state and both sides' quotas.
+func (c *call) roomForEndpoint(v *api.VPC, s *api.Service) error {
+	if s.State != api.ServiceAvailable {
+		return api.Errorf(api.CodeIncorrectState, "service", "try again when its provider has made it Available",
+			"the endpoint service %s is %s", s.ID, s.State)
+	}
+	if err := limit(c.r.Endpoints, api.MaxEndpointsPerVPC, "endpoints in the VPC",
+		func(e *api.Endpoint) bool { return e.VPC == v.ID }); err != nil {
+		return err
+	}
+	if err := limit(c.r.Connections, api.MaxConnectionsPerService, "endpoint connections of the service",
+		func(con *api.Connection) bool { return con.Service == s.ID }); err != nil {
+		full := *err.(*api.Error) //nolint:errorlint // limit makes it
+		full.Field, full.Remedy = "service", "ask its provider to make room"
+		return &full
+	}
+	return nil
+}
+
+// addressEndpoint makes an endpoint's interfaces, one per subnet, with the addresses chosen for it or free ones.
+func (c *call) addressEndpoint(e *api.Endpoint, subnets []*api.Subnet, chosen map[string]netip.Addr) error {
+	addresses := map[string]netip.Addr{}
+	for ref, a := range chosen {
+		s, err := find(c, c.r.Subnets, api.KindSubnet, "addresses", ref, func(s *api.Subnet) bool { return s.VPC == e.VPC })
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(subnets, s) {
+			return api.Errorf(api.CodeInvalidParameter, "addresses", "name the subnet in subnetIds too",
+				"the endpoint has no address in the subnet %s", s.ID)
+		}
+		if addresses[s.ID].IsValid() {
+			return api.Errorf(api.CodeInvalidParameter, "addresses", "give one address of each subnet",
+				"two addresses are given for the subnet %s", s.ID)
+		}
+		if !a.Is4() {
+			return api.Errorf(api.CodeAddressInvalid, "addresses", "give an IPv4 address of the subnet", "%q is not an IPv4 address", a)
+		}
+		addresses[s.ID] = a
+	}
+	for _, s := range subnets {
+		n, err := c.ownedENI(s, api.ENIEndpoint, e.ID, e.SecurityGroups, addresses[s.ID])
+		if err != nil {
+			if addresses[s.ID].IsValid() {
+				return onField(err, "addresses")
+			}
+			return onField(err, "subnetIds")
+		}
+		e.Subnets, e.ENIs = append(e.Subnets, s.ID), append(e.ENIs, n.ID)
+	}
+	return nil
+}
+
+// checkPrivateDNS: the service must have a private name, and no other endpoint of the VPC may answer it.
+func (c *call) checkPrivateDNS(e *api.Endpoint) error {
+	if !e.PrivateDNSEnabled {
+		return nil
+	}
+	s := c.r.Services[e.Service]
+	if s == nil || s.PrivateDNSName == "" {
+		return api.Errorf(api.CodeInvalidParameter, "privateDnsEnabled", "leave it out, or ask the provider for a private DNS name",
+			"the service %s has no private DNS name", e.ServiceName)
+	}
+	for _, o := range c.r.Endpoints {
+		if o.ID == e.ID || o.VPC != e.VPC || !o.PrivateDNSEnabled {
+			continue
+		}
+		if other := c.r.Services[o.Service]; other != nil && other.PrivateDNSName == s.PrivateDNSName {
+			return api.Errorf(api.CodeConflictingDomain, "privateDnsEnabled", "delete that endpoint, or turn its private DNS off",
+				"the endpoint %s answers %s in the VPC %s already", o.ID, s.PrivateDNSName, e.VPC)
+		}
+	}
+	return nil
+}
+
+// move takes a connection and its endpoint through an event, and from Pending on to Available: whatever has to be allocated is
+// there from the start.
+func (c *call) move(con *api.Connection, event api.ConnectionEvent) error {
+	next, err := con.State.Next(event)
+	if err == nil && next == api.Pending {
+		next, err = next.Next(api.EventReady)
+	}
+	if err != nil {
+		return err
+	}
+	con.State = next
+	if err := put(c, con, nil, nil); err != nil {
+		return err
+	}
+	if old := c.r.Endpoints[con.Endpoint]; old != nil {
+		e := *old
+		e.State = next
+		return put(c, &e, nil, nil)
+	}
+	return nil
+}
+
+func modifyEndpoint(c *call, in *change[api.ModifyEndpointRequest]) (*api.Endpoint, error) {
+	old, err := c.endpoint(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	e := *old
+	c.subject = e.ID
+	con := c.r.Connections[e.Connection]
+	if con == nil {
+		return nil, api.Errorf(api.CodeIncorrectState, "id", "delete it", "the endpoint %s is %s: %s", e.ID, e.State, e.Message)
+	}
+	if in.Body.PrivateDNSEnabled != nil {
+		e.PrivateDNSEnabled = *in.Body.PrivateDNSEnabled
+		if err := c.checkPrivateDNS(&e); err != nil {
+			return nil, err
+		}
+	}
+	if in.Body.SecurityGroups != nil {
+		if e.SecurityGroups, err = c.groups(e.VPC, *in.Body.SecurityGroups); err != nil {
+			return nil, err
+		}
+		for _, id := range e.ENIs {
+			n := *c.r.ENIs[id]
+			n.SecurityGroups = e.SecurityGroups
+			if err := put(c, &n, nil, nil); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := put(c, &e, nil, nil); err != nil {
+		return nil, err
+	}
+	n := *con
+	if err := c.move(&n, api.EventModify); err != nil {
+		return nil, err
+	}
+	return c.r.Endpoints[e.ID], nil
+}
+
+// deleteEndpoint removes the endpoint with its interfaces, its connection and the numbers of that.
+func deleteEndpoint(c *call, in *Removal) (*api.Result, error) {
+	e, err := c.endpoint(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	c.subject = e.ID
+	state, err := e.State.Next(api.EventDelete)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := state.Next(api.EventRemoved); err != nil {
+		return nil, err
+	}
+	if con := c.r.Connections[e.Connection]; con != nil {
+		c.tx.Remove(con)
+	}
+	for _, id := range e.ENIs {
+		c.tx.Remove(c.r.ENIs[id])
+	}
+	c.tx.Remove(e)
+	return &api.Result{}, nil
+}
+
+// expireConnections ends what no provider has decided about for too long.
+func (c *call) expireConnections(limit time.Duration) error {
+	for _, con := range c.r.Connections {
+		if con.State != api.PendingAcceptance || c.now.Sub(con.CreatedAt) < limit {
+			continue
+		}
+		n := *con
+		n.DecidedAt = c.now
+		if err := c.move(&n, api.EventExpire); err != nil {
+			return err
+		}
+		c.bySystem("expire-connection", con.Account, con.ID)
+	}
+	return nil
+}

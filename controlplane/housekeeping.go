@@ -1,0 +1,147 @@
+package controlplane
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/controlplane/store"
+)
+
+const (
+	// tokenMemory is how long a join token is listed after it expired, used or not.
+	tokenMemory = 7 * 24 * time.Hour
+	// sweepEvery is how often what is old in the store is looked for.
+	sweepEvery = time.Hour
+)
+
+// actorSystem is who does what nobody asked for.
+const actorSystem = "system"
+
+// keepHouse does what falls due, at each tick, until ctx ends.
+func (s *Server) keepHouse(ctx context.Context) {
+	tick := time.NewTicker(s.cfg.Tick)
+	defer tick.Stop()
+	var swept time.Time
+	for {
+		now := s.cfg.Now()
+		s.due(ctx, "expire connections and tokens", s.expire)
+		s.saveStatuses(ctx)
+		if now.Sub(swept) >= sweepEvery {
+			swept = now
+			s.due(ctx, "prune flow log", func(context.Context) error {
+				_, err := s.flows.Prune(now.Add(-s.cfg.FlowRetention))
+				return err
+			})
+			s.due(ctx, "forget old answers", s.forgetAnswers)
+		}
+		s.due(ctx, "forget nodes", s.forgetNodes)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// due does one thing; its failure is no reason not to do the others.
+func (s *Server) due(ctx context.Context, what string, f func(context.Context) error) {
+	if err := f(ctx); err != nil && ctx.Err() == nil {
+		s.log.Warn("housekeeping failed, it is tried again", "task", what, "error", err)
+	}
+}
+
+// bySystem writes the audit event of something that nobody asked for.
+func (c *call) bySystem(action, account, resource string) {
+	c.tx.Audit(api.AuditEvent{At: c.now, Actor: actorSystem, Account: account, Action: action, Resource: resource,
+		Outcome: outcomeSuccess})
+}
+
+// expire ends connections that wait for too long, removes join tokens that are long gone, and gives tag numbers to connections
+// that had too few.
+func (s *Server) expire(ctx context.Context) error {
+	_, err := s.store.Txn(ctx, func(tx *store.Tx) error {
+		c := s.newCall(ctx, tx.Resources())
+		c.tx = tx
+		if err := c.expireConnections(s.cfg.AcceptanceTimeout); err != nil {
+			return err
+		}
+		for _, t := range c.r.JoinTokens {
+			if c.now.Sub(t.ExpiresAt) > tokenMemory {
+				tx.Remove(t)
+				c.bySystem("delete-token", "", t.ID)
+			}
+		}
+		return c.retagShort()
+	})
+	return err
+}
+
+// retagShort completes the tag numbers of connections whose endpoint says that it has too few.
+func (c *call) retagShort() error {
+	t := newTagger(c)
+	for _, id := range slices.Sorted(maps.Keys(c.r.Endpoints)) {
+		e := c.r.Endpoints[id]
+		con := c.r.Connections[e.Connection]
+		if e.Message != tooFewNumbers || con == nil || c.r.LoadBalancers[con.LoadBalancer] == nil {
+			continue
+		}
+		before := len(con.TagNumbers)
+		if err := t.retag(con, c.r.LoadBalancers[con.LoadBalancer]); err != nil {
+			return err
+		}
+		if len(c.r.Connections[con.ID].TagNumbers) != before {
+			c.bySystem("complete-connection", con.Account, con.ID)
+		}
+	}
+	return nil
+}
+
+// forgetAnswers deletes answers that are not repeated any more.
+func (s *Server) forgetAnswers(ctx context.Context) error {
+	now := s.cfg.Now()
+	return s.eachSide(ctx, store.PrefixIdempotency, func(kv store.KV) error {
+		var old remembered
+		if err := json.Unmarshal(kv.Value, &old); err == nil && now.Sub(old.At) <= idempotencyLife {
+			return nil
+		}
+		return s.store.Delete(ctx, kv.Key)
+	})
+}
+
+// forgetNodes drops what was remembered of nodes that are deleted.
+func (s *Server) forgetNodes(ctx context.Context) error {
+	r := s.store.Snapshot()
+	for _, id := range s.hub.known() {
+		if r.Nodes[id] != nil {
+			continue
+		}
+		s.hub.forget(id)
+		if err := s.store.Delete(ctx, store.PrefixStatus+id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachSide calls f for every side key with a prefix.
+func (s *Server) eachSide(ctx context.Context, prefix string, f func(store.KV) error) error {
+	var errs []error
+	for after := ""; ; {
+		page, err := s.store.List(ctx, prefix, after, auditPage)
+		if err != nil {
+			return err
+		}
+		for _, kv := range page {
+			errs = append(errs, f(kv))
+			after = kv.Key
+		}
+		if len(page) == 0 {
+			return errors.Join(errs...)
+		}
+	}
+}

@@ -1,0 +1,223 @@
+package controlplane
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/controlplane/store"
+)
+
+// maxBody bounds a request's body, in bytes; flow batches may be larger.
+const (
+	maxBody     = 1 << 20
+	maxFlowBody = 32 << 20
+)
+
+type contextKey int
+
+const (
+	callerKey contextKey = iota
+	requestIDKey
+)
+
+var errorsOnce sync.Once
+
+// useOwnErrors makes the framework's own refusals look like ours. The hook is global to the framework.
+func useOwnErrors() {
+	errorsOnce.Do(func() {
+		huma.NewError = func(status int, msg string, errs ...error) huma.StatusError {
+			return frameworkError(status, msg, errs)
+		}
+	})
+}
+
+func frameworkError(status int, msg string, errs []error) *api.Error {
+	e := &api.Error{Code: api.CodeInvalidParameter, Message: msg}
+	var details []string
+	for _, err := range errs {
+		var d *huma.ErrorDetail
+		if !errors.As(err, &d) {
+			details = append(details, err.Error())
+			continue
+		}
+		if e.Field == "" {
+			e.Field = fieldOf(d.Location)
+		}
+		if strings.HasPrefix(d.Message, "expected required property") {
+			e.Code = api.CodeMissingParameter
+		}
+		details = append(details, d.Message)
+	}
+	if len(details) > 0 {
+		e.Message = strings.Join(details, "; ")
+	}
+	switch {
+	case status == http.StatusRequestEntityTooLarge:
+		e.Code, e.Remedy = api.CodeRequestTooLarge, "send less at once"
+	case status >= 500:
+		e.Code, e.Message = api.CodeInternal, "the server could not answer"
+	default:
+		e.Remedy = "see the schema in /openapi.json"
+	}
+	return e
+}
+
+// fieldOf turns the framework's place, such as body.rules[0].cidr or query.limit, into the request's spelling.
+func fieldOf(location string) string {
+	place, field, _ := strings.Cut(location, ".")
+	switch place {
+	case "body", "query", "path", "header":
+		return field
+	}
+	return location
+}
+
+// buildHTTP registers every operation. It does no I/O.
+func (s *Server) buildHTTP() {
+	useOwnErrors()
+	mux := http.NewServeMux()
+	config := huma.DefaultConfig("Culvert", s.cfg.Version)
+	config.CreateHooks = nil // no $schema fields and links in answers
+	config.DocsPath, config.SchemasPath = "", ""
+	config.Transformers = append(config.Transformers, addRequestID)
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"apiKey":          {Type: "http", Scheme: "bearer", Description: "An API key, as printed when it was made."},
+		"nodeCertificate": {Type: "mutualTLS", Description: "The certificate that a node got when it joined."},
+	}
+	s.huma = humago.New(mux, config)
+	s.registerAccounts()
+	s.registerNetwork()
+	s.registerENIs()
+	s.registerGroups()
+	s.registerBalancing()
+	s.registerServices()
+	s.registerEndpoints()
+	s.registerNodes()
+	s.registerNodeSide()
+	s.registerFlows()
+	s.registerStatus()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, r, api.Errorf(api.CodeRouteNotFound, "", "see /openapi.json", "there is no %s %s", r.Method, r.URL.Path))
+	})
+	s.handler = s.outermost(mux)
+}
+
+// outermost gives every request an id and turns a panic into an answer.
+func (s *Server) outermost(next http.Handler) http.Handler {
+	prefix := newID("req-")[:12]
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := fmt.Sprintf("%s-%d", prefix, s.requests.Add(1))
+		w.Header().Set(client.HeaderRequestID, id)
+		r = r.WithContext(context.WithValue(r.Context(), requestIDKey, id))
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares it this way
+					panic(p)
+				}
+				s.log.Error("request panicked", "request", id, "panic", p, "stack", string(debug.Stack()))
+				writeError(w, r, &api.Error{Code: api.CodeInternal, Message: "the server could not answer"})
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+func requestID(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey).(string)
+	return id
+}
+
+// addRequestID completes every error on its way out.
+func addRequestID(ctx huma.Context, _ string, v any) (any, error) {
+	if e, ok := v.(*api.Error); ok {
+		callerOf(ctx.Context()).refusal = e
+		withID := *e
+		withID.RequestID = requestID(ctx.Context())
+		return &withID, nil
+	}
+	return v, nil
+}
+
+// writeError answers outside the framework.
+func writeError(w http.ResponseWriter, r *http.Request, e *api.Error) {
+	withID := *e
+	withID.RequestID = requestID(r.Context())
+	w.Header().Set("Content-Type", "application/json")
+	if e.GetStatus() == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
+	w.WriteHeader(e.GetStatus())
+	_ = json.NewEncoder(w).Encode(&withID)
+}
+
+// failure makes an answer of any error: the caller's mistakes as they are, ours without detail.
+func (s *Server) failure(ctx context.Context, op string, err error) *api.Error {
+	var e *api.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, store.ErrNotReady), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return api.Errorf(api.CodeUnavailable, "", "look whether it happened, then try again", "the store did not answer in time")
+	}
+	s.log.Error("request failed", "operation", op, "request", requestID(ctx), "error", err)
+	return &api.Error{Code: api.CodeInternal, Message: "the server could not do it", Remedy: "look for the request id in its log"}
+}
+
+// operation describes one route.
+type operation struct {
+	method, path string
+	id           string // such as create-vpc: also the action in audit events
+	summary      string
+	policy       policy
+}
+
+func (o operation) huma(s *Server) huma.Operation {
+	security := []map[string][]string{{"apiKey": {}}}
+	switch o.policy {
+	case anyone:
+		security = nil
+	case aNode, aNodeRenewing:
+		security = []map[string][]string{{"nodeCertificate": {}}}
+	}
+	return huma.Operation{
+		OperationID: o.id, Method: o.method, Path: o.path, Summary: o.summary, Security: security,
+		Tags: []string{tagOf(o.path)}, MaxBodyBytes: maxBody, BodyReadTimeout: 30 * time.Second,
+		Middlewares: huma.Middlewares{s.require(o, false)},
+	}
+}
+
+func tagOf(path string) string {
+	parts := strings.Split(path, "/")
+	return parts[min(2, len(parts)-1)]
+}
+
+// reading registers an operation that changes nothing.
+func reading[I, T any](s *Server, o operation, f func(c *call, in *I) (*T, error)) {
+	type output struct {
+		Revision int64 `header:"Culvert-Revision"`
+		Body     *T
+	}
+	huma.Register(s.huma, o.huma(s), func(ctx context.Context, in *I) (*output, error) {
+		c := s.newCall(ctx, s.store.Snapshot())
+		if err := c.chooseAccount(); err != nil {
+			return nil, s.failure(ctx, o.id, err)
+		}
+		out, err := f(c, in)
+		if err != nil {
+			return nil, s.failure(ctx, o.id, err)
+		}
+		return &output{Revision: c.r.Revision, Body: out}, nil
+	})
+}

@@ -1,0 +1,211 @@
+package controlplane
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/controlplane/ca"
+)
+
+// Bounds of what a node tells about itself.
+const (
+	maxVersionLen   = 64   // bytes
+	maxStatusErrors = 100  // in one report
+	maxStatusError  = 4096 // bytes of one
+)
+
+// fromNode is the input of a node's mutation; it neither tries things out nor repeats them under a key.
+type fromNode[B any] struct {
+	Body B
+}
+
+func (*fromNode[B]) options() *Mutation { return &Mutation{} }
+
+func (s *Server) registerNodeSide() {
+	writing(s, operation{http.MethodPost, "/v1/node/join", "join", "Become a node, with a join token", anyone}, join)
+	writing(s, operation{http.MethodPost, "/v1/node/renew", "renew", "Get a new node certificate; tell new keys and addresses",
+		aNodeRenewing}, renew)
+	huma.Register(s.huma, operation{http.MethodPost, "/v1/node/status", "report-status", "Tell what the node has applied", aNode}.huma(s),
+		s.takeStatus)
+	huma.Register(s.huma, stream(operation{http.MethodGet, "/v1/node/view", "stream-view", "The node's view, at once and after each change",
+		aNode}.huma(s), "One signed view per line; empty lines are keep-alives"), s.streamViews)
+}
+
+// tokenOf finds the join token of a secret as printed, TOKENID.RANDOM.PIN; the pin is for the node.
+func (c *call) tokenOf(secret string) (*api.JoinToken, error) {
+	parts := strings.Split(secret, ".")
+	if len(parts) == 2 || len(parts) == 3 {
+		if t := c.r.JoinTokens[parts[0]]; t != nil && sameHash(parts[0]+"."+parts[1], t.Hash) {
+			c.who = &caller{token: t, source: c.who.source}
+			return t, nil
+		}
+	}
+	return nil, api.Errorf(api.CodeTokenInvalid, "token", "ask an administrator for a new one, from `culvert token create`",
+		"the join token is not valid")
+}
+
+// usable checks that a token is good for a node of this name, now.
+func usable(c *call, t *api.JoinToken, name string) error {
+	const again = "ask an administrator for a new one, from `culvert token create`"
+	switch {
+	case t.UsedBy != "":
+		return api.Errorf(api.CodeTokenInvalid, "token", again, "the join token was used by the node %s", t.UsedBy)
+	case !c.now.Before(t.ExpiresAt):
+		return api.Errorf(api.CodeTokenInvalid, "token", again, "the join token expired at %s", t.ExpiresAt.Format("2006-01-02 15:04:05Z07:00"))
+	case t.NodeName != "" && t.NodeName != name:
+		return api.Errorf(api.CodeTokenInvalid, "name", "use that name, or another token", "the join token is for a node named %q", t.NodeName)
+	}
+	return nil
+}
+
+func join(c *call, in *fromNode[api.JoinRequest]) (*api.JoinResponse, error) {
+	r := &in.Body
+	t, err := c.tokenOf(r.Token)
+	if err != nil {
+		return nil, err
+	}
+	c.subject = t.ID
+	if err := usable(c, t, r.Name); err != nil {
+		return nil, err
+	}
+	if err := limit(c.r.Nodes, api.MaxNodes, "nodes", func(*api.Node) bool { return true }); err != nil {
+		return nil, err
+	}
+	n := &api.Node{Meta: c.meta(api.KindNode, "", r.Name, nil), State: api.NodeReady, GossipPort: api.DefaultGossipPort,
+		PublicKey: r.PublicKey, Underlay: []string{}}
+	if n.Number, err = c.tx.Number(api.KindNode); err != nil {
+		return nil, err
+	}
+	addresses := r.Underlay
+	if len(addresses) == 0 {
+		source, err := netip.ParseAddr(c.who.source)
+		if err != nil {
+			return nil, api.Errorf(api.CodeUnderlayAddressMissing, "underlayAddresses", "give --underlay-address",
+				"the request did not come over a network that would show the node's address")
+		}
+		addresses = []string{source.Unmap().WithZone("").String()}
+	}
+	answer, err := c.describeNode(n, api.RenewRequest{CSR: r.CSR, PublicKey: r.PublicKey, Underlay: addresses,
+		WireGuardPort: r.WireGuardPort, GossipPort: r.GossipPort, Version: r.Version})
+	if err != nil {
+		return nil, err
+	}
+	used := *t
+	used.UsedBy = n.ID
+	return answer, put(c, &used, nil, nil)
+}
+
+func renew(c *call, in *fromNode[api.RenewRequest]) (*api.JoinResponse, error) {
+	old := c.r.Nodes[c.who.node.ID]
+	if old == nil || old.State == api.NodeRevoked {
+		return nil, revokedNode(c.who.node.ID)
+	}
+	n := *old
+	c.subject = n.ID
+	return c.describeNode(&n, in.Body)
+}
+
+func revokedNode(id string) *api.Error {
+	return api.Errorf(api.CodeNodeRevoked, "", "join again with a new token", "the node %s is revoked", id)
+}
+
+// describeNode takes over what a node tells about itself, signs its certificate and writes it.
+func (c *call) describeNode(n *api.Node, r api.RenewRequest) (*api.JoinResponse, error) {
+	key, err := ca.ParseRequest(r.CSR)
+	if err != nil {
+		return nil, api.Errorf(api.CodeInvalidParameter, "csr", "send a PKCS #10 request in DER, signed with an ECDSA P-256 or Ed25519 key",
+			"%v", err)
+	}
+	if len(r.Version) > maxVersionLen {
+		return nil, api.Errorf(api.CodeInvalidParameter, "version", "shorten it", "it has %d bytes, at most %d are allowed",
+			len(r.Version), maxVersionLen)
+	}
+	if len(r.Underlay) > 0 {
+		n.Underlay = withPorts(r.Underlay, r.WireGuardPort)
+	}
+	if r.PublicKey != "" {
+		n.PublicKey = r.PublicKey
+	}
+	if r.GossipPort != 0 {
+		n.GossipPort = r.GossipPort
+	}
+	if r.Version != "" {
+		n.Version = r.Version
+	}
+	if err := c.freshKey(n); err != nil {
+		return nil, err
+	}
+	answer, err := c.certify(n, key)
+	if err != nil {
+		return nil, err
+	}
+	return answer, put(c, n, c.r.Nodes, func(o *api.Node) bool { return o.State != api.NodeRevoked })
+}
+
+// withPorts completes addresses that come without a port.
+func withPorts(addresses []string, port uint16) []string {
+	if port == 0 {
+		port = api.DefaultWireGuardPort
+	}
+	out := make([]string, 0, len(addresses))
+	for _, a := range addresses {
+		if addr, err := netip.ParseAddr(a); err == nil {
+			a = netip.AddrPortFrom(addr, port).String()
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// freshKey: a WireGuard key names one node. A revoked node's stays refused.
+func (c *call) freshKey(n *api.Node) error {
+	for _, o := range c.r.Nodes {
+		if o.ID != n.ID && o.PublicKey == n.PublicKey {
+			return api.Errorf(api.CodeInvalidParameter, "publicKey", "make a new key: remove wireguard.key from the agent's data directory",
+				"another node has this WireGuard key, or had it before it was revoked")
+		}
+	}
+	return nil
+}
+
+func (c *call) certify(n *api.Node, key crypto.PublicKey) (*api.JoinResponse, error) {
+	cert, err := c.s.ca.SignNode(n.ID, key, c.now)
+	if err != nil {
+		return nil, err
+	}
+	n.CertificateSerial = ca.Serial(cert)
+	return &api.JoinResponse{Node: n.ID, Number: n.Number, Mesh: c.r.Mesh, Certificate: cert.Raw, CA: c.s.ca.PEM(),
+		ViewKey: c.s.viewKey.Public().(ed25519.PublicKey), NotAfter: cert.NotAfter}, nil
+}
+
+type statusAnswer struct{ Body *api.Result }
+
+// takeStatus keeps what a node reports. It is no transaction and leaves no audit event: it comes often and grants nothing.
+func (s *Server) takeStatus(ctx context.Context, in *struct{ Body api.NodeStatus }) (*statusAnswer, error) {
+	c := s.newCall(ctx, s.store.Snapshot())
+	st := in.Body
+	if st.Node != c.who.node.ID {
+		return nil, api.Errorf(api.CodeUnauthorized, "nodeId", "report for the node that the certificate names",
+			"the caller is the node %s", c.who.node.ID)
+	}
+	if len(st.Errors) > maxStatusErrors || slices.ContainsFunc(st.Errors, func(e string) bool { return len(e) > maxStatusError }) {
+		return nil, api.Errorf(api.CodeInvalidParameter, "errors", "report the most important ones, shortened",
+			"at most %d errors of %d bytes are kept", maxStatusErrors, maxStatusError)
+	}
+	for _, id := range st.Attached {
+		if !api.IsID(api.KindENI.Prefix(), id) {
+			return nil, api.Errorf(api.CodeInvalidParameter, "attachedEniIds", "give ids of network interfaces", "%q is none", id)
+		}
+	}
+	st.SeenAt = c.now
+	s.hub.report(st)
+	return &statusAnswer{&api.Result{Revision: c.r.Revision}}, nil
+}

@@ -1,0 +1,293 @@
+package controlplane
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/controlplane/ca"
+	"github.com/culvert-net/culvert/controlplane/flowlog"
+	"github.com/culvert-net/culvert/controlplane/store"
+)
+
+// Defaults of Config.
+const (
+	DefaultRegion            = "local"
+	DefaultViewMaxAge        = 72 * time.Hour
+	DefaultAcceptanceTimeout = 7 * 24 * time.Hour
+	DefaultFlowRetention     = 30 * 24 * time.Hour
+	DefaultTick              = 30 * time.Second
+)
+
+// Config says where a server keeps its data and where it listens.
+type Config struct {
+	// DataDir holds everything: etcd/ (with the CA's key), flows/, ca.pem. Made with mode 0700.
+	DataDir string
+	// Listen addresses, "HOST:PORT" (port 0: a free one) or "unix:/PATH". TLS on all of them.
+	Listen []string
+	Region string
+	// ServerNames are further DNS names and addresses for the server's certificate. Our own client needs none.
+	ServerNames []string
+	// EtcdEndpoints and EtcdTLS name an external etcd; none: an embedded one.
+	EtcdEndpoints []string
+	EtcdTLS       *tls.Config
+	// Store replaces etcd, in tests.
+	Store   store.Store
+	Version string
+	Log     *slog.Logger
+	// Ready is called once, when all listeners answer.
+	Ready func(Info)
+	// AdminKey receives the first administrator's key, once in a data directory's life. Without it the key is lost.
+	AdminKey func(secret string)
+
+	ViewMaxAge        time.Duration // how long a node goes on with a view when it hears nothing newer
+	AcceptanceTimeout time.Duration // PendingAcceptance becomes Expired
+	FlowRetention     time.Duration // flow records older than this are deleted, by whole days
+	Tick              time.Duration // full views are sent again, housekeeping is done
+	// Now is the clock; default time.Now.
+	Now func() time.Time
+}
+
+// Info tells what became of a Config.
+type Info struct {
+	Addresses []string // as clients take them: "https://HOST:PORT", "unix:/PATH"
+	CA        []byte   // PEM; also in DataDir/ca.pem
+}
+
+// Server is a control plane.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	store   store.Store
+	huma    huma.API
+	handler http.Handler
+	hub     *hub
+	started time.Time
+
+	ca        *ca.Authority
+	viewKey   ed25519.PrivateKey
+	gossipKey []byte
+	flows     *flowlog.Log
+	index     indexCache
+	stopping  chan struct{}
+	requests  atomic.Uint64
+}
+
+// New prepares a server; Run does the rest.
+func New(cfg Config) *Server {
+	setDefault(&cfg.Region, DefaultRegion)
+	setDefault(&cfg.ViewMaxAge, DefaultViewMaxAge)
+	setDefault(&cfg.AcceptanceTimeout, DefaultAcceptanceTimeout)
+	setDefault(&cfg.FlowRetention, DefaultFlowRetention)
+	setDefault(&cfg.Tick, DefaultTick)
+	setDefault(&cfg.Version, "devel")
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Server{cfg: cfg, log: cfg.Log, store: cfg.Store, hub: newHub(), stopping: make(chan struct{})}
+	if s.store == nil {
+		ec := store.EtcdConfig{Dir: cfg.DataDir, Log: cfg.Log}
+		if len(cfg.EtcdEndpoints) > 0 {
+			ec = store.EtcdConfig{Endpoints: cfg.EtcdEndpoints, TLS: cfg.EtcdTLS, Log: cfg.Log}
+		}
+		s.store = store.NewEtcd(ec)
+	}
+	s.buildHTTP()
+	return s
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Run serves until ctx ends, and returns when everything it started has ended.
+func (s *Server) Run(ctx context.Context) error {
+	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("server: make data directory: %w", err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The store outlives everything that uses it.
+	storeCtx, closeStore := context.WithCancel(context.WithoutCancel(ctx))
+	opened, storeDone := make(chan struct{}), make(chan error, 1)
+	stopOpening := context.AfterFunc(ctx, func() {
+		select {
+		case <-opened:
+		default:
+			closeStore()
+		}
+	})
+	defer stopOpening()
+	go func() {
+		err := s.store.Run(storeCtx, func() { close(opened) })
+		cancel(fmt.Errorf("server: store ended: %w", errors.Join(err, context.Canceled)))
+		storeDone <- err
+	}()
+	select {
+	case <-opened:
+		err := s.serve(ctx)
+		closeStore()
+		return errors.Join(err, <-storeDone)
+	case err := <-storeDone:
+		closeStore()
+		return err
+	}
+}
+
+// serve runs with an open store.
+func (s *Server) serve(ctx context.Context) (err error) {
+	s.started = s.cfg.Now()
+	if err := s.bootstrap(ctx); err != nil {
+		return err
+	}
+	if s.flows, err = flowlog.Open(filepath.Join(s.cfg.DataDir, "flows"), s.cfg.Now()); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.flows.Close()) }()
+	listeners, addresses, err := listen(s.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         s.tlsConfig(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	var wg sync.WaitGroup
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		wg.Go(func() {
+			if err := server.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("server: listen on %s: %w", l.Addr(), err)
+			}
+		})
+	}
+	keepCtx, stopKeeping := context.WithCancel(ctx)
+	wg.Go(func() { s.keepHouse(keepCtx) })
+	if s.cfg.Ready != nil {
+		s.cfg.Ready(Info{Addresses: addresses, CA: s.ca.PEM()})
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	stopKeeping()
+	close(s.stopping) // streams end
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer cancel()
+	if server.Shutdown(grace) != nil {
+		_ = server.Close()
+	}
+	wg.Wait()
+	s.saveStatuses(context.WithoutCancel(ctx))
+	return err
+}
+
+// listen opens every address; a Unix socket left behind by a dead server is replaced.
+func listen(specs []string) (listeners []net.Listener, addresses []string, err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range listeners {
+				_ = l.Close()
+			}
+		}
+	}()
+	if len(specs) == 0 {
+		return nil, nil, errors.New("server: no address to listen on; give --listen HOST:PORT or unix:/PATH")
+	}
+	for _, spec := range specs {
+		path, isUnix := strings.CutPrefix(spec, "unix:")
+		if !isUnix {
+			l, err := net.Listen("tcp", spec)
+			if err != nil {
+				return listeners, nil, fmt.Errorf("server: listen on %s: %w", spec, err)
+			}
+			listeners, addresses = append(listeners, l), append(addresses, "https://"+l.Addr().String())
+			continue
+		}
+		l, err := listenUnix(path)
+		if err != nil {
+			return listeners, nil, fmt.Errorf("server: listen on %s: %w", spec, err)
+		}
+		listeners, addresses = append(listeners, l), append(addresses, spec)
+	}
+	return listeners, addresses, nil
+}
+
+func listenUnix(path string) (net.Listener, error) {
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = c.Close()
+		return nil, errors.New("another server answers there")
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == os.ModeSocket {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	// Everyone may connect: an API key decides, as on any other address.
+	if err := os.Chmod(path, 0o666); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (s *Server) tlsConfig() *tls.Config {
+	names, ips := []string{client.ServerName, "localhost"}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	for _, n := range s.cfg.ServerNames {
+		if ip := net.ParseIP(n); ip != nil {
+			ips = append(ips, ip)
+		} else {
+			names = append(names, n)
+		}
+	}
+	for _, l := range s.cfg.Listen {
+		if host, _, err := net.SplitHostPort(l); err == nil {
+			if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
+				ips = append(ips, ip)
+			}
+		}
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		// A node's certificate is asked for, and verified per call: an expired one may still renew itself.
+		ClientAuth: tls.RequestClientCert,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return s.ca.ServerCertificate(s.cfg.Now(), names, ips)
+		},
+	}
+}
+
+// Resources is the newest picture, for who runs in the same process.
+func (s *Server) Resources() *api.Resources { return s.store.Snapshot() }
