@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -59,6 +60,33 @@ func TestDoLeavesTheCallerWhereItWas(t *testing.T) {
 	}
 	if after := inode(t, "/proc/thread-self/ns/net"); after != before {
 		t.Errorf("caller moved from %s to %s", before, after)
+	}
+}
+
+// The main thread never enters a namespace, though the scheduler hands it out like any other: it could not end.
+func TestTheMainThreadStays(t *testing.T) {
+	path := Path(newNamespace(t, "main"))
+	before := inode(t, ProcessPath(os.Getpid()))
+	for range 50 {
+		var inside, calls sync.WaitGroup
+		inside.Add(8)
+		for range 8 {
+			calls.Go(func() {
+				err := Do(path, func() error {
+					inside.Done()
+					inside.Wait() // all at once, each on a thread of its own
+					return nil
+				})
+				if err != nil {
+					inside.Done()
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+		if after := inode(t, ProcessPath(os.Getpid())); after != before {
+			t.Fatalf("the process moved from %s to %s", before, after)
+		}
 	}
 }
 
