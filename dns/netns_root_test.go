@@ -10,16 +10,15 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	miekg "github.com/miekg/dns"
-	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/netns"
 )
 
 // The real path, in two namespaces joined by two veth pairs:
@@ -97,27 +96,12 @@ func (p *netnsPair) connectHost() {
 	}
 }
 
-// in runs f on a thread of its own in a namespace; the thread ends with it.
-func in(netns string, f func()) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread must not be used again
-		err := enter(netns)
-		if err == nil {
-			f()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
-func enter(netns string) error {
-	h, err := os.Open("/run/netns/" + netns)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	return unix.Setns(int(h.Fd()), unix.CLONE_NEWNET)
+// in runs f in a namespace.
+func in(name string, f func()) error {
+	return netns.Do(netns.Path(name), func() error {
+		f()
+		return nil
+	})
 }
 
 // query asks from an overlay address through a device of the workloads' namespace.

@@ -46,6 +46,12 @@ func (s *memSink) records() []api.FlowRecord {
 	return slices.Clone(s.got)
 }
 
+func (s *memSink) tries() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.attempts)
+}
+
 func TestShipperWithAFailingSink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -62,12 +68,12 @@ func TestShipperWithAFailingSink(t *testing.T) {
 			t.Errorf("appending took %v", d)
 		}
 		pass(10 * time.Minute)
-		tries := len(sink.attempts)
-		if tries < 20 || tries > 60 {
-			t.Errorf("%d attempts in 10 minutes, want about one every 15 to 30 s", tries)
+		tries := sink.tries()
+		if len(tries) < 20 || len(tries) > 60 {
+			t.Errorf("%d attempts in 10 minutes, want about one every 15 to 30 s", len(tries))
 		}
-		for i := 10; i < tries; i++ {
-			if gap := sink.attempts[i].Sub(sink.attempts[i-1]); gap < 15*time.Second || gap > 30*time.Second {
+		for i := 10; i < len(tries); i++ {
+			if gap := tries[i].Sub(tries[i-1]); gap < 15*time.Second || gap > 30*time.Second {
 				t.Errorf("attempt %d after %v", i, gap)
 			}
 		}

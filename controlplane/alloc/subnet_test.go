@@ -98,7 +98,7 @@ func TestAddressesAreGivenOnceAndInTheRightPlace(t *testing.T) {
 			},
 			"free": func(t *rapid.T) {
 				if len(w.hosts) == 0 {
-					t.Skip("nothing to free")
+					return // nothing to free
 				}
 				order := func(x, y netip.Addr) int { return x.Compare(y) }
 				a := rapid.SampledFrom(slices.SortedFunc(maps.Keys(w.hosts), order)).Draw(t, "address")
