@@ -186,7 +186,7 @@ func validateTransport(field string, p Protocol) *Error {
 
 func validateRefs(kind Kind, field string, ids []string, least, most int) *Error {
 	if len(ids) < least {
-		return Errorf(CodeMissingParameter, field, "", "at least %d %s needed", least, plural(least, kind))
+		return Errorf(CodeMissingParameter, field, "name them by id or name", "at least %d %s needed", least, plural(least, kind))
 	}
 	if len(ids) > most {
 		return Errorf(CodeLimitExceeded, field, "remove some", "%d given, at most %d allowed", len(ids), most)

@@ -78,7 +78,7 @@ func createAccount(c *call, in *creation[api.CreateAccountRequest]) (*api.Accoun
 	}
 	c.subject = a.ID
 	for _, d := range in.Body.Domains {
-		if err := c.giveDomain(a, d); err != nil {
+		if err := c.giveDomain(a, "domains", d); err != nil {
 			return nil, err
 		}
 	}
@@ -86,11 +86,11 @@ func createAccount(c *call, in *creation[api.CreateAccountRequest]) (*api.Accoun
 }
 
 // giveDomain adds a domain to an account unless another account has it, or a part or the whole of it.
-func (c *call) giveDomain(a *api.Account, domain string) error {
+func (c *call) giveDomain(a *api.Account, field, domain string) error {
 	for _, other := range c.r.Accounts {
 		for _, d := range other.Domains {
 			if other.ID != a.ID && (api.WithinDomain(d, domain) || api.WithinDomain(domain, d)) {
-				return api.Errorf(api.CodeConflictingDomain, "domain", "remove it there first, or choose another",
+				return api.Errorf(api.CodeConflictingDomain, field, "remove it there first, or choose another",
 					"%s belongs to the account %s (%s)", d, other.ID, other.Name)
 			}
 		}
@@ -152,10 +152,10 @@ func addDomain(c *call, in *change[api.DomainRequest]) (*api.Account, error) {
 	}
 	n := *a
 	c.subject = n.ID
-	if err := c.giveDomain(&n, in.Body.Domain); err != nil {
+	if err := c.giveDomain(&n, "domain", in.Body.Domain); err != nil {
 		return nil, err
 	}
-	return &n, put(c, &n, c.r.Accounts, nil)
+	return &n, onField(put(c, &n, c.r.Accounts, nil), "domain", "domains")
 }
 
 type domainRemoval struct {
@@ -239,6 +239,11 @@ func createToken(c *call, in *creation[api.CreateTokenRequest]) (*api.CreatedTok
 	}
 	if ttl < api.MinTokenTTL || ttl > api.MaxTokenTTL {
 		return nil, api.Errorf(api.CodeInvalidParameter, "ttlSeconds", "give 60 to 2592000", "%d s is out of range", ttl)
+	}
+	if in.Body.NodeName != "" {
+		if e := api.ValidateDomain("nodeName", in.Body.NodeName, 1); e != nil {
+			return nil, e
+		}
 	}
 	if err := limit(c.r.JoinTokens, api.MaxTokens, "join tokens", func(*api.JoinToken) bool { return true }); err != nil {
 		return nil, err

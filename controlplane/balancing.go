@@ -269,16 +269,16 @@ func createBalancer(c *call, in *creation[api.CreateLoadBalancerRequest]) (*api.
 	for _, s := range subnets {
 		e, err := c.ownedENI(s, api.ENILoadBalancer, b.ID, b.SecurityGroups, netip.Addr{})
 		if err != nil {
-			return nil, onField(err, "subnetIds")
+			return nil, onField(err, "subnetIds", "subnetId")
 		}
 		b.Subnets, b.ENIs = append(b.Subnets, s.ID), append(b.ENIs, e.ID)
 	}
 	return b, put(c, b, c.r.LoadBalancers, inSame)
 }
 
-// onField says the same of another field: what the allocator calls address or subnet may be one of several in the request.
-func onField(err error, field string) error {
-	if e, ok := err.(*api.Error); ok && (e.Field == "address" || e.Field == "subnetId") { //nolint:errorlint // alloc does not wrap
+// onField says the same of the request's field, where a check further down called it by one of the other names.
+func onField(err error, field string, names ...string) error {
+	if e, ok := err.(*api.Error); ok && slices.Contains(names, e.Field) { //nolint:errorlint // checks do not wrap
 		n := *e
 		n.Field = field
 		return &n

@@ -195,9 +195,9 @@ func (c *call) addressEndpoint(e *api.Endpoint, subnets []*api.Subnet, chosen ma
 		n, err := c.ownedENI(s, api.ENIEndpoint, e.ID, e.SecurityGroups, addresses[s.ID])
 		if err != nil {
 			if addresses[s.ID].IsValid() {
-				return onField(err, "addresses")
+				return onField(err, "addresses", "address")
 			}
-			return onField(err, "subnetIds")
+			return onField(err, "subnetIds", "subnetId")
 		}
 		e.Subnets, e.ENIs = append(e.Subnets, s.ID), append(e.ENIs, n.ID)
 	}

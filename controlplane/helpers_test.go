@@ -149,6 +149,7 @@ type host struct {
 	*client.Client
 	id   string
 	join *api.JoinResponse
+	cert *tls.Certificate
 }
 
 // testCSR makes a key and a request for its certification.
@@ -183,7 +184,7 @@ func (l *lab) hostWith(answer *api.JoinResponse, key *ecdsa.PrivateKey) *host {
 	c := must(client.New(client.Config{Address: l.info.Addresses[0], CA: l.info.CA,
 		Certificate: func() (*tls.Certificate, error) { return cert, nil }}))(l.t)
 	l.t.Cleanup(c.Close)
-	return &host{Client: c, id: answer.Node, join: answer}
+	return &host{Client: c, id: answer.Node, join: answer, cert: cert}
 }
 
 // wantCode checks how something was refused.

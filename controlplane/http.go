@@ -13,6 +13,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/danielgtaylor/huma/v2/validation"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
@@ -44,7 +45,7 @@ func useOwnErrors() {
 }
 
 func frameworkError(status int, msg string, errs []error) *api.Error {
-	e := &api.Error{Code: api.CodeInvalidParameter, Message: msg}
+	e := &api.Error{Code: api.CodeInvalidParameter, Message: msg, Remedy: "see the schema in /openapi.json"}
 	var details []string
 	for _, err := range errs {
 		var d *huma.ErrorDetail
@@ -54,9 +55,15 @@ func frameworkError(status int, msg string, errs []error) *api.Error {
 		}
 		if e.Field == "" {
 			e.Field = fieldOf(d.Location)
-		}
-		if strings.HasPrefix(d.Message, "expected required property") {
-			e.Code = api.CodeMissingParameter
+			if name, ok := missingProperty(d.Message); ok {
+				e.Code, e.Field, e.Remedy = api.CodeMissingParameter, strings.TrimPrefix(e.Field+"."+name, "body."), "give it"
+			}
+			if strings.HasSuffix(d.Message, "parameter is missing") {
+				e.Code, e.Remedy = api.CodeMissingParameter, "give it"
+			}
+			if d.Message == validation.MsgUnexpectedProperty {
+				e.Remedy = "leave it out, or look for the right name in /openapi.json"
+			}
 		}
 		details = append(details, d.Message)
 	}
@@ -65,21 +72,36 @@ func frameworkError(status int, msg string, errs []error) *api.Error {
 	}
 	switch {
 	case status == http.StatusRequestEntityTooLarge:
-		e.Code, e.Remedy = api.CodeRequestTooLarge, "send less at once"
+		e.Code, e.Field, e.Remedy = api.CodeRequestTooLarge, "body", "send less at once"
 	case status >= 500:
-		e.Code, e.Message = api.CodeInternal, "the server could not answer"
-	default:
-		e.Remedy = "see the schema in /openapi.json"
+		*e = api.Error{Code: api.CodeInternal, Message: "the server could not answer"}
+	case status == http.StatusNotAcceptable:
+		e.Field, e.Remedy = "Accept", "accept application/json"
+	case status == http.StatusUnsupportedMediaType:
+		e.Field, e.Remedy = "Content-Type", "send application/json"
+	case e.Field == "":
+		e.Field = "body"
 	}
 	return e
 }
 
+// missingProperty tells which property the framework says is missing.
+func missingProperty(message string) (name string, ok bool) {
+	before, after, _ := strings.Cut(validation.MsgExpectedRequiredProperty, "%s")
+	if !strings.HasPrefix(message, before) || !strings.HasSuffix(message, after) {
+		return "", false
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(message, before), after), true
+}
+
 // fieldOf turns the framework's place, such as body.rules[0].cidr or query.limit, into the request's spelling.
 func fieldOf(location string) string {
-	place, field, _ := strings.Cut(location, ".")
+	place, field, inside := strings.Cut(location, ".")
 	switch place {
 	case "body", "query", "path", "header":
-		return field
+		if inside {
+			return field
+		}
 	}
 	return location
 }
@@ -91,6 +113,8 @@ func (s *Server) buildHTTP() {
 	config := huma.DefaultConfig("Culvert", s.cfg.Version)
 	config.CreateHooks = nil // no $schema fields and links in answers
 	config.DocsPath, config.SchemasPath = "", ""
+	config.RejectUnknownQueryParameters = true // dryrun=true must not do it
+	describeTypes(config.Components.Schemas)
 	config.Transformers = append(config.Transformers, addRequestID)
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"apiKey":          {Type: "http", Scheme: "bearer", Description: "An API key, as printed when it was made."},
