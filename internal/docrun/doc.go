@@ -12,6 +12,7 @@
 //
 // A block fenced as text right behind an sh block is what the reader will see: its lines must come in that order in the
 // block's output, others may stand between, "…" stands for anything within a line, and any white space for any other.
+// Until they come, the block is run again for a while.
 //
 // Some variables are set by no command, because a person copies their values from what an earlier command printed.
 // TOKEN_FOR_NAME is the join token, ENI_NAME the id of the network interface, that was made with that name (see copied).

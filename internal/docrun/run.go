@@ -10,8 +10,11 @@ import (
 // commandTime bounds one command: what a reader would not wait for is wrong in a document.
 const commandTime = 60 * time.Second
 
+// again is how often a block is run whose promise is not kept yet.
+const again = 500 * time.Millisecond
+
 // Run runs a document's blocks in order, on machines with the programs of a directory in their PATH. The error names
-// the line of the first command that fails, or of the promise that is not kept. Needs root.
+// the line of the first command that fails, or of the block that does not print what is promised. Needs root.
 func Run(t testing.TB, blocks []Block, programs string) error {
 	t.Helper()
 	r := &runner{machines: machines{t: t, programs: programs, up: map[string]*machine{}}, within: commandTime}
@@ -38,15 +41,32 @@ func (r *runner) run(blocks []Block) error {
 		if b.NoRun != "" {
 			continue
 		}
+		if err := r.keep(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep runs a block until it prints what is promised: what takes a moment to show, a reader asks for again.
+func (r *runner) keep(b *Block) error {
+	deadline := time.Now().Add(r.within)
+	tick := time.NewTicker(again)
+	defer tick.Stop()
+	for {
 		output, err := r.block(b)
 		if err != nil {
 			return err
 		}
-		if line := missing(b.Promise, output); line != "" {
+		line := missing(b.Promise, output)
+		if line == "" {
+			return nil
+		}
+		if time.Now().After(deadline) {
 			return fmt.Errorf("%s: the block printed no line %q where it should:\n%s", b.Place(b.Line), line, output)
 		}
+		<-tick.C
 	}
-	return nil
 }
 
 // block runs a block's commands and returns what they printed.

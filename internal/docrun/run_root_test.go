@@ -74,6 +74,13 @@ hello from server in /srv
 tool 1 2
 [1]+ Running …
 '''
+'''sh machine=server
+echo line >> log
+wc -l log
+'''
+'''text
+2 log
+'''
 `)
 	if err != nil {
 		t.Fatal(err)
