@@ -1,5 +1,5 @@
-// Gen writes what follows from the comments of bpf/lib/abi.h: Go names of the reasons and docs/REASONS.md.
-// It runs in bpf/ through go generate.
+// Gen writes what follows from the comments of bpf/lib/abi.h, Go names of the reasons and docs/REASONS.md, and the sums of
+// the sources. It runs in bpf/ through go generate, after the objects were made.
 package main
 
 import (
@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/culvert-net/culvert/bpf/gen/header"
+	"github.com/culvert-net/culvert/bpf/gen/sources"
 )
 
 func main() {
@@ -28,5 +29,12 @@ func run() error {
 	if err := os.WriteFile("reason.go", header.Go(reasons), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile("../docs/REASONS.md", header.Markdown(reasons), 0o644)
+	if err := os.WriteFile("../docs/REASONS.md", header.Markdown(reasons), 0o644); err != nil {
+		return err
+	}
+	sums, err := sources.Sum(os.DirFS("."))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(sources.File, sums, 0o644)
 }
