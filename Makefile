@@ -1,0 +1,62 @@
+# What a person or a machine does with this tree; `make help` lists it. Everything works in a fresh clone.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# sudo and su forget where Go and the tools of the system are.
+export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+# One static binary for any machine. Builds must not depend on who owns the checkout: the version is stamped below.
+export CGO_ENABLED ?= 0
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+GIT := git -c safe.directory='*'
+VERSION ?= $(shell $(GIT) describe --tags --dirty 2>/dev/null || \
+	echo "devel-$$($(GIT) rev-parse --short=12 HEAD 2>/dev/null || echo unknown)")
+FUZZTIME ?= 10s
+# What runs under the race detector: packages that need no kernel of their own and share memory.
+RACE := ./api/... ./plan/... ./judge/... ./controlplane/... ./agent ./agent/flow ./agent/gossip ./agent/local \
+	./agent/state ./agent/wire ./dns/... ./internal/agree ./internal/underlay ./scripts/...
+
+.PHONY: help setup build test test-unit race demo demo-down bench generate lint fuzz-short clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+setup: ## install what tests and demo need (Debian packages); again: nothing
+	@scripts/setup
+
+build: ## bin/culvert
+	go build -trimpath -ldflags "-X github.com/culvert-net/culvert/internal/version.stamp=$(VERSION)" \
+		-o bin/culvert ./cmd/culvert
+
+test: setup ## everything CI runs; needs root, skips nothing
+	@scripts/test
+
+test-unit: ## the packages whose tests need no root
+	go test $$(go list -f '{{.ImportPath}} {{.TestGoFiles}} {{.XTestGoFiles}}' ./... | grep -v _root_test.go | cut -d ' ' -f 1)
+
+race: ## packages without a kernel of their own under the race detector; needs a C compiler
+	CGO_ENABLED=1 go test -race -count=1 -timeout 10m $(RACE)
+
+demo: setup build ## the story, on this machine; needs root
+	@scripts/demo
+
+demo-down: ## remove what the demo made
+	@scripts/demo down
+
+bench: setup ## ratios against bare WireGuard and a bare veth, into docs/PERFORMANCE.md; needs root, minutes
+	go run ./internal/bench -write docs/PERFORMANCE.md
+
+generate: ## BPF objects and all else that is generated; needs the clang that bpf/clang-version.txt names, libbpf-dev and llvm
+	go generate ./bpf
+
+lint: ## vet, gofmt, and the style as tests
+	go vet ./...
+	go test -count=1 ./internal/tidy
+
+fuzz-short: ## every fuzz target for FUZZTIME (10s)
+	@scripts/fuzz $(FUZZTIME)
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// event is a line of `go test -json`; `go doc test2json` explains the fields.
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string // of build output
+	Test       string
+	Output     string
+}
+
+// report turns events into text. A test's output is kept until its end is known.
+type report struct {
+	w       io.Writer
+	running map[key]*strings.Builder // tests, and packages under the empty name, that have not ended
+	order   []key                    // of running
+	passed  int
+	failed  int
+	skipped []string
+}
+
+type key struct{ pkg, test string }
+
+func newReport(w io.Writer) *report { return &report{w: w, running: map[key]*strings.Builder{}} }
+
+// read handles events up to the end of the stream. Lines that are no events are printed as they are.
+func (r *report) read(in io.Reader) error {
+	lines := bufio.NewReader(in)
+	for {
+		line, err := lines.ReadString('\n')
+		if line != "" {
+			var e event
+			if json.Unmarshal([]byte(line), &e) != nil || e.Action == "" {
+				fmt.Fprint(r.w, line)
+			} else {
+				r.handle(e)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (r *report) handle(e event) {
+	k := key{e.Package, e.Test}
+	switch e.Action {
+	case "build-output":
+		fmt.Fprint(r.w, e.Output)
+	case "start", "run":
+		r.buffer(k)
+	case "output":
+		r.buffer(k).WriteString(e.Output)
+	case "pass":
+		r.pass(k)
+	case "skip":
+		r.skip(k)
+	case "fail":
+		r.fail(k)
+	}
+}
+
+func (r *report) buffer(k key) *strings.Builder {
+	b := r.running[k]
+	if b == nil {
+		b = &strings.Builder{}
+		r.running[k] = b
+		r.order = append(r.order, k)
+	}
+	return b
+}
+
+// end forgets a test or package and returns its output.
+func (r *report) end(k key) string {
+	b := r.running[k]
+	if b == nil {
+		return ""
+	}
+	delete(r.running, k)
+	r.order = slices.DeleteFunc(r.order, func(o key) bool { return o == k })
+	return b.String()
+}
+
+func (r *report) pass(k key) {
+	text := r.end(k)
+	if k.test != "" {
+		r.passed++
+		return
+	}
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "ok ") {
+			fmt.Fprint(r.w, line)
+		}
+	}
+}
+
+// skip of a package means that it has no tests.
+func (r *report) skip(k key) {
+	text := r.end(k)
+	if k.test != "" {
+		r.skipped = append(r.skipped, k.pkg+" "+k.test+"\n"+text)
+		return
+	}
+	fmt.Fprint(r.w, text)
+}
+
+// fail of a package also tells of the tests that had not ended: one of them stopped it.
+func (r *report) fail(k key) {
+	if k.test != "" {
+		r.failed++
+		fmt.Fprint(r.w, r.end(k))
+		return
+	}
+	whole := r.end(k)
+	for _, o := range slices.Clone(r.order) {
+		if o.pkg == k.pkg {
+			r.failed++
+			fmt.Fprint(r.w, r.end(o))
+		}
+	}
+	if whole == "" {
+		whole = "FAIL\t" + k.pkg + "\n"
+	}
+	fmt.Fprint(r.w, whole)
+	r.failed++
+}
+
+// finish prints the sum and tells whether all is well. What never ended has failed.
+func (r *report) finish() bool {
+	for _, k := range slices.Clone(r.order) {
+		r.failed++
+		fmt.Fprintf(r.w, "never ended: %s %s\n%s", k.pkg, k.test, r.end(k))
+	}
+	for _, s := range r.skipped {
+		fmt.Fprintf(r.w, "skipped: %s", s)
+	}
+	verdict := "PASS"
+	ok := r.failed == 0 && len(r.skipped) == 0 && r.passed > 0
+	if !ok {
+		verdict = "FAIL"
+	}
+	fmt.Fprintf(r.w, "%s: %d tests passed, %d failed, %d skipped\n", verdict, r.passed, r.failed, len(r.skipped))
+	return ok
+}
