@@ -39,7 +39,13 @@ func (d *Datapath) Apply(ctx context.Context, p *plan.Plan) (changed bool, err e
 	if have == want.config && size == 0 {
 		return false, nil
 	}
-	return true, d.apply(want.config, sets, tables, steps)
+	if err := d.apply(want.config, sets, tables, steps); err != nil {
+		return true, err
+	}
+	if connectionsGone(steps) && want.config.Generation != 0 {
+		return true, d.promptRevoked(ctx, want)
+	}
+	return true, nil
 }
 
 // steps are the tables in the order in which their rows are added; they are removed in the reverse one.

@@ -19,6 +19,8 @@ import (
 type Flow struct {
 	Opening bpf.Flow
 	Reply   bpf.Flow
+	// Over: it was marked dead because its time was over, not because its permission is gone. Set by Sweep.
+	Over bool
 }
 
 // ID is what both entries have.
@@ -67,6 +69,12 @@ func (d *Datapath) Flows(ctx context.Context) ([]Flow, error) {
 	return flows, nil
 }
 
+// marking is when a flow was first seen dead, and whether its time was over then.
+type marking struct {
+	since time.Duration
+	over  bool
+}
+
 // Sweep removes flows whose time is over: it marks them dead, and takes out with their final counters those that have
 // been dead for the grace period. now is boot time. Each removed flow is returned once. What it returns beside an error
 // is valid.
@@ -77,33 +85,32 @@ func (d *Datapath) Sweep(ctx context.Context, now time.Duration) (removed []Flow
 	if err != nil {
 		return nil, err
 	}
-	marked := make(map[uint64]time.Duration, len(d.marked))
+	marked := make(map[uint64]marking, len(d.marked))
 	var mark []bpf.FlowMark
 	for i := range flows {
 		f := &flows[i]
 		dead := f.Flags()&bpf.FlowDead != 0
-		since, seen := d.marked[f.ID()]
+		m, seen := d.marked[f.ID()]
+		over := d.over(f, now)
 		switch {
-		case dead && seen && now-since >= d.cfg.Timeouts.Grace:
+		case dead && seen && now-m.since >= d.cfg.Timeouts.Grace:
 			final, gone, err := d.removeFlow(f)
 			if err != nil {
 				return removed, err
 			}
 			if gone {
+				final.Over = m.over
 				removed = append(removed, final)
 				continue
 			}
-			marked[f.ID()] = since
+			marked[f.ID()] = m
 		case dead && seen:
-			marked[f.ID()] = since
-		case dead:
-			marked[f.ID()] = now
+			marked[f.ID()] = m
+		case dead || over:
+			marked[f.ID()] = marking{now, over}
 		}
-		if d.over(f, now) || dead && !f.bothDead() {
+		if over || dead && !f.bothDead() {
 			mark = append(mark, f.marks()...)
-			if !dead {
-				marked[f.ID()] = now
-			}
 		}
 	}
 	d.marked = marked

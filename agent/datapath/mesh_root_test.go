@@ -289,7 +289,10 @@ func (m *mesh) apply() {
 
 func (m *mesh) applyPlan(h *meshHost, p *plan.Plan) {
 	m.t.Helper()
-	if _, err := h.dp.Apply(context.Background(), p); err != nil {
+	if err := h.Do(func() error {
+		_, err := h.dp.Apply(context.Background(), p)
+		return err
+	}); err != nil {
 		m.t.Fatalf("apply: %v", err)
 	}
 }

@@ -151,6 +151,9 @@ func (s *Source) removedEntry(e *bpf.Event) {
 	if bpf.FlowFlag(e.Flags)&bpf.FlowOpening != 0 {
 		pair = Flow{Opening: entry}
 	}
+	if now, err := BootTime(); err == nil {
+		pair.Over = s.d.over(&pair, now)
+	}
 	half := pair.record()
 	half.Removed = true
 	if !second {
@@ -178,6 +181,10 @@ func (s *Source) Flows(ctx context.Context, yield func(flow.Flow) bool) error {
 	if err != nil {
 		return err
 	}
+	now, err := BootTime()
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	removed := s.removed
 	s.removed = nil
@@ -189,6 +196,7 @@ func (s *Source) Flows(ctx context.Context, yield func(flow.Flow) bool) error {
 		}
 	}
 	for i := range live {
+		live[i].Over = s.d.over(&live[i], now)
 		if !yield(live[i].record()) {
 			return nil
 		}
@@ -253,7 +261,7 @@ func (f *Flow) record() flow.Flow {
 		Counts:    flow.Counts{Packets: e.Packets, Bytes: e.Bytes, ReplyPackets: r.Packets, ReplyBytes: r.Bytes},
 		CreatedNS: e.CreatedNs, LastNS: f.LastNS(), TCPFlags: e.TcpFlags | r.TcpFlags, ENI: e.Eni,
 		Connection: e.Connection, Rule: e.Rule, Generation: e.Generation,
-		Closed: f.Flags()&bpf.FlowClosed != 0, Dead: f.Flags()&bpf.FlowDead != 0,
+		Closed: f.Flags()&bpf.FlowClosed != 0, Dead: f.Flags()&bpf.FlowDead != 0 && !f.Over,
 	}
 }
 

@@ -1,0 +1,112 @@
+package datapath
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/culvert-net/culvert/bpf"
+)
+
+// A revoked flow is cut at its next packet from a workload, which is answered with a RST. An end that only listens sends
+// none, and would wait for ever. So when connections went, each local TCP end of their flows is prompted: it gets a bare
+// ACK that cannot be part of its connection (sequence number 0), to which RFC 9293, 3.10.7.4 demands an ACK in answer.
+// That ACK meets the programs.
+
+// promptSize is an Ethernet frame with IPv4 and TCP headers, in bytes.
+const promptSize = 14 + 20 + 20
+
+// connections are the numbers that the rows name.
+func (r *rows) connections() map[uint32]bool {
+	c := make(map[uint32]bool, len(r.services)+len(r.grants))
+	for _, s := range r.services {
+		c[s.Connection] = true
+	}
+	for _, g := range r.grants {
+		c[g.Connection] = true
+	}
+	return c
+}
+
+// promptRevoked prompts the local ends of flows whose connection is in none of the rows in force. What cannot be sent is
+// left out: such an interface is on its way out, and its flows with it.
+func (d *Datapath) promptRevoked(ctx context.Context, inForce *rows) error {
+	flows, err := d.Flows(ctx)
+	if err != nil {
+		return fmt.Errorf("prompt revoked flows: %w", err)
+	}
+	live := inForce.connections()
+	var fd int
+	for i := range flows {
+		for _, e := range [...]*bpf.Flow{&flows[i].Opening, &flows[i].Reply} {
+			if e.Connection == 0 || live[e.Connection] || e.Key.Protocol != unix.IPPROTO_TCP ||
+				bpf.Next(e.Next) != bpf.NextWorkload || bpf.FlowFlag(e.Flags)&bpf.FlowClosed != 0 {
+				continue
+			}
+			eni, ok := inForce.enis[bpf.VPCAddr{Vpc: e.DestVpc, Addr: e.Daddr}]
+			if !ok {
+				continue
+			}
+			if fd == 0 {
+				if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+					return fmt.Errorf("prompt revoked flows: %w", err)
+				}
+				defer unix.Close(fd)
+			}
+			if err := unix.Sendto(fd, promptFrame(e, &eni), 0, &unix.SockaddrLinklayer{Ifindex: int(eni.Ifindex)}); err != nil {
+				d.log.Debug("prompt a revoked flow", "ifindex", eni.Ifindex, "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// connectionsGone reports whether the steps take away rows of connections.
+func connectionsGone(steps []step) bool {
+	for _, s := range steps {
+		switch c := s.(type) {
+		case change[bpf.ServiceKey, bpf.Service]:
+			if len(c.remove) > 0 {
+				return true
+			}
+		case change[bpf.GrantKey, bpf.Grant]:
+			if len(c.remove) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// promptFrame is the prompt to the workload that an entry leads to, from whom that workload talks to.
+func promptFrame(e *bpf.Flow, eni *bpf.ENI) []byte {
+	f := make([]byte, 14, promptSize)
+	copy(f, eni.Mac[:])
+	copy(f[6:], eni.GatewayMac[:])
+	binary.BigEndian.PutUint16(f[12:], unix.ETH_P_IP)
+	ip := []byte{0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, unix.IPPROTO_TCP, 0, 0}
+	ip = binary.NativeEndian.AppendUint32(ip, e.Saddr)
+	ip = binary.NativeEndian.AppendUint32(ip, e.Daddr)
+	binary.BigEndian.PutUint16(ip[10:], ^sum16(ip))
+	const ack, window = 0x10, 1024
+	tcp := binary.NativeEndian.AppendUint16(nil, e.Sport)
+	tcp = binary.NativeEndian.AppendUint16(tcp, e.Dport)
+	tcp = append(tcp, 0, 0, 0, 0, 0, 0, 0, 0, 5<<4, ack, window>>8, window&0xff, 0, 0, 0, 0)
+	pseudo := append(append([]byte{}, ip[12:20]...), 0, unix.IPPROTO_TCP, 0, byte(len(tcp)))
+	binary.BigEndian.PutUint16(tcp[16:], ^sum16(append(pseudo, tcp...)))
+	return append(append(f, ip...), tcp...)
+}
+
+// sum16 is the one's complement sum (RFC 1071) of an even number of bytes.
+func sum16(b []byte) uint16 {
+	var sum uint32
+	for ; len(b) > 1; b = b[2:] {
+		sum += uint32(binary.BigEndian.Uint16(b))
+	}
+	for sum>>16 != 0 {
+		sum = sum>>16 + sum&0xffff
+	}
+	return uint16(sum)
+}
