@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ed25519"
+	"encoding/base64"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -133,6 +134,9 @@ func (c *call) describeNode(n *api.Node, r api.RenewRequest) (*api.JoinResponse,
 	}
 	if r.PublicKey != "" {
 		n.PublicKey = r.PublicKey
+	}
+	if key, err := base64.StdEncoding.DecodeString(n.PublicKey); err == nil {
+		n.PublicKey = base64.StdEncoding.EncodeToString(key) // of the ways to write a key, one
 	}
 	if r.GossipPort != 0 {
 		n.GossipPort = r.GossipPort
