@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os/exec"
 	"slices"
 	"strings"
@@ -91,6 +92,21 @@ var exclusive = []struct {
 	{"github.com/spf13/cobra", []string{"cmd", "internal/cli"}, "flags are parsed in one place"},
 }
 
+// testOnly packages serve tests: only tests and each other import them. Being part of no binary, they may end a process,
+// and import what lies between the layers.
+var testOnly = map[string]string{
+	"agent/wire/internal/tunneltest":   "the test's own binary as a tunnel process, for the tests of several packages",
+	"agent/wire/tunnel/internal/stock": "the tunnel as the library's authors ship it, for comparison",
+	"bpf/internal/frame":               "writes packets the slow way",
+	"e2e":                              "the whole, on a dev mesh",
+	"internal/agree":                   "compares what must agree and shares nothing",
+	"internal/docrun":                  "runs what the documents say",
+	"internal/netlab":                  "makes namespaces and ends the test when that fails",
+	"internal/plantest":                "plans for tests",
+	"internal/tidy":                    "style as tests",
+	"internal/worlds":                  "random resources for tests",
+}
+
 // layers: a package of the first may import, within the module, only the second.
 var layers = []struct {
 	from  string
@@ -100,12 +116,27 @@ var layers = []struct {
 	{"api", []string{"api"}, "everybody imports api, so it imports nobody"},
 	{"judge", []string{"api"}, "the judge shares no type or helper with plan: a bug in Compile must not hide in both"},
 	{"plan", []string{"api", "plan"}, "the plan is computed from the view alone"},
-	{"dns/zone", []string{"api", "plan"}, "zones are values"},
+	{"dns", []string{"api", "dns"}, "the resolver is handed its zones and knows nothing of plans"},
+	{"dns/zone", []string{"api"}, "zones are values"},
 	{"controlplane/alloc", []string{"api"}, "allocation is a function of the snapshot"},
 	{"controlplane/view", []string{"api", "controlplane/alloc"}, "a view is a function of the snapshot"},
 	{"controlplane", []string{"api", "plan", "judge", "controlplane", "agent/state"}, "the control plane knows no kernel"},
-	{"agent", []string{"api", "plan", "judge", "agent", "bpf", "dns", "controlplane/view", "internal/version"},
+	{"controlplane/store", []string{"api"}, "the store keeps resources and decides nothing"},
+	{"controlplane/ca", nil, "certificates know no resources"},
+	{"agent", []string{"api", "plan", "agent", "bpf", "dns", "internal/version", "internal/netns"},
 		"an agent reaches the control plane by api/client only"},
+	{"agent/host", []string{"internal/netns"}, "the kernel's links and routes mean nothing to this package"},
+	{"agent/wire", []string{"agent/wire"}, "WireGuard knows keys, addresses and nothing of ours"},
+	{"agent/flow", []string{"api", "plan"}, "records need names, not the kernel: the datapath is handed in"},
+	{"agent/local", []string{"api"}, "the local socket is also the commands' side of it"},
+	{"bpf", []string{"bpf"}, "the programs know numbers; what they mean is agent/datapath's business"},
+	{"internal/netns", nil, "entering a namespace needs nothing of ours"},
+	{"internal/underlay", nil, "what judges the underlay shares nothing with what sends there"},
+	{"internal/version", nil, "everybody may ask for the version"},
+	{"internal/cli", []string{"api", "agent", "controlplane", "internal/dev", "internal/netns", "internal/version"},
+		"commands start the processes and speak to them as any client does; they decide nothing"},
+	{"cmd", []string{"internal/cli"}, "a command is flags and nothing else"},
+	{"scripts", nil, "scripts work on the tree from outside"},
 }
 
 func TestLayering(t *testing.T) {
@@ -124,6 +155,12 @@ func TestLayering(t *testing.T) {
 					t.Errorf("%s imports %s, which only %v may: %s", me, imp, x.allow, x.why)
 				}
 			}
+			if testOnly[me] != "" {
+				continue
+			}
+			if imp == "testing" {
+				t.Errorf("%s imports testing: only packages listed as testOnly may, a binary has no tests", me)
+			}
 			checkLayer(t, me, imp)
 		}
 	}
@@ -135,8 +172,8 @@ func checkLayer(t *testing.T, me, imp string) {
 	if !ours {
 		return
 	}
-	if within(target, "internal/netlab", "internal/faultnet", "internal/tidy") && !within(me, "internal") {
-		t.Errorf("%s imports %s outside tests: it is for tests only", me, target)
+	if why := testOnly[target]; why != "" {
+		t.Errorf("%s imports %s, which is for tests only: %s", me, target, why)
 	}
 	best := -1
 	for i, l := range layers {
@@ -146,6 +183,31 @@ func checkLayer(t *testing.T, me, imp string) {
 	}
 	if best >= 0 && !within(target, layers[best].allow...) {
 		t.Errorf("%s imports %s: %s", me, target, layers[best].why)
+	}
+}
+
+// A rule about a package that is gone protects nothing.
+func TestLayersNamePackages(t *testing.T) {
+	var have []string
+	for _, p := range packages(t) {
+		if me, ok := local(p.ImportPath); ok {
+			have = append(have, me)
+		}
+	}
+	exists := func(rule string) bool {
+		return slices.ContainsFunc(have, func(p string) bool { return within(p, rule) })
+	}
+	names := slices.Concat(pure, notPure, slices.Collect(maps.Keys(testOnly)))
+	for _, l := range layers {
+		names = append(append(names, l.from), l.allow...)
+	}
+	for _, x := range exclusive {
+		names = append(names, x.allow...)
+	}
+	for _, n := range names {
+		if !exists(n) {
+			t.Errorf("%s is named by a rule and does not exist", n)
+		}
 	}
 }
 

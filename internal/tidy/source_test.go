@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -35,7 +36,7 @@ func root(t *testing.T) string {
 // sources are the files under version control, and new ones that are not ignored.
 func sources(t *testing.T, patterns ...string) []string {
 	t.Helper()
-	args := append([]string{"ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, patterns...)
+	args := append([]string{"-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, patterns...)
 	cmd := exec.Command("git", args...)
 	cmd.Dir = root(t)
 	out, err := cmd.Output()
@@ -68,10 +69,15 @@ func read(t *testing.T, file string) string {
 	return string(b)
 }
 
+// text reports whether a file is written by people: neither an object nor generated nor data.
+func text(file, src string) bool {
+	return !strings.Contains(file, "testdata/") && !strings.ContainsRune(src, 0) && !generated(src)
+}
+
 func TestSizes(t *testing.T) {
-	for _, f := range sources(t, "*.go", "*.c", "*.h", "*.sh") {
+	for _, f := range sources(t, "*.go", "*.c", "*.h", "scripts/*", ".ci/*", "Makefile", "Vagrantfile") {
 		src := read(t, f)
-		if generated(src) {
+		if !text(f, src) {
 			continue
 		}
 		lines := strings.Split(src, "\n")
@@ -111,48 +117,74 @@ func TestFunctions(t *testing.T) {
 	}
 }
 
-// banned calls, with where they are allowed.
+// source is a Go file.
+type source struct{ file, text string }
+
+func (s source) test() bool    { return strings.HasSuffix(s.file, "_test.go") || s.testOnly() }
+func (s source) command() bool { return strings.Contains(s.text, "\npackage main\n") }
+func (s source) testOnly() bool {
+	return testOnly[filepath.Dir(s.file)] != ""
+}
+func (s source) pure() bool {
+	return slices.Contains(pure, filepath.Dir(s.file)) && !strings.HasSuffix(s.file, "_test.go")
+}
+
+// banned calls, with where the ban holds.
 var banned = []struct {
 	re    *regexp.Regexp
-	files func(string) bool // where the ban holds
+	holds func(s source, line string) bool
 	why   string
 }{
-	{regexp.MustCompile(`\btime\.Sleep\(`), func(f string) bool { return true },
+	{regexp.MustCompile(`\btime\.Sleep\(`), func(source, string) bool { return true },
 		"wait for a condition, a timer or a context; in tests poll with a deadline or use testing/synctest"},
-	{regexp.MustCompile(`\bos\.Exit\(`), func(f string) bool {
-		return !strings.HasPrefix(f, "cmd/") && !strings.HasSuffix(f, "_test.go")
-	}, "only commands end the process"},
-	{regexp.MustCompile(`\bt\.Skip`), func(f string) bool { return !strings.HasPrefix(f, "internal/tidy/") },
-		"a skip must justify itself: only \"needs root\" does"},
-	{regexp.MustCompile(`\b(TODO|FIXME|XXX)\b`), func(f string) bool { return !strings.HasPrefix(f, "internal/tidy/") },
-		"do it, or write down in docs what is missing"},
-	{regexp.MustCompile(`time\.Now\(\)`), func(f string) bool {
-		for _, p := range pure {
-			if filepath.Dir(f) == p && !strings.HasSuffix(f, "_test.go") {
-				return true
-			}
-		}
-		return false
-	}, "pure packages do not read the clock"},
+	{regexp.MustCompile(`\b(os\.Exit|log\.Fatal\w*)\(`), func(s source, _ string) bool { return !s.command() && !s.test() },
+		"only commands end the process"},
+	{regexp.MustCompile(`\bfmt\.Print(f|ln)?\(`), func(s source, _ string) bool { return !s.test() },
+		"output goes to a writer that is handed in, or to the log"},
+	{regexp.MustCompile(`\b[tbf]\.Skip`), func(s source, line string) bool {
+		return !strings.Contains(line, "needs root") || !strings.HasSuffix(s.file, "_root_test.go") && !s.testOnly()
+	}, "a skip must justify itself: only \"needs root\" does, in a file named *_root_test.go"},
+	{regexp.MustCompile(`\bnetlab\.New\(`), func(s source, _ string) bool {
+		return !strings.HasSuffix(s.file, "_root_test.go") && !s.testOnly()
+	}, "what needs root is in a file named *_root_test.go"},
+	{regexp.MustCompile(`\bcontext\.TODO\(`), func(source, string) bool { return true },
+		"hand the caller's context in"},
+	{regexp.MustCompile(`\bhttp\.(DefaultClient|Get|Post|Head)\b`), func(source, string) bool { return true },
+		"the default client waits for ever"},
+	{regexp.MustCompile(`time\.Now\(\)`), func(s source, _ string) bool { return s.pure() },
+		"pure packages do not read the clock"},
 }
 
 func TestBannedCalls(t *testing.T) {
 	for _, f := range sources(t, "*.go") {
-		for i, l := range strings.Split(read(t, f), "\n") {
+		s := source{f, read(t, f)}
+		if strings.HasPrefix(f, "internal/tidy/") {
+			continue
+		}
+		for i, l := range strings.Split(s.text, "\n") {
+			if strings.HasPrefix(strings.TrimSpace(l), "//") {
+				continue
+			}
 			for _, b := range banned {
-				if !b.re.MatchString(l) || !b.files(f) {
-					continue
+				if b.re.MatchString(l) && b.holds(s, l) {
+					t.Errorf("%s:%d: %s: %s", f, i+1, b.re, b.why)
 				}
-				if strings.Contains(b.re.String(), "Skip") && strings.Contains(l, "needs root") {
-					continue
-				}
-				if strings.HasPrefix(strings.TrimSpace(l), "//") && !strings.Contains(b.re.String(), "FIXME") {
-					continue
-				}
-				if strings.HasPrefix(f, "internal/tidy/") {
-					continue
-				}
-				t.Errorf("%s:%d: %s: %s", f, i+1, b.re, b.why)
+			}
+		}
+	}
+}
+
+var promise = regexp.MustCompile(`\b(TODO|FIXME|XXX|HACK)\b`)
+
+func TestNothingIsPutOff(t *testing.T) {
+	for _, f := range sources(t) {
+		src := read(t, f)
+		if !text(f, src) || strings.HasPrefix(f, "internal/tidy/") {
+			continue
+		}
+		for i, l := range strings.Split(src, "\n") {
+			if m := promise.FindString(l); m != "" {
+				t.Errorf("%s:%d: %s: do it, or write down in docs what is missing", f, i+1, m)
 			}
 		}
 	}
