@@ -1,5 +1,6 @@
 // Package underlay looks at what crosses an underlay and says whether every packet is what Culvert may send there:
-// WireGuard, TLS, encrypted gossip, and what Ethernet and IP need to find each other (invariant I3).
+// WireGuard, TLS, encrypted gossip, and what Ethernet and IP need to find each other and to say that nobody listens
+// (invariant I3).
 package underlay
 
 import (
@@ -19,6 +20,8 @@ const (
 	TCPEmpty  Class = "tcp without data"
 	Gossip    Class = "encrypted gossip"
 	Neighbour Class = "neighbour discovery"
+	Groups    Class = "group membership"
+	ICMPError Class = "icmp error"
 	Unknown   Class = "unknown"
 	Clear     Class = "clear text"
 )
@@ -109,6 +112,10 @@ func (c *Classifier) transport(proto byte, p []byte, k streamKey) (Class, string
 	k.sport, k.dport = binary.BigEndian.Uint16(p), binary.BigEndian.Uint16(p[2:])
 	on := func(port uint16) bool { return k.sport == port || k.dport == port }
 	switch {
+	case proto == 1:
+		return c.icmp(p)
+	case proto == 2:
+		return quiet(Groups, p)
 	case proto == 17 && on(c.Ports.WireGuard):
 		return wireGuard(p[8:])
 	case proto == 17 && on(c.Ports.Gossip):
@@ -145,11 +152,32 @@ func wireGuard(p []byte) (Class, string) {
 	}
 }
 
-func gossip(p []byte) (Class, string) {
+func gossip(p []byte) (Class, string) { return quiet(Gossip, p) }
+
+// quiet is the class, unless there is text in it.
+func quiet(class Class, p []byte) (Class, string) {
 	if run := printable(p); run >= clearRun {
-		return Clear, fmt.Sprintf("%d printable bytes in a row in gossip", run)
+		return Clear, fmt.Sprintf("%d printable bytes in a row in %s", run, class)
 	}
-	return Gossip, ""
+	return class, ""
+}
+
+// icmp lets pass what a host's kernel says about a packet that could not be delivered (a process that restarts), as long
+// as the packet that it quotes is one of ours.
+func (c *Classifier) icmp(p []byte) (Class, string) {
+	const unreachable, exceeded = 3, 11
+	quoted := p[8:]
+	if p[0] != unreachable && p[0] != exceeded || len(quoted) < 28 || quoted[0] != 0x45 {
+		return Unknown, fmt.Sprintf("ICMP type %d", p[0])
+	}
+	sport, dport := binary.BigEndian.Uint16(quoted[20:]), binary.BigEndian.Uint16(quoted[22:])
+	on := func(port uint16) bool { return sport == port || dport == port }
+	switch {
+	case quoted[9] == 17 && on(c.Ports.WireGuard) && len(quoted) >= 32 && quoted[29]|quoted[30]|quoted[31] == 0,
+		quoted[9] == 17 && on(c.Ports.Gossip), quoted[9] == 6 && (on(c.Ports.Gossip) || on(c.Ports.Server)):
+		return quiet(ICMPError, quoted)
+	}
+	return Unknown, fmt.Sprintf("ICMP about protocol %d, ports %d and %d", quoted[9], sport, dport)
 }
 
 // printable is the longest run of printable ASCII.

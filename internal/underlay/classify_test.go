@@ -42,6 +42,7 @@ var ports = Ports{WireGuard: 51820, Gossip: 7946, Server: 7443}
 
 func TestClassify(t *testing.T) {
 	arp := append(make([]byte, 12), 0x08, 0x06)
+	about := func(about []byte) []byte { return frame(1, 3<<8|3, 0, append(make([]byte, 8), about[14:]...)) }
 	long := append(random(20), []byte("a line of text that somebody forgot to encrypt")...)
 	for _, c := range []struct {
 		name  string
@@ -59,6 +60,13 @@ func TestClassify(t *testing.T) {
 		{"gossip", udp(7946, random(20)), Gossip},
 		{"gossip in clear", udp(7946, long), Clear},
 		{"gossip stream in clear", tcp(7946, 1, long), Clear},
+		{"nobody listens for wireguard", about(udp(51820, wg(4, 100))), ICMPError},
+		{"nobody listens for gossip", about(udp(7946, random(20))), ICMPError},
+		{"nobody listens for something else", about(udp(53, random(20))), Unknown},
+		{"nobody listens for text on gossip's port", about(udp(7946, long)), Clear},
+		{"echo request", frame(1, 8<<8, 0, random(64)), Unknown},
+		{"group membership", frame(2, 0x2200, 0, make([]byte, 16)), Groups},
+		{"text as group membership", frame(2, 0x2200, 0, long), Clear},
 		{"arp", append(arp, random(28)...), ARP},
 		{"no data", tcp(7443, 1, nil), TCPEmpty},
 		{"http on the server's port", tcp(7443, 1, []byte("GET /v1/vpcs/vpc-0a1b2c3d HTTP/1.1\r\nHost: server\r\n\r\n")), Clear},
