@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,9 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 )
+
+// ErrNoAgent says that the agent could not be asked at all.
+var ErrNoAgent = errors.New("no agent answers")
 
 // Client talks to the agent on this machine.
 type Client struct {
@@ -153,7 +157,7 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("no agent answers at %s (is culvert agent running, are you root?): %w", c.socket, err)
+		return nil, fmt.Errorf("%w at %s (is culvert agent running, are you root?): %w", ErrNoAgent, c.socket, err)
 	}
 	if resp.StatusCode/100 == 2 {
 		return resp, nil
