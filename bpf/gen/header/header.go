@@ -94,7 +94,7 @@ func Go(reasons []Reason) []byte {
 func Markdown(reasons []Reason) []byte {
 	var b bytes.Buffer
 	b.WriteString("# Reasons\n\nWhy a packet was let through or dropped: exactly one for each packet and hook, counted per CPU and ENI\n" +
-		"(`culvert probe`, `culvert explain`, flow records). Generated from `bpf/lib/abi.h` by `go generate ./bpf`.\n")
+		"(`culvert status --counters`, `culvert explain`, flow records). Generated from `bpf/lib/abi.h` by `go generate ./bpf`.\n")
 	group := ""
 	for _, r := range reasons {
 		if r.Group != group {
