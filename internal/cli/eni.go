@@ -1,0 +1,283 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-net/culvert/agent/local"
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/internal/netns"
+)
+
+var eniKind = kind[api.ENI]{
+	prefix: api.KindENI.Prefix(), missing: api.CodeENINotFound,
+	command: "eni", arg: "ENI", noun: "network interface", plural: "network interfaces", sample: "cart", byVPC: true,
+	list: (*client.Client).ListENIs, get: (*client.Client).GetENI, remove: (*client.Client).DeleteENI,
+	head: []string{"ID", "NAME", "TYPE", "VPC", "SUBNET", "ADDRESS", "NODE", "ATTACHED"},
+	row: func(v *api.ENI) []string {
+		return []string{v.ID, v.Name, string(v.Type), v.VPC, v.Subnet, v.Address.String(), v.Node, yesNo(v.Attached)}
+	},
+	empty: "You have no network interface yet. Make one: culvert eni create cart --subnet SUBNET",
+}
+
+func (a *app) eniCommand() *cobra.Command {
+	g := group("eni", "Network interfaces: an address in a subnet", `
+An ENI is an address in a subnet. One of type workload is put into a network namespace on a node with eni attach; those
+of endpoints and load balancers are made with these.`, `
+  culvert eni create cart --subnet shop-1a --node host-a
+  culvert eni attach cart --netns cart`)
+	g.AddCommand(a.eniCreate(), eniKind.listCommand(a), eniKind.describeCommand(a), a.eniModify(),
+		a.eniBind(), a.eniUnbind(), a.eniAttach(), a.eniDetach(),
+		eniKind.deleteCommand(a, "It must be no target and attached nowhere."))
+	return g
+}
+
+func (a *app) eniCreate() *cobra.Command {
+	var r api.CreateENIRequest
+	var address string
+	var m mutation
+	c := command("create [NAME] --subnet SUBNET [--node NODE] [--address ADDRESS] [--sg GROUP]", "Create a network interface", `
+Create a workload's network interface. Without --address it gets a free one, from the block of addresses lent to its
+node; without --sg it is in the VPC's default security group. Its node may be said later: attaching it binds it.`, `
+  culvert eni create cart --subnet shop-1a --node host-a
+  culvert eni create cart --subnet shop-1a --address 10.0.1.5 --sg web`, nil)
+	c.RunE = change(a, eniKind, &m, func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.ENI, error) {
+		r.Name = strings.Join(args, "")
+		if address != "" {
+			var err error
+			if r.Address, err = parseAddress("--address", address); err != nil {
+				return nil, err
+			}
+		}
+		return cl.CreateENI(ctx, r, o...)
+	})
+	reference(a, c, subnetKind, &r.Subnet, "subnet", "the `SUBNET` it is in")
+	c.Flags().StringVar(&address, "address", "", "this `address` instead of any free one")
+	references(a, c, groupKind, &r.SecurityGroups, "sg", "security `GROUP`")
+	reference(a, c, nodeKind, &r.Node, "node", "the `NODE` that hosts it")
+	tags(c, &r.Tags)
+	c.Args = atMost("NAME")
+	required(c, "subnet")
+	m.flags(c)
+	return c
+}
+
+func (a *app) eniModify() *cobra.Command {
+	var groups []string
+	var m mutation
+	c := command("modify ENI --sg GROUP", "Change an interface's security groups", `
+Replace the list of security groups of a network interface. Flows that the new ones do not allow are cut.`, `
+  culvert eni modify cart --sg web --sg db-clients`, nil)
+	c.RunE = change(a, eniKind, &m, func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.ENI, error) {
+		return cl.ModifyENI(ctx, args[0], api.ModifyENIRequest{SecurityGroups: &groups}, o...)
+	})
+	references(a, c, groupKind, &groups, "sg", "security `GROUP`")
+	c.Args = exactly("ENI")
+	c.ValidArgsFunction = complete(a, eniKind)
+	required(c, "sg")
+	m.flags(c)
+	eniKind.narrow(a, c, &m.vpc)
+	return c
+}
+
+func (a *app) eniBind() *cobra.Command {
+	var node string
+	var m mutation
+	c := command("bind ENI --node NODE", "Say which node hosts an interface", `
+Make a node the host of a workload's network interface. The interface must be attached nowhere. Attaching it binds it by
+itself; bind is for doing that from elsewhere.`, `
+  culvert eni bind cart --node host-a --wait`, nil)
+	c.RunE = change(a, eniKind, &m, func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.ENI, error) {
+		return cl.BindENI(ctx, args[0], node, o...)
+	})
+	reference(a, c, nodeKind, &node, "node", "the `NODE` that hosts it")
+	c.Args = exactly("ENI")
+	c.ValidArgsFunction = complete(a, eniKind)
+	required(c, "node")
+	m.flags(c)
+	eniKind.narrow(a, c, &m.vpc)
+	return c
+}
+
+func (a *app) eniUnbind() *cobra.Command {
+	var m mutation
+	c := command("unbind ENI", "Take an interface off its node", `
+Take a workload's network interface off the node that hosts it. Its address stays its own.`, `
+  culvert eni unbind cart`, nil)
+	c.RunE = change(a, eniKind, &m, func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.ENI, error) {
+		return cl.BindENI(ctx, args[0], "", o...)
+	})
+	c.Args = exactly("ENI")
+	c.ValidArgsFunction = complete(a, eniKind)
+	m.flags(c)
+	eniKind.narrow(a, c, &m.vpc)
+	return c
+}
+
+// attachFlags say where an interface goes.
+type attachFlags struct {
+	netns        string
+	pid          int
+	ifname       string
+	defaultRoute bool
+	timeout      time.Duration
+}
+
+func (a *app) eniAttach() *cobra.Command {
+	var f attachFlags
+	var vpc string
+	c := command("attach ENI --netns NAME|PATH | --pid N [--interface NAME] [--default-route]",
+		"Put an interface into a network namespace on this machine", `
+Put a workload's network interface into an existing network namespace of this machine, and return when it forwards. The
+namespace is named as by ip netns, or given as a path, or as that of a process. The agent here does it, so this needs
+root. An interface that is bound to no node is bound to this one first, which needs a server and an API key; bound
+already and named by id, it is attached without the server.`, `
+  culvert eni attach cart --netns cart --default-route
+  culvert eni attach eni-0a1b2c3d4e5f60718 --pid 4711 --interface eth1`,
+		func(cmd *cobra.Command, args []string) error {
+			path, err := f.path()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
+			defer cancel()
+			got, err := a.attach(ctx, vpc, args[0], local.AttachRequest{
+				Netns: path, Interface: f.ifname, DefaultRoute: f.defaultRoute,
+			})
+			if err != nil {
+				return err
+			}
+			return a.print(got, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s is %s in %s: address %s, MTU %d, resolver %s\n",
+					got.ENI, got.Interface, path, got.Address, got.MTU, got.Resolver)
+				return err
+			})
+		})
+	f.flags(c)
+	eniKind.narrow(a, c, &vpc)
+	c.Args = exactly("ENI")
+	c.ValidArgsFunction = complete(a, eniKind)
+	return c
+}
+
+func (f *attachFlags) flags(c *cobra.Command) {
+	c.Flags().StringVar(&f.netns, "netns", "", "network `namespace`: name as of ip netns, or path")
+	c.Flags().IntVar(&f.pid, "pid", 0, "network namespace of this `process`")
+	c.Flags().StringVar(&f.ifname, "interface", "eni0", "`name` of the interface inside")
+	c.Flags().BoolVar(&f.defaultRoute, "default-route", false, "make it the way to everywhere")
+	c.Flags().DurationVar(&f.timeout, "timeout", time.Minute, "how long to wait")
+	must(c.RegisterFlagCompletionFunc("netns", completeNetns))
+}
+
+func (f *attachFlags) path() (string, error) {
+	switch {
+	case (f.netns == "") == (f.pid == 0):
+		return "", api.Errorf(api.CodeInvalidCombination, "--netns", "give --netns NAME or PATH, or --pid N",
+			"the network namespace must be said, once")
+	case f.pid != 0:
+		return netns.ProcessPath(f.pid), nil
+	}
+	path, err := filepath.Abs(netns.Path(f.netns))
+	if err == nil && !netns.Exists(path) {
+		err = api.Errorf(api.CodeInvalidParameter, "--netns", "make it with: ip netns add "+f.netns,
+			"%s is not a network namespace", path)
+	}
+	return path, err
+}
+
+// attach binds the interface to this machine's node if it is bound to none, and has the agent attach it.
+func (a *app) attach(ctx context.Context, vpc, ref string, r local.AttachRequest) (*local.AttachResponse, error) {
+	c, errServer := a.client()
+	if errServer != nil {
+		if !strings.HasPrefix(ref, "eni-") {
+			return nil, errServer // names are known to the server only
+		}
+		c = nil
+	} else {
+		defer c.Close()
+	}
+	agent, err := a.agent()
+	if err != nil {
+		return nil, err
+	}
+	r.ENI = ref
+	if c != nil {
+		if r.ENI, err = eniKind.in(ctx, c, vpc, ref); err != nil {
+			return nil, err
+		}
+		if r.ENI, err = bindHere(ctx, c, agent, r.ENI); err != nil {
+			return nil, err
+		}
+	}
+	got, err := agent.Attach(ctx, r)
+	return &got, err
+}
+
+// bindHere returns the interface's id. When the server is away, an id is taken as it is.
+func bindHere(ctx context.Context, c *client.Client, agent *local.Client, ref string) (id string, err error) {
+	eni, err := c.GetENI(ctx, ref)
+	var refused *api.Error
+	if err != nil && !errors.As(err, &refused) && strings.HasPrefix(ref, "eni-") {
+		return ref, nil
+	}
+	if err != nil || eni.Node != "" {
+		return eni.ID, err
+	}
+	status, err := agent.Status(ctx)
+	if err != nil {
+		return "", err
+	}
+	if eni, err = c.BindENI(ctx, eni.ID, status.Node); err != nil {
+		return "", err
+	}
+	return eni.ID, c.WaitConverged(ctx, eni.Revision)
+}
+
+func (a *app) eniDetach() *cobra.Command {
+	var vpc string
+	c := command("detach ENI", "Take an interface out of its namespace", `
+Take a workload's network interface out of its namespace on this machine. It stays bound to this node. One that is not
+attached is fine.`, `
+  culvert eni detach cart`,
+		func(cmd *cobra.Command, args []string) error {
+			id := args[0]
+			if !strings.HasPrefix(id, "eni-") {
+				cl, err := a.client()
+				if err != nil {
+					return err
+				}
+				defer cl.Close()
+				if id, err = eniKind.in(cmd.Context(), cl, vpc, id); err != nil {
+					return err
+				}
+				eni, err := cl.GetENI(cmd.Context(), id)
+				if err != nil {
+					return err
+				}
+				id = eni.ID
+			}
+			agent, err := a.agent()
+			if err != nil {
+				return err
+			}
+			if err := agent.Detach(cmd.Context(), local.DetachRequest{ENI: id}); err != nil {
+				return err
+			}
+			return a.print(local.DetachRequest{ENI: id}, func(w io.Writer) error {
+				_, err := fmt.Fprintln(w, quietly(a, "detached ", id))
+				return err
+			})
+		})
+	eniKind.narrow(a, c, &vpc)
+	c.Args = exactly("ENI")
+	c.ValidArgsFunction = complete(a, eniKind)
+	return c
+}

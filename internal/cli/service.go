@@ -1,0 +1,293 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/api/client"
+)
+
+var serviceKind = kind[api.Service]{
+	command: "service", arg: "SERVICE", noun: "endpoint service", plural: "endpoint services", sample: "ledger",
+	list: (*client.Client).ListServices, get: (*client.Client).GetService, remove: (*client.Client).DeleteService,
+	head: []string{"ID", "NAME", "ACCOUNT", "STATE", "ACCEPTANCE", "ALLOWED", "PRIVATE DNS NAME"},
+	row: func(v *api.Service) []string {
+		acceptance := "automatic"
+		if v.AcceptanceRequired {
+			acceptance = "required"
+		}
+		return []string{v.ID, v.Name, v.Account, string(v.State), acceptance, strings.Join(v.AllowedPrincipals, ","),
+			v.PrivateDNSName}
+	},
+	empty: "You offer no service yet. Offer one: culvert service create ledger --load-balancer BALANCER\n" +
+		"Those of others that you may use: culvert service catalogue",
+}
+
+var connectionKind = kind[api.Connection]{
+	command: "service connections", arg: "CONNECTION", noun: "endpoint connection", plural: "endpoint connections",
+	head: []string{"ENDPOINT", "NAME", "ACCOUNT", "SERVICE", "STATE", "CONNECTION", "DECIDED BY", "DECIDED AT"},
+	row: func(v *api.Connection) []string {
+		return []string{v.Endpoint, v.Name, v.EndpointAccount, v.Service, string(v.State), v.ID, v.Approver, stamp(v.DecidedAt)}
+	},
+	empty: "Nobody has made an endpoint. Who may, you say with: culvert service allow SERVICE ACCOUNT",
+}
+
+func (a *app) serviceCommand() *cobra.Command {
+	g := group("service", "Endpoint services: what a provider offers", `
+An endpoint service offers what is behind a load balancer to other accounts. Who may make an endpoint for it is listed
+by service allow; whether each endpoint must be accepted is a property of the service. Consumers name it ACCOUNT/NAME.`, `
+  culvert service create ledger --load-balancer ledger --acceptance-required
+  culvert service allow ledger shop
+  culvert service connections ledger
+  culvert service accept ledger --all`)
+	g.AddCommand(a.serviceCreate(), serviceKind.listCommand(a), serviceKind.describeCommand(a), a.serviceModify(),
+		serviceKind.deleteCommand(a, "Its endpoint connections must be rejected or deleted first."),
+		a.serviceCatalogue(), a.serviceConnections(),
+		a.servicePrincipals("allow", "Let accounts make endpoints for a service", `
+Let accounts, named by id or name, or everybody ("*") make endpoints for a service.`, (*client.Client).AllowPrincipals),
+		a.servicePrincipals("disallow", "Take that permission back", `
+Take back what service allow gave. Endpoints that exist stay; cut them with service reject.`,
+			(*client.Client).DisallowPrincipals),
+		a.serviceDecide("accept", "Accept endpoints", `
+Accept endpoints of a service, named by id or name or by their connections' ids, or with --all whatever waits for it:
+all of them, or none when one cannot be. Traffic flows from then on.`, (*client.Client).AcceptConnections),
+		a.serviceDecide("reject", "Reject endpoints, accepted ones too", `
+Reject endpoints of a service, named by id or name or by their connections' ids: all of them, or none when one cannot
+be. Flows of one that was accepted are cut within seconds.`, (*client.Client).RejectConnections))
+	return g
+}
+
+func (a *app) serviceCreate() *cobra.Command {
+	var r api.CreateServiceRequest
+	var m mutation
+	c := command("create NAME --load-balancer BALANCER [--acceptance-required] [--private-dns-name NAME] [--allow ACCOUNT]",
+		"Offer a service", `
+Offer what is behind a load balancer as an endpoint service. A private DNS name must lie in a domain of your account.`, `
+  culvert service create ledger --load-balancer ledger --allow shop --acceptance-required
+  culvert service create ledger --load-balancer ledger --allow '*' --private-dns-name ledger.pay.internal`, nil)
+	c.RunE = change(a, serviceKind, &m,
+		func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.Service, error) {
+			r.Name = args[0]
+			return cl.CreateService(ctx, r, o...)
+		})
+	f := c.Flags()
+	references(a, c, loadBalancerKind, &r.LoadBalancers, "load-balancer", "load `BALANCER` behind it")
+	f.BoolVar(&r.AcceptanceRequired, "acceptance-required", false, "each endpoint must be accepted")
+	references(a, c, accountKind, &r.AllowedPrincipals, "allow", "`ACCOUNT` that may make endpoints, '*' for everybody")
+	f.StringVar(&r.PrivateDNSName, "private-dns-name", "", "`name` that consumers may have in their VPC for it")
+	tags(c, &r.Tags)
+	c.Args = exactly("NAME")
+	required(c, "load-balancer")
+	m.flags(c)
+	return c
+}
+
+func (a *app) serviceModify() *cobra.Command {
+	var r api.ModifyServiceRequest
+	var acceptance bool
+	var name string
+	var m mutation
+	c := command("modify SERVICE [--acceptance-required] [--private-dns-name NAME] [--add-load-balancer BALANCER]", "Change a service", `
+Change whether endpoints must be accepted, the private DNS name, or which load balancers are behind a service.`, `
+  culvert service modify ledger --acceptance-required=false
+  culvert service modify ledger --private-dns-name ledger.pay.internal
+  culvert service modify ledger --add-load-balancer ledger-b --remove-load-balancer ledger-a`, nil)
+	c.RunE = change(a, serviceKind, &m,
+		func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.Service, error) {
+			if c.Flags().Changed("acceptance-required") {
+				r.AcceptanceRequired = &acceptance
+			}
+			if c.Flags().Changed("private-dns-name") {
+				r.PrivateDNSName = &name
+			}
+			return cl.ModifyService(ctx, args[0], r, o...)
+		})
+	f := c.Flags()
+	f.BoolVar(&acceptance, "acceptance-required", false, "each endpoint must be accepted")
+	f.StringVar(&name, "private-dns-name", "", "`name` that consumers may have in their VPC for it; \"\" removes it")
+	references(a, c, loadBalancerKind, &r.AddLoadBalancers, "add-load-balancer", "one more load `BALANCER` behind it")
+	references(a, c, loadBalancerKind, &r.RemoveLoadBalancers, "remove-load-balancer", "load `BALANCER` that is behind it no more")
+	c.Args = exactly("SERVICE")
+	c.ValidArgsFunction = complete(a, serviceKind)
+	m.flags(c)
+	return c
+}
+
+func (a *app) serviceCatalogue() *cobra.Command {
+	c := command("catalogue", "List the services that you may use", `
+List the endpoint services, of any account, that allow yours to make endpoints.`, `
+  culvert service catalogue
+  culvert endpoint create ledger --vpc shop --service pay/ledger`,
+		func(cmd *cobra.Command, _ []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			entries, err := cl.Catalogue(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if entries == nil {
+				entries = []api.CatalogueEntry{}
+			}
+			if a.quiet {
+				for _, e := range entries {
+					fmt.Fprintln(a.Out, e.ServiceName)
+				}
+				return nil
+			}
+			return a.print(entries, func(w io.Writer) error { return catalogueTable(w, entries) })
+		})
+	c.Args = noArguments
+	return c
+}
+
+func catalogueTable(w io.Writer, entries []api.CatalogueEntry) error {
+	if len(entries) == 0 {
+		_, err := fmt.Fprintln(w, "No service allows your account yet. Its provider runs: culvert service allow SERVICE YOUR-ACCOUNT")
+		return err
+	}
+	var rows [][]string
+	for _, e := range entries {
+		acceptance := "automatic"
+		if e.AcceptanceRequired {
+			acceptance = "required"
+		}
+		rows = append(rows, []string{e.ServiceName, e.ID, acceptance, strings.Join(e.Ports, ","), strings.Join(e.Zones, ","),
+			e.PrivateDNSName})
+	}
+	return table(w, []string{"SERVICE", "ID", "ACCEPTANCE", "PORTS", "ZONES", "PRIVATE DNS NAME"}, rows)
+}
+
+func (a *app) serviceConnections() *cobra.Command {
+	c := command("connections [SERVICE...]", "List the endpoints made for your services", `
+List the endpoints that were made for your services, or for those named, with their states.`, `
+  culvert service connections
+  culvert service connections ledger -o json`,
+		func(cmd *cobra.Command, args []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			connections, err := connectionsOf(cmd.Context(), cl, args)
+			if err != nil {
+				return err
+			}
+			return connectionKind.showList(a, connections)
+		})
+	c.Args = cobra.ArbitraryArgs
+	c.ValidArgsFunction = complete(a, serviceKind)
+	return c
+}
+
+// connectionsOf are those of the services named, or of all.
+func connectionsOf(ctx context.Context, cl *client.Client, services []string) ([]api.Connection, error) {
+	if len(services) == 0 {
+		all, err := cl.ListServices(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for i := range all {
+			services = append(services, all[i].ID)
+		}
+	}
+	var out []api.Connection
+	for _, s := range services {
+		connections, err := cl.ListConnections(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, connections...)
+	}
+	return out, nil
+}
+
+func (a *app) servicePrincipals(name, short, long string, call func(*client.Client, context.Context, string, []string,
+	...client.Option) (*api.Service, error)) *cobra.Command {
+	m := new(mutation)
+	c := command(name+" SERVICE ACCOUNT...", short, long, fmt.Sprintf(`
+  culvert service %s ledger shop
+  culvert service %s ledger '*'`, name, name), nil)
+	c.RunE = change(a, serviceKind, m,
+		func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.Service, error) {
+			return call(cl, ctx, args[0], args[1:], o...)
+		})
+	c.Args = atLeast("SERVICE", "ACCOUNT")
+	c.ValidArgsFunction = positions(complete(a, serviceKind), complete(a, accountKind))
+	m.flags(c)
+	return c
+}
+
+func (a *app) serviceDecide(name, short, long string, call func(*client.Client, context.Context, string, []string,
+	...client.Option) ([]api.Connection, error)) *cobra.Command {
+	m := new(mutation)
+	var all bool
+	accept := name == "accept"
+	use, examples := name+" SERVICE ENDPOINT...", fmt.Sprintf(`
+  culvert service %s ledger vpce-0a1b2c3d4e5f60718 --wait`, name)
+	if accept {
+		use, examples = use+" | --all", examples+"\n  culvert service accept ledger --all"
+	}
+	c := command(use, short, long, examples,
+		func(cmd *cobra.Command, args []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			endpoints := args[1:]
+			if all {
+				if endpoints, err = waiting(cmd.Context(), cl, args[0]); err != nil {
+					return err
+				}
+				if len(endpoints) == 0 {
+					return a.print([]api.Connection{}, func(w io.Writer) error {
+						_, err := fmt.Fprintln(a.Err, "No endpoint waits to be accepted.")
+						return err
+					})
+				}
+			}
+			connections, err := call(cl, cmd.Context(), args[0], endpoints, m.options()...)
+			if err != nil {
+				return err
+			}
+			var revision int64
+			for _, x := range connections {
+				revision = max(revision, x.Revision)
+			}
+			if err := m.converge(cmd.Context(), a, cl, revision); err != nil {
+				return err
+			}
+			return connectionKind.showList(a, connections)
+		})
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if all {
+			return exactly("SERVICE")(cmd, args)
+		}
+		return atLeast("SERVICE", "ENDPOINT")(cmd, args)
+	}
+	c.ValidArgsFunction = completeConnections(a)
+	if accept {
+		c.Flags().BoolVar(&all, "all", false, "every endpoint that waits to be accepted")
+	}
+	m.flags(c)
+	return c
+}
+
+// waiting are the endpoints of a service in the state PendingAcceptance.
+func waiting(ctx context.Context, cl *client.Client, service string) (endpoints []string, err error) {
+	connections, err := cl.ListConnections(ctx, service)
+	for _, x := range connections {
+		if x.State == api.PendingAcceptance {
+			endpoints = append(endpoints, x.Endpoint)
+		}
+	}
+	return endpoints, err
+}
