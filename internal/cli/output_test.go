@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-net/culvert/internal/dev"
+)
+
+func TestAttackReport(t *testing.T) {
+	r := &dev.AttackReport{Host: "host-a", Provider: "host-b", Arrived: 20, Expected: 20, Attempts: []dev.Attempt{
+		{What: "by a connection that does not exist", Sent: 20, Reason: "NO_GRANT", Refused: 20},
+		{What: "from a VPC that it does not host", Sent: 20},
+	}}
+	written(t, func(w io.Writer) error { return writeAttack(w, r) }, `
+ATTEMPT                              SENT  REFUSED  REASON
+by a connection that does not exist  20    20       NO_GRANT
+from a VPC that it does not host     20    -        dropped by WireGuard
+
+Nothing got through: of what host-a sent, 20 packets reached host-b (expected 20), which forwarded 0.
+`)
+	r.Forwarded = 1
+	written(t, func(w io.Writer) error { return writeAttack(w, r) }, `
+ATTEMPT                              SENT  REFUSED  REASON
+by a connection that does not exist  20    20       NO_GRANT
+from a VPC that it does not host     20    -        dropped by WireGuard
+
+NOT as it must be: of what host-a sent, 20 packets reached host-b (expected 20), which forwarded 1.
+`)
+}
+
+func TestMeshStatus(t *testing.T) {
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s := &dev.Status{Processes: []dev.ProcessStatus{
+		{Host: "server", Process: "server", State: "running", PID: 17, Since: since, Netns: "culvert-server", Address: "10.99.0.1"},
+		{Host: "host-a", Process: "agent", State: "dead", Netns: "culvert-a", Address: "10.99.0.10"},
+	}}
+	now := since.Add(90 * time.Second)
+	written(t, func(w io.Writer) error { return writeLab(w, s, now) }, `
+HOST    PROCESS  STATE    PID  FOR    NETNS           ADDRESS
+server  server   running  17   1m30s  culvert-server  10.99.0.1
+host-a  agent    dead     -    -      culvert-a       10.99.0.10
+
+No workload yet. Make one: culvert dev workload add NAME --host host-a --eni ENI
+`)
+	s.Workloads = []dev.WorkloadStatus{{Workload: dev.Workload{Name: "cart", Host: "host-a", ENI: "eni-1", Interface: "eni0",
+		Address: netip.MustParseAddr("10.0.1.5")}, State: "present"}}
+	written(t, func(w io.Writer) error { return writeLab(w, s, now) }, `
+HOST    PROCESS  STATE    PID  FOR    NETNS           ADDRESS
+server  server   running  17   1m30s  culvert-server  10.99.0.1
+host-a  agent    dead     -    -      culvert-a       10.99.0.10
+
+WORKLOAD  HOST    ENI    INTERFACE  ADDRESS   NAMESPACE
+cart      host-a  eni-1  eni0       10.0.1.5  present
+`)
+}
+
+// TestEnvironment: what dev env prints survives the shell, whatever is in it.
+func TestEnvironment(t *testing.T) {
+	x := &dev.Access{Server: "unix:/run/it's/server.sock", CA: "/x/ca.pem", APIKey: "key-1.secret"}
+	written(t, func(w io.Writer) error { return writeEnv(w, x) }, `
+export CULVERT_SERVER='unix:/run/it'\''s/server.sock'
+export CULVERT_CA='/x/ca.pem'
+export CULVERT_API_KEY='key-1.secret'
+`)
+}
+
+func written(t *testing.T, write func(io.Writer) error, want string) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := write(&b); err != nil {
+		t.Fatal(err)
+	}
+	if want = strings.TrimPrefix(want, "\n"); b.String() != want {
+		t.Errorf("have\n%s\nwant\n%s", &b, want)
+	}
+}
+
+// TestFlowsTail: records are shown as they come, in columns, and an interruption is no failure.
+func TestFlowsTail(t *testing.T) {
+	s := newSession(t)
+	for _, line := range []string{"join node-a", "culvert account create shop", "export CULVERT_ACCOUNT=shop",
+		"culvert vpc create main --cidr 10.0.0.0/16", "culvert subnet create a --vpc main --cidr 10.0.1.0/24 --zone a",
+		"CART=$(culvert eni create cart --subnet a --node node-a -q)"} {
+		s.step(line)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	read, write := io.Pipe()
+	var problems bytes.Buffer
+	status := make(chan int, 1)
+	go func() {
+		status <- Main(ctx, []string{"flows", "tail"}, Streams{In: strings.NewReader(""), Out: write, Err: &problems})
+		write.Close()
+	}()
+	lines := bufio.NewScanner(read)
+	s.step("record ACCEPT FORWARDED $CART 10.0.1.5:40001 10.0.1.9:443")
+	columns := map[string]int{}
+	for _, word := range []string{"10.0.1.5:40001", "10.0.1.5:40002"} {
+		for !strings.Contains(lines.Text(), word) {
+			if !lines.Scan() {
+				t.Fatalf("the stream ends without %s: %s", word, &problems)
+			}
+			if strings.HasPrefix(lines.Text(), "ENDED") {
+				columns["head"] = strings.Index(lines.Text(), "SOURCE")
+			}
+		}
+		columns[word] = strings.Index(lines.Text(), word)
+		if word == "10.0.1.5:40001" {
+			s.step("record REJECT GROUP_EGRESS $CART 10.0.1.5:40002 10.0.1.9:22")
+		}
+	}
+	cancel()
+	go io.Copy(io.Discard, read) // nothing is waited for at this end
+	if code := <-status; code != 0 || problems.Len() > 0 {
+		t.Errorf("interrupted: status %d, %s", code, &problems)
+	}
+	if c := columns; c["head"] <= 0 || c["head"] != c["10.0.1.5:40001"] || c["head"] != c["10.0.1.5:40002"] {
+		t.Errorf("columns are not where their heads are: %v", c)
+	}
+}
