@@ -104,7 +104,7 @@ func (b *bench) SetMembers([]api.ViewMember, [][]byte) error { return nil }
 func (b *bench) States() []local.MemberStatus { return nil }
 
 // Plan implements Recorder.
-func (b *bench) Plan(*api.View, *plan.Plan) {}
+func (b *bench) Plan(_ *api.View, p *plan.Plan) { b.note("name generation %d", p.Generation) }
 
 // Query implements Recorder.
 func (b *bench) Query(context.Context, api.FlowFilter, bool, func(*api.FlowRecord) error) error {
@@ -254,6 +254,23 @@ func TestNamesWaitForTheTables(t *testing.T) {
 	log, errs := b.round()
 	if len(errs) == 0 || index(log, "names 1") >= 0 || b.agent.lastPlan() != nil {
 		t.Errorf("after a failed apply: %v, %v: the name must not resolve, the plan is not in force", log, errs)
+	}
+}
+
+// Records of a new generation's first flow must find the names of its numbers.
+func TestNumbersAreNamedBeforeTheyAreInForce(t *testing.T) {
+	b := newBench(t)
+	b.hear(testView(1))
+	log := b.mustRound()
+	if n, a := index(log, "name generation 1"), index(log, "apply"); n < 0 || n > a {
+		t.Errorf("order is %v, want the names of the numbers before the tables", log)
+	}
+	if log := b.mustRound(); index(log, "name generation") >= 0 {
+		t.Errorf("nothing changed, and yet: %v", log)
+	}
+	b.attach()
+	if log := b.mustRound(); index(log, "name generation 2") < 0 {
+		t.Errorf("a new generation: %v", log)
 	}
 }
 
