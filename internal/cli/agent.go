@@ -1,0 +1,241 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-net/culvert/agent"
+	"github.com/culvert-net/culvert/agent/flow"
+	"github.com/culvert-net/culvert/agent/host"
+	"github.com/culvert-net/culvert/api"
+)
+
+func (a *app) agentCommand() *cobra.Command {
+	var p processFlags
+	var cfg agent.Config
+	c := command("agent [--data-dir DIR] [--socket PATH] [--flow-interval 1m]", "Run the agent of this node", `
+Run this node's agent until it is stopped. The machine must have joined a mesh (agent join), and culvert tunnel runs
+beside it. Its death interrupts nothing: programs and maps stay in the kernel, and the next agent takes them up. Without
+the server it works from the last view that it has heard, also after a restart.`, `
+  culvert agent
+  culvert agent --flow-interval 10s --log-format json
+  culvert agent join --server https://192.0.2.1:7443
+  culvert agent leave`,
+		func(cmd *cobra.Command, _ []string) error {
+			if err := needRoot("the agent"); err != nil {
+				return err
+			}
+			var err error
+			if cfg.Log, err = p.logger(a.Err); err != nil {
+				return err
+			}
+			cfg.LocalSocket, cfg.ReadyFile = cmp.Or(a.socket, a.getenv("CULVERT_AGENT_SOCKET")), p.ready
+			if err := checkAgent(&cfg); err != nil {
+				return err
+			}
+			return agent.Serve(cmd.Context(), cfg)
+		})
+	nodeFlags(c, &cfg)
+	f := c.Flags()
+	f.IntVar(&cfg.TunnelMTU, "mtu", host.DefaultTunnelMTU, "of the tunnel, in bytes; the same as culvert tunnel has")
+	f.DurationVar(&cfg.FlowInterval, "flow-interval", time.Minute, "that a flow record covers: 1s, 10s, 1m or 10m")
+	f.StringVar(&cfg.GossipAddress, "gossip-address", "", "`address` of this machine to gossip from; default: all")
+	c.RegisterFlagCompletionFunc("flow-interval", cobra.FixedCompletions([]string{"1s", "10s", "1m", "10m"},
+		cobra.ShellCompDirectiveNoFileComp))
+	p.flags(c)
+	c.Args = noArguments
+	c.AddCommand(a.agentJoin(), a.agentLeave())
+	return c
+}
+
+// nodeFlags say what on this machine is the node's.
+func nodeFlags(c *cobra.Command, cfg *agent.Config) {
+	dataDirFlag(c, &cfg.DataDir)
+	tunnelSocketFlag(c, &cfg.TunnelSocket)
+	c.Flags().StringVar(&cfg.Tunnel, "interface", host.DefaultTunnel, "`name` of the tunnel's network interface")
+	c.Flags().StringVar(&cfg.PinDir, "pin-dir", agent.DefaultPinDir, "`directory` in a bpffs for programs and maps")
+}
+
+func dataDirFlag(c *cobra.Command, to *string) {
+	c.Flags().StringVar(to, "data-dir", agent.DefaultDataDir, "`directory` for identity, last view and flow records")
+}
+
+// checkAgent refuses, by flag, what agent.Serve would refuse without.
+func checkAgent(cfg *agent.Config) error {
+	if !slices.Contains(flow.Intervals, cfg.FlowInterval) {
+		return invalidFlag("--flow-interval", cfg.FlowInterval.String(), "use 1s, 10s, 1m or 10m")
+	}
+	if err := checkMTU(cfg.TunnelMTU); err != nil {
+		return err
+	}
+	if cfg.GossipAddress != "" {
+		_, err := parseAddress("--gossip-address", cfg.GossipAddress)
+		return err
+	}
+	return nil
+}
+
+// joinFlags are what agent.JoinConfig is made of.
+type joinFlags struct {
+	agent.JoinConfig
+	tokenFile string
+}
+
+func (a *app) agentJoin() *cobra.Command {
+	var f joinFlags
+	c := command("join --server https://HOST:PORT [--name NAME] [--underlay-address ADDRESS]...", "Make this machine a node", `
+Make this machine a node of a mesh, with a join token (culvert token create), which works once. The token is read from
+CULVERT_JOIN_TOKEN or --token-file, as arguments are visible to others; it carries the fingerprint of the server's CA.
+Several servers may be given, separated by commas: the node goes from one to the next as they fail.
+
+Other nodes send to --underlay-address, best first. Without it they use the address that this connection comes from.`, `
+  CULVERT_JOIN_TOKEN=$(cat token) culvert agent join --server https://192.0.2.1:7443
+  culvert agent join --server https://192.0.2.1:7443 --token-file - --name node-a --underlay-address 192.0.2.11`,
+		func(cmd *cobra.Command, _ []string) error {
+			if err := needRoot("joining"); err != nil {
+				return err
+			}
+			if err := a.prepareJoin(&f); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+			defer cancel()
+			id, err := agent.Join(ctx, f.JoinConfig)
+			if err != nil {
+				return err
+			}
+			answer := struct {
+				Node string `json:"nodeId"`
+				Name string `json:"name"`
+			}{id.Node, id.Name}
+			return a.print(answer, func(w io.Writer) error {
+				if a.quiet {
+					_, err := fmt.Fprintln(w, id.Node)
+					return err
+				}
+				_, err := fmt.Fprintf(w, "This machine is node %s (%s). Now run, each for good:\n\n  culvert tunnel\n  culvert agent\n",
+					id.Name, id.Node)
+				return err
+			})
+		})
+	fs := c.Flags()
+	dataDirFlag(c, &f.DataDir)
+	fs.StringVar(&f.Name, "name", "", "`name` of the node; default: this machine's host name")
+	fs.StringVar(&f.tokenFile, "token-file", "", "`file` with the join token; - is standard input (CULVERT_JOIN_TOKEN)")
+	fs.StringArrayVar(&f.Underlay, "underlay-address", nil, "`ADDRESS` or ADDRESS:PORT where other nodes reach this one (may repeat)")
+	fs.Uint16Var(&f.WireGuardPort, "wireguard-port", agent.DefaultWireGuardPort, "UDP `port` of the tunnel")
+	fs.Uint16Var(&f.GossipPort, "gossip-port", agent.DefaultGossipPort, "UDP and TCP `port` of gossip")
+	c.Args = noArguments
+	return c
+}
+
+// prepareJoin fills in what comes from elsewhere than flags, and checks.
+func (a *app) prepareJoin(f *joinFlags) error {
+	if err := a.resolve(); err != nil {
+		return err
+	}
+	f.Servers = nil
+	for s := range strings.SplitSeq(a.server, ",") {
+		if s = strings.TrimSpace(s); s != "" {
+			f.Servers = append(f.Servers, s)
+		}
+	}
+	if len(f.Servers) == 0 {
+		return api.Errorf(api.CodeMissingParameter, "--server", "give --server https://HOST:PORT or set CULVERT_SERVER",
+			"no server is named")
+	}
+	if a.caFile != "" {
+		pem, err := os.ReadFile(a.caFile)
+		if err != nil {
+			return fmt.Errorf("CA certificate: %w", err)
+		}
+		f.CA = pem
+	}
+	for _, u := range f.Underlay {
+		_, errAddress := netip.ParseAddr(u)
+		_, errPort := netip.ParseAddrPort(u)
+		if errAddress != nil && errPort != nil {
+			return invalidFlag("--underlay-address", u, "use ADDRESS or ADDRESS:PORT, such as 192.0.2.11")
+		}
+	}
+	if f.WireGuardPort == 0 || f.GossipPort == 0 {
+		return invalidFlag("--wireguard-port and --gossip-port", "0", "use a port from 1 to 65535")
+	}
+	if f.Name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("host name: %w", err)
+		}
+		f.Name, _, _ = strings.Cut(strings.ToLower(name), ".")
+	}
+	var err error
+	f.Token, err = a.joinToken(f.tokenFile)
+	return err
+}
+
+func (a *app) joinToken(file string) (string, error) {
+	token := a.getenv("CULVERT_JOIN_TOKEN")
+	if file != "" {
+		var data []byte
+		var err error
+		if file == "-" {
+			data, err = io.ReadAll(io.LimitReader(a.In, 4096))
+		} else {
+			data, err = os.ReadFile(file)
+		}
+		if err != nil {
+			return "", fmt.Errorf("join token: %w", err)
+		}
+		token = string(data)
+	}
+	if token = strings.TrimSpace(token); token == "" {
+		return "", api.Errorf(api.CodeMissingParameter, "--token-file",
+			"make a token with culvert token create, and set CULVERT_JOIN_TOKEN or --token-file", "there is no join token")
+	}
+	return token, nil
+}
+
+func (a *app) agentLeave() *cobra.Command {
+	var cfg agent.Config
+	var force bool
+	c := command("leave [--force]", "Make this machine no node any more", `
+Take off this machine everything that makes it a node: its interfaces, those of its workloads included, programs, maps,
+the resolver files that it wrote, its key and its identity. Stop culvert agent and culvert tunnel first; while one of
+them runs nothing is changed. What was left by an interrupted leave, the next one removes.
+
+The server is not told: revoke the node there with culvert node revoke. Flow records that were never sent stay in the
+data directory, unless --force.`, `
+  culvert agent leave
+  culvert agent leave --force`,
+		func(cmd *cobra.Command, _ []string) error {
+			if err := needRoot("leaving"); err != nil {
+				return err
+			}
+			left, err := agent.Leave(cmd.Context(), cfg, force)
+			if err != nil {
+				return err
+			}
+			return a.print(left, func(w io.Writer) error {
+				_, err := fmt.Fprintln(w, "This machine is no node any more.")
+				if left.Kept > 0 {
+					_, errKept := fmt.Fprintf(w, "%d flow records were never sent and are kept in %s.\n", left.Kept, left.KeptIn)
+					err = errors.Join(err, errKept)
+				}
+				return err
+			})
+		})
+	nodeFlags(c, &cfg)
+	c.Flags().BoolVar(&force, "force", false, "also delete flow records that were never sent")
+	c.Args = noArguments
+	return c
+}

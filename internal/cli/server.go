@@ -1,0 +1,180 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/controlplane"
+	"github.com/culvert-net/culvert/internal/version"
+)
+
+// serverFlags are what the server's Config is made of.
+type serverFlags struct {
+	processFlags
+	cfg          controlplane.Config
+	adminKeyFile string
+	etcdCA       string
+	etcdCert     string
+	etcdKey      string
+}
+
+func (a *app) serverCommand() *cobra.Command {
+	var f serverFlags
+	c := command("server [--data-dir DIR] [--listen ADDRESS]... [--admin-key-file FILE]",
+		"Run the server: the control plane of a mesh", `
+Run the server until it is stopped: it keeps the mesh's resources and tells every node what it may know. Everything it
+needs is in --data-dir, the etcd that it embeds included; with --etcd-endpoints it uses that one instead. Nodes go on
+forwarding while it is down.
+
+At the first start it makes the CA, whose certificate is DATA-DIR/ca.pem, and a key for the administrator. The key goes
+to --admin-key-file, which only its owner can read, or else is printed, once and never again.`, `
+  culvert server --data-dir /var/lib/culvert --admin-key-file /root/culvert-admin.key
+  culvert server --listen 192.0.2.1:7443 --listen unix:/run/culvert/server.sock
+  culvert server --etcd-endpoints https://10.0.0.1:2379 --etcd-ca ca.pem --etcd-cert c.pem --etcd-key k.pem`,
+		func(cmd *cobra.Command, _ []string) error { return a.runServer(cmd.Context(), &f) })
+	fs := c.Flags()
+	fs.StringVar(&f.cfg.DataDir, "data-dir", "/var/lib/culvert", "`directory` for everything the server keeps")
+	fs.StringArrayVar(&f.cfg.Listen, "listen", []string{":7443", "unix:/run/culvert/server.sock"},
+		"`address` to serve at: HOST:PORT or unix:/PATH (may repeat)")
+	fs.StringVar(&f.cfg.Region, "region", controlplane.DefaultRegion, "`name` of where this mesh is; fixed at the first start")
+	fs.StringArrayVar(&f.cfg.ServerNames, "server-name", nil, "further `name` or address for the server's certificate (may repeat)")
+	fs.StringVar(&f.adminKeyFile, "admin-key-file", "", "`file` for the administrator's key, at the first start")
+	fs.StringSliceVar(&f.cfg.EtcdEndpoints, "etcd-endpoints", nil, "`URLs` of an etcd to use instead of the embedded one")
+	fs.StringVar(&f.etcdCA, "etcd-ca", "", "`file` with the CA of that etcd")
+	fs.StringVar(&f.etcdCert, "etcd-cert", "", "`file` with this server's certificate for that etcd")
+	fs.StringVar(&f.etcdKey, "etcd-key", "", "`file` with the key of that certificate")
+	fs.DurationVar(&f.cfg.ViewMaxAge, "view-max-age", controlplane.DefaultViewMaxAge,
+		"how long a node goes on when it hears nothing")
+	fs.DurationVar(&f.cfg.AcceptanceTimeout, "acceptance-timeout", controlplane.DefaultAcceptanceTimeout,
+		"after which an endpoint that nobody accepted expires")
+	fs.DurationVar(&f.cfg.FlowRetention, "flow-retention", controlplane.DefaultFlowRetention,
+		"how long flow records are kept")
+	f.flags(c)
+	c.Args = noArguments
+	return c
+}
+
+func (a *app) runServer(ctx context.Context, f *serverFlags) error {
+	log, err := f.logger(a.Err)
+	if err != nil {
+		return err
+	}
+	if err := f.check(); err != nil {
+		return err
+	}
+	cfg := f.cfg
+	cfg.Log, cfg.Version = log, version.Version()
+	if cfg.EtcdTLS, err = f.etcdTLS(); err != nil {
+		return err
+	}
+	cfg.AdminKey = func(secret string) { a.keepAdminKey(log, f.adminKeyFile, secret) }
+	cfg.Ready = func(i controlplane.Info) {
+		log.Info("server runs", "addresses", i.Addresses, "region", cfg.Region)
+		if f.ready == "" {
+			return
+		}
+		if err := writeWhole(f.ready, fmt.Appendln(nil, os.Getpid())); err != nil {
+			log.Error("ready file", "error", err)
+		}
+	}
+	if f.ready != "" {
+		defer os.Remove(f.ready)
+	}
+	return controlplane.New(cfg).Run(ctx)
+}
+
+// check finds what would fail later, or too late: the administrator's key is told once.
+func (f *serverFlags) check() error {
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{
+		{"--view-max-age", f.cfg.ViewMaxAge}, {"--acceptance-timeout", f.cfg.AcceptanceTimeout},
+		{"--flow-retention", f.cfg.FlowRetention},
+	} {
+		if d.value < time.Minute {
+			return api.Errorf(api.CodeInvalidParameter, d.flag, "use at least 1m", "%s is too short", d.value)
+		}
+	}
+	if f.adminKeyFile != "" {
+		return checkWritable("--admin-key-file", f.adminKeyFile)
+	}
+	return nil
+}
+
+// keepAdminKey never loses the key: what cannot be written is printed.
+func (a *app) keepAdminKey(log *slog.Logger, file, secret string) {
+	if file != "" {
+		err := writeWhole(file, []byte(secret+"\n"))
+		if err == nil {
+			log.Info("the administrator's key was written", "file", file)
+			return
+		}
+		log.Error("the administrator's key could not be written; it is printed instead", "error", err)
+	}
+	fmt.Fprintf(a.Out, "The administrator's key. It is not shown again, and the server keeps only its hash:\n\n"+
+		"  export CULVERT_API_KEY=%s\n\n", secret)
+}
+
+// etcdTLS is nil without an etcd that speaks it.
+func (f *serverFlags) etcdTLS() (*tls.Config, error) {
+	files := f.etcdCA + f.etcdCert + f.etcdKey
+	if len(f.cfg.EtcdEndpoints) == 0 {
+		if files != "" {
+			return nil, api.Errorf(api.CodeInvalidCombination, "--etcd-endpoints", "give --etcd-endpoints too, or none of these",
+				"--etcd-ca, --etcd-cert and --etcd-key are for an etcd that is not embedded")
+		}
+		return nil, nil
+	}
+	secure := 0
+	for _, e := range f.cfg.EtcdEndpoints {
+		switch {
+		case strings.HasPrefix(e, "https://"):
+			secure++
+		case !strings.HasPrefix(e, "http://"):
+			return nil, invalidFlag("--etcd-endpoints", e, "use https://HOST:PORT")
+		}
+	}
+	switch {
+	case secure != 0 && secure != len(f.cfg.EtcdEndpoints) || secure == 0 && files != "":
+		return nil, api.Errorf(api.CodeInvalidCombination, "--etcd-endpoints", "use https:// for all of them",
+			"some of them are without TLS")
+	case (f.etcdCert == "") != (f.etcdKey == ""):
+		return nil, api.Errorf(api.CodeInvalidCombination, "--etcd-cert", "give both, or none",
+			"--etcd-cert and --etcd-key belong together")
+	case secure == 0:
+		return nil, nil
+	}
+	return f.loadEtcdTLS()
+}
+
+func (f *serverFlags) loadEtcdTLS() (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f.etcdCA != "" {
+		pem, err := os.ReadFile(f.etcdCA)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-ca: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, invalidFlag("--etcd-ca", f.etcdCA, "name a file with a certificate in PEM")
+		}
+	}
+	if f.etcdCert != "" {
+		pair, err := tls.LoadX509KeyPair(f.etcdCert, f.etcdKey)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-cert and --etcd-key: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}

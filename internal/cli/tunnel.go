@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-net/culvert/agent/host"
+	"github.com/culvert-net/culvert/agent/wire"
+	"github.com/culvert-net/culvert/agent/wire/tunnel"
+)
+
+// defaultTunnelSocket is the same for the tunnel, which listens there, and the agent, which asks.
+const defaultTunnelSocket = "/run/culvert/tunnel.sock"
+
+func (a *app) tunnelCommand() *cobra.Command {
+	var p processFlags
+	var cfg tunnel.Config
+	c := command("tunnel [--tunnel-socket PATH] [--interface culvert0] [--mtu 1420]", "Run the tunnel of this node: WireGuard", `
+Run this node's WireGuard device until it is stopped. It has a process of its own so that an agent may be restarted or
+replaced without a packet noticing. Keys and peers come from the agent by --tunnel-socket; without an agent the tunnel
+goes on with what it has. Its interface stays when it ends: packets wait there for the next one.
+
+With tunnel upgrade, or on SIGUSR2, it replaces itself by the program now installed, and keeps interface, port and
+peers.`, `
+  culvert tunnel
+  culvert tunnel --mtu 8920 --log-format json
+  culvert tunnel upgrade`,
+		func(cmd *cobra.Command, _ []string) error {
+			if err := needRoot("the tunnel"); err != nil {
+				return err
+			}
+			log, err := p.logger(a.Err)
+			if err != nil {
+				return err
+			}
+			if err := checkMTU(cfg.MTU); err != nil {
+				return err
+			}
+			cfg.Log, cfg.ReadyFile = log, p.ready
+			return tunnel.Run(cmd.Context(), cfg)
+		})
+	tunnelSocketFlag(c, &cfg.Socket)
+	f := c.Flags()
+	f.StringVar(&cfg.Interface, "interface", host.DefaultTunnel, "`name` of the network interface")
+	f.IntVar(&cfg.MTU, "mtu", host.DefaultTunnelMTU, "of the interface, in bytes: the underlay's less 80")
+	p.flags(c)
+	c.Args = noArguments
+	c.AddCommand(a.tunnelUpgrade())
+	return c
+}
+
+func tunnelSocketFlag(c *cobra.Command, to *string) {
+	c.Flags().StringVar(to, "tunnel-socket", defaultTunnelSocket, "`path` of the tunnel's control socket")
+}
+
+// checkMTU refuses, by flag, what the tunnel would refuse without.
+func checkMTU(mtu int) error {
+	if mtu < 1280 || mtu > 65455 {
+		return invalidFlag("--mtu", strconv.Itoa(mtu), "use 1280 to 65455")
+	}
+	return nil
+}
+
+func (a *app) tunnelUpgrade() *cobra.Command {
+	var socket string
+	c := command("upgrade [--tunnel-socket PATH]", "Replace the running tunnel by the program now installed", `
+Have the tunnel that runs replace itself by the program that is now installed at its own path. Interface, port and peers
+stay; connections live on. It returns when the new one answers, and fails when the old one had to go on.`, `
+  culvert tunnel upgrade`,
+		func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), 30*time.Second)
+			defer cancel()
+			u := wire.NewUAPI(socket)
+			if err := u.Upgrade(ctx); err != nil {
+				return fmt.Errorf("%w (is culvert tunnel running, are you root?)", err)
+			}
+			counters, err := u.Counters(ctx)
+			if err != nil {
+				return err
+			}
+			answer := struct {
+				Started time.Time `json:"startedAt"`
+			}{counters.Started}
+			return a.print(answer, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "the new tunnel runs since %s\n", stamp(counters.Started))
+				return err
+			})
+		})
+	tunnelSocketFlag(c, &socket)
+	c.Args = noArguments
+	return c
+}
