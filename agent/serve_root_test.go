@@ -234,12 +234,15 @@ func TestServeFromDiskThroughCrashAndLeave(t *testing.T) {
 	if !slices.ContainsFunc(s.Errors, func(e string) bool { return strings.Contains(e, "is culvert tunnel running?") }) {
 		t.Errorf("nothing is said of the missing tunnel: %v", s.Errors)
 	}
-	if !slices.ContainsFunc(s.Counters, func(c local.Counter) bool { return c.Hook == "workload" && c.ENI == eni && c.Reason == "FORWARDED" }) {
+	if !slices.ContainsFunc(s.Counters, func(c local.Counter) bool {
+		return c.Hook == "workload" && c.ENI == eni && c.Reason == "FORWARDED"
+	}) {
 		t.Errorf("counters %+v", s.Counters)
 	}
 	netlab.Eventually(t, patience, func() bool { return len(m.flows(eni, 53)) > 0 && len(m.flows(tillENI, 80)) > 0 },
 		"the name's and the connection's flows are recorded, the latter at its receiver too")
-	if out, err := m.node.Try(os.Args[0], childArg, string(mustJSON(t, m.cfg))); err == nil || !strings.Contains(out, "an agent runs with this data directory") {
+	out, err := m.node.Try(os.Args[0], childArg, string(mustJSON(t, m.cfg)))
+	if err == nil || !strings.Contains(out, "an agent runs with this data directory") {
 		t.Errorf("a second agent: %v, %s", err, out)
 	}
 
