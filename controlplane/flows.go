@@ -117,12 +117,15 @@ func (s *Server) queryFlows(ctx context.Context, in *flowFilter) (*huma.StreamRe
 		defer cancel()
 		wake := make(chan struct{}, 1)
 		go s.ring(ctx, cancel, wake)
-		err := s.flows.Query(ctx, c.account, q, func(e api.FlowEnvelope) error { return out.send(e) }, func() error {
+		while := func(do func() error) error { // the key stands
 			if !s.keyStands(c.who.key) {
 				return errBadKey
 			}
-			return out.caughtUp()
-		}, wake)
+			return do()
+		}
+		err := s.flows.Query(ctx, c.account, q, func(e api.FlowEnvelope) error {
+			return while(func() error { return out.send(e) })
+		}, func() error { return while(out.caughtUp) }, wake)
 		if err != nil {
 			s.log.Debug("flow query ended", "request", requestID(ctx), "error", err)
 		}

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +29,8 @@ type lab struct {
 	adminKey string
 	keys     map[string]string // by account name
 	stop     func()
+	mu       sync.Mutex
+	clients  []*client.Client
 }
 
 // startLab runs a server on a Unix socket until the test ends; change may adjust its configuration.
@@ -57,6 +60,11 @@ func startLab(t testing.TB, change func(*Config)) *lab {
 			return
 		}
 		stopped = true
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, c := range l.clients { // a server waits a second for HTTP/2 connections that stay open
+			c.Close()
+		}
 		cancel()
 		select {
 		case err := <-done:
@@ -85,6 +93,9 @@ func (l *lab) client(key, account string) *client.Client {
 		l.t.Fatal(err)
 	}
 	l.t.Cleanup(c.Close)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.clients = append(l.clients, c)
 	return c
 }
 

@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"testing"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
-	"github.com/culvert-net/culvert/api/client"
 )
 
 // identity is what the host's agent would keep, as far as opening views needs it.
@@ -103,10 +101,10 @@ func TestStreamEndsWithServer(t *testing.T) {
 	l := startLab(t, nil)
 	views, ended := l.host("host-a").views(t)
 	until(t, views, "the first", anyView)
-	l.as("shop")
+	shop := l.as("shop")
 	flows := make(chan error, 1)
 	go func() {
-		flows <- l.as("shop").Flows(context.Background(), api.FlowQuery{Follow: true}, func(api.FlowEnvelope) error { return nil })
+		flows <- shop.Flows(context.Background(), api.FlowQuery{Follow: true}, func(api.FlowEnvelope) error { return nil })
 	}()
 	start := time.Now()
 	l.stop()
@@ -149,28 +147,4 @@ func TestConverged(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-}
-
-// record is one that a node could write.
-func record(node string, seq uint64, r api.FlowRecord, accounts ...string) api.FlowEnvelope {
-	r.Node, r.Boot, r.Sequence = node, "boot", seq
-	if r.End.IsZero() {
-		r.End = time.Now().UTC()
-	}
-	body, _ := json.Marshal(r)
-	return api.FlowEnvelope{Node: node, Boot: "boot", Seq: seq, Accounts: accounts, End: r.End, Record: body}
-}
-
-func collect(t *testing.T, c *client.Client, q api.FlowQuery) (seqs []uint64) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	err := c.Flows(ctx, q, func(e api.FlowEnvelope) error {
-		seqs = append(seqs, e.Seq)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return seqs
 }
