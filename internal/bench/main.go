@@ -3,7 +3,7 @@
 // nothing by itself; the ratios are the result. Systems take turns within each round, so that whatever else the machine
 // does strikes all of them.
 //
-//	go run ./internal/bench [-rounds 5] [-write docs/PERFORMANCE.md]
+//	go run ./internal/bench [-rounds 7] [-write docs/PERFORMANCE.md]
 //
 // It needs root and iperf3, makes namespaces named cvbench-… that lead nowhere, and removes them.
 package main
@@ -11,6 +11,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -35,7 +36,7 @@ func main() {
 		}
 		return
 	}
-	rounds := flag.Int("rounds", 5, "how often each system is measured")
+	rounds := flag.Int("rounds", 7, "how often each system is measured")
 	file := flag.String("write", "", "put the result between the markers of this `file`, not on standard output")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -110,6 +111,9 @@ func measureAll(ctx context.Context, dir string, rounds int) (r *results, err er
 			return nil, fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
 		}
 	}
+	if err := comeFirst(); err != nil {
+		return nil, err
+	}
 	plain := &plainPair{wireguard: filepath.Join(dir, "wireguard-go")}
 	defer plain.down()
 	m, err := newMesh(filepath.Join(dir, "culvert"))
@@ -138,7 +142,7 @@ func measureAll(ctx context.Context, dir string, rounds int) (r *results, err er
 		defer s.stop()
 	}
 	if r, err = measure(ctx, systems, rounds); err != nil {
-		return nil, err
+		return nil, errors.Join(err, m.explain(ctx))
 	}
 	r.memory, err = memories(plain, m)
 	return r, err

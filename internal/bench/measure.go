@@ -182,7 +182,7 @@ func parseIperf(out []byte) (rate, bits float64, err error) {
 }
 
 func requests(ctx context.Context, s *system) (map[metric]float64, error) {
-	out, err := s.load(ctx, "request")
+	out, err := s.load(ctx, "request", turn.String())
 	if err != nil {
 		return nil, err
 	}
@@ -206,10 +206,11 @@ func connects(ctx context.Context, s *system) (map[metric]float64, error) {
 }
 
 // load runs this program in the client's namespace.
-func (s *system) load(ctx context.Context, kind string) ([]byte, error) {
+func (s *system) load(ctx context.Context, kind string, args ...string) ([]byte, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	return output(ctx, s.client, self, kind, netip.AddrPortFrom(s.dial, echoPort).String(), turn.String())
+	argv := append([]string{self, kind, netip.AddrPortFrom(s.dial, echoPort).String()}, args...)
+	return output(ctx, s.client, argv...)
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
@@ -14,11 +16,24 @@ import (
 const prefix = "cvbench"
 
 // mesh is a development mesh with a consumer on host-a and targets behind endpoint services on both hosts.
-type mesh struct{ lab *dev.Lab }
+type mesh struct {
+	lab     *dev.Lab
+	program string
+}
 
 func newMesh(program string) (*mesh, error) {
 	lab, err := dev.New(dev.Config{Prefix: prefix, Program: program})
-	return &mesh{lab: lab}, err
+	return &mesh{lab: lab, program: program}, err
+}
+
+// explain is an error with what each host counted: who measures a mesh that refuses wants to know why.
+func (m *mesh) explain(ctx context.Context) error {
+	var all []error
+	for _, host := range []string{"host-a", "host-b"} {
+		out, err := exec.CommandContext(ctx, m.program, "status", "--counters", "--socket", m.lab.AgentSocket(host)).CombinedOutput()
+		all = append(all, fmt.Errorf("%s:\n%s", host, out), err)
+	}
+	return errors.Join(all...)
 }
 
 const consumer = prefix + "-from"
@@ -40,6 +55,17 @@ func (m *mesh) up(ctx context.Context) ([]*system, error) {
 	}
 	if err := m.lab.Up(ctx, 2); err != nil {
 		return nil, err
+	}
+	for _, role := range []string{"server", "tunnel", "agent"} {
+		ids, err := m.processes(role)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			if err := prefer(id); err != nil {
+				return nil, err
+			}
+		}
 	}
 	admin, err := m.lab.Admin("")
 	if err != nil {

@@ -3,10 +3,13 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // kthreadd is the parent of kernel threads; what they do for the network belongs to what is measured.
@@ -116,6 +119,39 @@ func descends(all map[int]process, pid, root int) bool {
 		pid = p.parent
 	}
 	return false
+}
+
+// niceness of this program and of all that it starts: all systems alike come before what else the machine does.
+const niceness = -10
+
+// comeFirst sets the niceness of every thread; later ones, and processes, have it from those that start them. Where the
+// kernel shares CPUs between sessions first, prefer is needed as well.
+func comeFirst() error {
+	for range 2 { // one may be starting another
+		entries, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			tid, err := strconv.Atoi(e.Name())
+			if err == nil {
+				err = unix.Setpriority(unix.PRIO_PROCESS, tid, niceness)
+			}
+			if err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("priority of thread %s: %w", e.Name(), err)
+			}
+		}
+	}
+	return nil
+}
+
+// prefer sets the niceness of a process's session, which must be its own, if the kernel knows such a thing.
+func prefer(pid int) error {
+	err := os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), []byte(strconv.Itoa(niceness)), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("priority of process %d: %w", pid, err)
+	}
+	return nil
 }
 
 // memory of a process, MiB.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/culvert-net/culvert/internal/netns"
@@ -72,14 +73,12 @@ func (s *system) reach(ctx context.Context, port uint16) error {
 	})
 }
 
-// manyPorts lets a client open some thousand connections a second for minutes.
+// manyPorts lets a client open some thousand connections a minute to one address: each port rests for one.
 func manyPorts(namespace string) error {
 	return netns.Do(netns.Path(namespace), func() error {
-		// These files speak of the namespace of the thread that opens them.
-		for file, value := range map[string]string{"ip_local_port_range": "1100 65000", "tcp_tw_reuse": "1"} {
-			if err := os.WriteFile("/proc/sys/net/ipv4/"+file, []byte(value), 0); err != nil {
-				return fmt.Errorf("namespace %s: %w", namespace, err)
-			}
+		// The file speaks of the namespace of the thread that opens it.
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("1100 65000"), 0); err != nil {
+			return fmt.Errorf("namespace %s: %w", namespace, err)
 		}
 		return nil
 	})
@@ -89,11 +88,22 @@ func manyPorts(namespace string) error {
 // uses it fails and tells why.
 func start(ctx context.Context, namespace string, argv ...string) (*exec.Cmd, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	return cmd, begin(namespace, cmd)
+}
+
+// begin starts a command in a namespace and in a session of its own, as the mesh's processes are.
+func begin(namespace string, cmd *exec.Cmd) error {
 	cmd.Env = append(os.Environ(), "WG_PROCESS_FOREGROUND=1") // wireguard-go: no fork, no advice
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := netns.Start(netns.Path(namespace), cmd); err != nil {
-		return nil, fmt.Errorf("start %s in %s: %w", argv[0], namespace, err)
+		return fmt.Errorf("start %s in %s: %w", cmd.Args[0], namespace, err)
 	}
-	return cmd, nil
+	if err := prefer(cmd.Process.Pid); err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return err
+	}
+	return nil
 }
 
 // output runs a command in a namespace to its end and returns what it prints.
@@ -101,7 +111,7 @@ func output(ctx context.Context, namespace string, argv ...string) ([]byte, erro
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var out, problem bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problem
-	err := netns.Start(netns.Path(namespace), cmd)
+	err := begin(namespace, cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}
