@@ -2,7 +2,7 @@ package cli
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -23,6 +23,7 @@ type notingAgent struct {
 	cannedAgent
 	mu       sync.Mutex
 	attached []local.AttachRequest
+	inside   os.FileInfo // the namespace of the last one
 	detached []string
 	stale    []local.Workload
 	refuse   error
@@ -31,8 +32,9 @@ type notingAgent struct {
 func (c *notingAgent) Attach(_ context.Context, r local.AttachRequest) (local.AttachResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !netns.Exists(r.Netns) {
-		return local.AttachResponse{}, errors.New("no such namespace: " + r.Netns)
+	var err error
+	if c.inside, err = os.Stat(r.Netns); err != nil || !netns.Exists(r.Netns) {
+		return local.AttachResponse{}, fmt.Errorf("no such namespace: %s: %w", r.Netns, err)
 	}
 	if c.refuse != nil {
 		return local.AttachResponse{}, c.refuse
@@ -79,7 +81,8 @@ const jobENI = "eni-00000000000000009"
 
 func TestRunInsideANetworkOfItsOwn(t *testing.T) {
 	agent := &notingAgent{stale: []local.Workload{
-		{ENI: jobENI, Netns: "/proc/999999999/ns/net"}, {ENI: "eni-other", Netns: "/proc/self/ns/net"}, {ENI: "eni-named", Netns: "/run/netns/gone"},
+		{ENI: jobENI, Netns: "/proc/999999999/ns/net"}, {ENI: "eni-other", Netns: "/proc/self/ns/net"},
+		{ENI: "eni-named", Netns: "/run/netns/gone"},
 	}}
 	socket := serveNoting(t, agent)
 	status, out, errOut := once(t, "run", "--socket", socket, "--eni", jobENI, "--interface", "eth7", "--",
@@ -90,22 +93,24 @@ func TestRunInsideANetworkOfItsOwn(t *testing.T) {
 	if want := "# written by culvert run\nnameserver 10.0.0.2\noptions timeout:2 attempts:3\nlo\n0x9\n"; out != want {
 		t.Errorf("inside:\n%s", out)
 	}
-	if len(agent.attached) != 1 || agent.attached[0].ENI != jobENI || agent.attached[0].Interface != "eth7" || !agent.attached[0].DefaultRoute {
+	if a := agent.attached; len(a) != 1 || a[0].ENI != jobENI || a[0].Interface != "eth7" || !a[0].DefaultRoute {
 		t.Errorf("attached %+v", agent.attached)
 	}
 	if !slices.Equal(agent.detached, []string{jobENI, jobENI}) { // what a killed run had left, and its own
 		t.Errorf("detached %v", agent.detached)
 	}
-	if netns.Exists(agent.attached[0].Netns) {
-		t.Error("the namespace is still there")
-	}
+	netlab.Eventually(t, patience, func() bool { // its thread is gone, or another has its number
+		now, err := os.Stat(agent.attached[0].Netns)
+		return err != nil || !os.SameFile(now, agent.inside)
+	}, "the namespace goes")
 }
 
 func TestRunEndsAsItsCommandDoes(t *testing.T) {
 	agent := &notingAgent{}
 	socket := serveNoting(t, agent)
 	for script, want := range map[string]int{"true": 0, "kill -KILL $$": 137} {
-		if status, _, errOut := once(t, "run", "--socket", socket, "--eni", jobENI, "--", "sh", "-c", script); status != want || errOut != "" {
+		status, _, errOut := once(t, "run", "--socket", socket, "--eni", jobENI, "--", "sh", "-c", script)
+		if status != want || errOut != "" {
 			t.Errorf("%s: status %d, %q", script, status, errOut)
 		}
 	}
@@ -120,7 +125,8 @@ func TestRunEndsAsItsCommandDoes(t *testing.T) {
 }
 
 func TestRunThatCannot(t *testing.T) {
-	agent := &notingAgent{refuse: &api.Error{Code: api.CodeENINotFound, Field: "eniId", Message: "is not of this node", Remedy: "bind it"}}
+	refusal := &api.Error{Code: api.CodeENINotFound, Field: "eniId", Message: "is not of this node", Remedy: "bind it"}
+	agent := &notingAgent{refuse: refusal}
 	socket := serveNoting(t, agent)
 	for args, want := range map[string]string{
 		"run --eni " + jobENI + " -- no-such-program": "COMMAND: ",
@@ -128,7 +134,8 @@ func TestRunThatCannot(t *testing.T) {
 		"run -- true":                                 "--eni",
 		"run --eni " + jobENI:                         "COMMAND",
 	} {
-		status, _, errOut := once(t, append(strings.Fields(args)[:1], append([]string{"--socket", socket}, strings.Fields(args)[1:]...)...)...)
+		t.Setenv("CULVERT_AGENT_SOCKET", socket)
+		status, _, errOut := once(t, strings.Fields(args)...)
 		if status != 1 || !strings.Contains(errOut, want) {
 			t.Errorf("%s: status %d, %q", args, status, errOut)
 		}

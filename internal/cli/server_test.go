@@ -100,7 +100,8 @@ func readFile(t *testing.T, path string) string {
 func TestServerProcess(t *testing.T) {
 	clearEnvironment(t, t.TempDir())
 	dir := t.TempDir()
-	socket, ready, key := "unix:"+filepath.Join(dir, "s.sock"), filepath.Join(dir, "run", "ready"), filepath.Join(dir, "keys", "admin")
+	socket := "unix:" + filepath.Join(dir, "s.sock")
+	ready, key := filepath.Join(dir, "run", "ready"), filepath.Join(dir, "keys", "admin")
 	args := []string{"server", "--data-dir", filepath.Join(dir, "data"), "--listen", socket, "--ready-file", ready,
 		"--admin-key-file", key, "--region", "here", "--log-format", "json"}
 	for round := range 2 { // at the second start the key is only what it was
