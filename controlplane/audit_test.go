@@ -50,7 +50,7 @@ func TestEveryMutationIsAudited(t *testing.T) {
 		}
 		e := after[len(after)-1]
 		if e.Action != b.op || e.Outcome != string(b.code) || e.RequestID != a.header.Get(client.HeaderRequestID) || e.Source != "unix" ||
-			e.Actor == "" || e.Actor == anonymous {
+			e.Actor == "" || e.Actor == anonymous || e.Resource != "" && !exists(l.s.Resources(), e.Resource) {
 			t.Errorf("%s: %+v", b.op, e)
 		}
 	}

@@ -412,10 +412,26 @@ func (s *Server) auditRefusal(ctx context.Context, c *call, op string, e *api.Er
 	if c == nil || e.Code == api.CodeUnavailable || c.who.id() == anonymous {
 		return
 	}
+	if !exists(s.store.Snapshot(), c.subject) {
+		c.subject = "" // it would have been made
+	}
 	if _, err := s.store.Txn(ctx, func(tx *store.Tx) error {
 		tx.Audit(c.event(op, string(e.Code)))
 		return nil
 	}); err != nil {
 		s.log.Warn("refusal not audited", "operation", op, "request", requestID(ctx), "error", err)
 	}
+}
+
+func exists(r *api.Resources, id string) bool {
+	kind, err := api.ParseID(id)
+	if err != nil {
+		return false
+	}
+	found := false
+	r.Each(kind, func(res api.Resource) bool {
+		found = res.GetMeta().ID == id
+		return !found
+	})
+	return found
 }

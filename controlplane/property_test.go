@@ -12,12 +12,13 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/controlplane/store"
 	"github.com/culvert-net/culvert/controlplane/view"
 	"github.com/culvert-net/culvert/judge"
 )
 
 // TestAnySequence asks for anything in any order. Whatever is asked for, nothing is in the picture that must not be, who is
-// refused has changed nothing, and nothing passes but by an Available connection.
+// refused has changed nothing, every request leaves one audit event, and nothing passes but by an Available connection.
 func TestAnySequence(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		l := startLab(t, nil)
@@ -33,7 +34,7 @@ func TestAnySequence(t *testing.T) {
 			must(c.CreateSubnet(l.ctx(), api.CreateSubnetRequest{VPC: name, Name: "large", Zone: "b", CIDR: prefix("10.0.2.0/26")}))(t)
 			w.offer(t, name, c)
 		}
-		w.last = l.s.Resources()
+		w.settle()
 		rt.Repeat(w.actions())
 	})
 }
@@ -42,6 +43,7 @@ type walker struct {
 	l       *lab
 	clients map[string]*client.Client
 	last    *api.Resources // as the action before left it
+	events  uint64         // number of the newest audit event then
 	joined  int
 }
 
@@ -88,6 +90,16 @@ func some[T api.Resource](w *walker, t *rapid.T, all map[string]T, account, what
 	return out
 }
 
+// settle takes things as they are for where the next action starts.
+func (w *walker) settle() {
+	w.last, w.events = w.l.s.Resources(), must(w.l.s.lastAudit(w.l.ctx()))(w.l.t)
+}
+
+// audited reports whether there is an event of a number.
+func (w *walker) audited(seq uint64) bool {
+	return must(w.l.s.store.Get(w.l.ctx(), store.AuditKey(seq)))(w.l.t) != nil
+}
+
 // after judges what came of a request.
 func (w *walker) after(t *rapid.T, err error) {
 	now := w.l.s.Resources()
@@ -99,6 +111,9 @@ func (w *walker) after(t *rapid.T, err error) {
 		if now != w.last {
 			t.Fatalf("refused with %v, and yet something changed", err)
 		}
+	}
+	if w.events++; !w.audited(w.events) || w.audited(w.events+1) {
+		t.Fatalf("not exactly one audit event (%v)", err)
 	}
 	w.last = now
 }
@@ -307,7 +322,7 @@ func (w *walker) operating() map[string]func(*rapid.T) {
 				return
 			}
 			w.l.host(fmt.Sprintf("host-%d", w.joined))
-			w.last = r()
+			w.settle()
 		},
 		"move-node": func(t *rapid.T) {
 			move := rapid.SampledFrom([]func(string) error{
