@@ -20,16 +20,16 @@ type explainer struct {
 	view   *api.View
 	tunnel wire.State
 	now    time.Time
-	out    local.Explanation
+	out    api.Explanation
 }
 
 // Explain tells which stage lets a new flow through or stops it, from the plan in force and the state of the tunnel.
-func (a *Agent) Explain(ctx context.Context, r local.ExplainRequest) (local.Explanation, error) {
+func (a *Agent) Explain(ctx context.Context, r local.ExplainRequest) (api.Explanation, error) {
 	a.mu.Lock()
 	x := explainer{plan: a.applied, view: a.appliedView, now: time.Now()}
 	a.mu.Unlock()
 	if x.plan == nil {
-		return local.Explanation{}, &api.Error{Code: api.CodeUnavailable, Message: "no plan has been applied yet",
+		return api.Explanation{}, &api.Error{Code: api.CodeUnavailable, Message: "no plan has been applied yet",
 			Remedy: "see culvert status on this node"}
 	}
 	proto := r.Protocol
@@ -38,7 +38,7 @@ func (a *Agent) Explain(ctx context.Context, r local.ExplainRequest) (local.Expl
 	}
 	number := map[api.Protocol]uint8{api.TCP: plan.ProtocolTCP, api.UDP: plan.ProtocolUDP, api.ICMP: plan.ProtocolICMP}[proto]
 	if number == 0 {
-		return local.Explanation{}, &api.Error{Code: api.CodeInvalidParameter, Field: "protocol",
+		return api.Explanation{}, &api.Error{Code: api.CodeInvalidParameter, Field: "protocol",
 			Message: fmt.Sprintf("%q is no protocol of a flow", proto), Remedy: "use tcp, udp or icmp"}
 	}
 	x.tunnel, _ = a.edges.Wire.Observe(ctx) // without it the tunnel stage says that the device does not answer
@@ -47,12 +47,12 @@ func (a *Agent) Explain(ctx context.Context, r local.ExplainRequest) (local.Expl
 }
 
 func (x *explainer) ok(stage, format string, args ...any) bool {
-	x.out.Stages = append(x.out.Stages, local.Stage{Name: stage, OK: true, Detail: fmt.Sprintf(format, args...)})
+	x.out.Stages = append(x.out.Stages, api.Stage{Name: stage, OK: true, Detail: fmt.Sprintf(format, args...)})
 	return true
 }
 
 func (x *explainer) stop(stage, reason, remedy, format string, args ...any) bool {
-	x.out.Stages = append(x.out.Stages, local.Stage{Name: stage, Reason: reason, Remedy: remedy,
+	x.out.Stages = append(x.out.Stages, api.Stage{Name: stage, Reason: reason, Remedy: remedy,
 		Detail: fmt.Sprintf(format, args...)})
 	return false
 }

@@ -132,6 +132,7 @@ func (s *Server) buildHTTP() {
 	s.registerNodeSide()
 	s.registerFlows()
 	s.registerStatus()
+	s.registerExplain()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, api.Errorf(api.CodeRouteNotFound, "", "see /openapi.json", "there is no %s %s", r.Method, r.URL.Path))
 	})

@@ -53,6 +53,7 @@ var mentions = map[api.Kind][]mention{
 		{"get-eni", args("REF"), ""}, {"modify-eni", args("REF"), `{}`}, {"delete-eni", args("REF"), ""},
 		{"create-target-group", nil, `{"vpcId":"shop","protocol":"tcp","port":1,"targets":[{"eniId":"REF"}]}`},
 		{"query-flows", args("?eni=REF"), ""},
+		{"explain-flow", args("?to=10.0.0.9&from=REF"), ""},
 	},
 	api.KindSecurityGroup: {
 		{"get-security-group", args("REF"), ""}, {"delete-security-group", args("REF"), ""},

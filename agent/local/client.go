@@ -53,7 +53,7 @@ func (c *Client) Status(ctx context.Context) (out Status, err error) {
 }
 
 // Explain asks what would happen to a new flow.
-func (c *Client) Explain(ctx context.Context, r ExplainRequest) (out Explanation, err error) {
+func (c *Client) Explain(ctx context.Context, r ExplainRequest) (out api.Explanation, err error) {
 	return out, c.call(ctx, http.MethodPost, "/v1/explain", r, &out)
 }
 

@@ -88,25 +88,10 @@ type Counter struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
-// ExplainRequest asks what would happen to a new flow. GET /v1/explain?from=&to=&port=&protocol=.
+// ExplainRequest asks what would happen to a new flow. POST /v1/explain; the answer is an api.Explanation.
 type ExplainRequest struct {
 	From     string       `json:"from"` // ENI id
 	To       string       `json:"to"`   // name or address
 	Port     uint16       `json:"port"`
 	Protocol api.Protocol `json:"protocol"` // default tcp
-}
-
-// Stage is one step of an explanation.
-type Stage struct {
-	Name   string `json:"stage"` // resolve, source, classify, egress, endpoint, target, tunnel, grant, ingress, …
-	OK     bool   `json:"ok"`
-	Reason string `json:"reason,omitempty"` // of the datapath when not OK
-	Detail string `json:"detail"`
-	Remedy string `json:"remedy,omitempty"`
-}
-
-// Explanation lists the stages up to the one that decides.
-type Explanation struct {
-	Allowed bool    `json:"allowed"`
-	Stages  []Stage `json:"stages"`
 }

@@ -29,7 +29,7 @@ type Backend interface {
 	Status(context.Context) (Status, error)
 	// PlanText is the dump of the plan in force.
 	PlanText(context.Context) (string, error)
-	Explain(context.Context, ExplainRequest) (Explanation, error)
+	Explain(context.Context, ExplainRequest) (api.Explanation, error)
 	// Flows calls fn for every record that matches, oldest first; with follow it goes on until ctx ends.
 	Flows(ctx context.Context, f api.FlowFilter, follow bool, fn func(*api.FlowRecord) error) error
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"net/http"
+	"strconv"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -188,4 +189,16 @@ func (c *Client) ListAudit(ctx context.Context, o ...Option) ([]api.AuditEvent, 
 // Status tells how the server is and whom it takes the caller for.
 func (c *Client) Status(ctx context.Context, o ...Option) (*api.Status, error) {
 	return get[api.Status](ctx, c, "/v1/status", o...)
+}
+
+// Explain asks what both sides of a connection say to a new flow from a network interface to a name or address.
+func (c *Client) Explain(ctx context.Context, from, to string, port uint16, protocol api.Protocol, o ...Option) (
+	*api.Explanation, error) {
+	query := func(o *callOptions) {
+		o.query.Set("from", from)
+		o.query.Set("to", to)
+		o.query.Set("port", strconv.Itoa(int(port)))
+		o.query.Set("protocol", string(protocol))
+	}
+	return get[api.Explanation](ctx, c, "/v1/explain", append(o, query)...)
 }

@@ -35,13 +35,13 @@ func (cannedAgent) Status(context.Context) (local.Status, error) {
 func (cannedAgent) PlanText(context.Context) (string, error) { return "", nil }
 
 // Explain lets flows to port 443 through.
-func (cannedAgent) Explain(_ context.Context, r local.ExplainRequest) (local.Explanation, error) {
-	x := local.Explanation{Allowed: r.Port == 443, Stages: []local.Stage{
+func (cannedAgent) Explain(_ context.Context, r local.ExplainRequest) (api.Explanation, error) {
+	x := api.Explanation{Allowed: r.Port == 443, Stages: []api.Stage{
 		{Name: "source", OK: true, Detail: r.From + " is 10.0.1.5, attached on this node"},
 		{Name: "listener", OK: true, Detail: "443/tcp"},
 	}}
 	if !x.Allowed {
-		x.Stages[1] = local.Stage{Name: "listener", Reason: "NO_LISTENER", Detail: "nothing listens there on this port: it has 443/tcp",
+		x.Stages[1] = api.Stage{Name: "listener", Reason: "NO_LISTENER", Detail: "nothing listens there on this port: it has 443/tcp",
 			Remedy: "use one of these ports"}
 	}
 	return x, nil

@@ -20,8 +20,8 @@ Walk the stages that a new flow from one of your network interfaces would meet, 
 stops it, from the live state of the node that hosts the interface, and say what to do. It sends nothing. The exit
 status is 1 when the flow would be stopped.
 
-The agent on the interface's node is asked, so call this there. On the mesh of culvert dev up it works from anywhere.
-What the receiving node decides by itself is named as such: ask there, or read culvert flows query.`, `
+The agent on the interface's node is asked, so call this there; on the mesh of culvert dev up it works from anywhere.
+With a server configured, that adds what the other side decides.`, `
   culvert explain --from cart --to ledger.pay.internal:443
   culvert explain --from eni-0a1b2c3d4e5f60718 --to 10.0.1.200:53 --protocol udp`,
 		func(cmd *cobra.Command, _ []string) error {
@@ -51,7 +51,7 @@ What the receiving node decides by itself is named as such: ask there, or read c
 }
 
 // explain asks the agent of the interface's node. Without a server, an id and the local agent will do.
-func (a *app) explain(cmd *cobra.Command, r local.ExplainRequest) (*local.Explanation, error) {
+func (a *app) explain(cmd *cobra.Command, r local.ExplainRequest) (*api.Explanation, error) {
 	ctx := cmd.Context()
 	var eni *api.ENI
 	c, err := a.client()
@@ -74,7 +74,25 @@ func (a *app) explain(cmd *cobra.Command, r local.ExplainRequest) (*local.Explan
 		return nil, err
 	}
 	x, err := agent.Explain(ctx, r)
-	return &x, err
+	if err != nil || c == nil {
+		return &x, err
+	}
+	if y, err := c.Explain(ctx, r.From, r.To, r.Port, r.Protocol); err == nil { // a node's own answer needs no server
+		join(&x, y)
+	}
+	return &x, nil
+}
+
+// join completes what a node knows by what the server knows: how the receiver decides, and why an endpoint does not work.
+func join(x, server *api.Explanation) {
+	n := len(x.Stages)
+	switch {
+	case n == 0 || len(server.Stages) == 0:
+	case x.Allowed && x.Stages[n-1].Name == "receiver":
+		x.Stages, x.Allowed = append(x.Stages[:n-1], server.Stages...), server.Allowed
+	case server.Stages[0].Name == "connection":
+		x.Stages = append(x.Stages, server.Stages[0])
+	}
 }
 
 // parseDestination reads NAME[:PORT].
@@ -91,7 +109,7 @@ func parseDestination(s string) (string, uint16, error) {
 	return host, uint16(n), nil
 }
 
-func writeExplanation(w io.Writer, x *local.Explanation, r local.ExplainRequest) error {
+func writeExplanation(w io.Writer, x *api.Explanation, r local.ExplainRequest) error {
 	var rows [][]string
 	for _, s := range x.Stages {
 		outcome := "pass"

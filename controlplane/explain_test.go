@@ -1,0 +1,60 @@
+package controlplane
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// Each way in which a flow may be refused is told to the consumer, with whose it is to change that.
+func TestExplain(t *testing.T) {
+	l := mesh(t, nil)
+	shop, pay := l.as("shop"), l.as("pay")
+	ask := func(to string, port uint16, reason, remedy string) {
+		t.Helper()
+		x := must(shop.Explain(l.ctx(), "cart", to, port, api.TCP))(t)
+		if len(x.Stages) != 1 {
+			t.Fatalf("%+v", x)
+		}
+		s := x.Stages[0]
+		if x.Allowed != (reason == "") || s.OK != x.Allowed || s.Reason != reason || !strings.Contains(s.Remedy, remedy) {
+			t.Errorf("%s:%d: %+v, want %q and the remedy %q", to, port, s, reason, remedy)
+		}
+	}
+	const name = "ledger.pay.internal"
+	if _, err := l.admin().AddDomain(l.ctx(), "pay", "pay.internal"); err != nil {
+		t.Fatal(err)
+	}
+	private := name
+	must(pay.ModifyService(l.ctx(), "ledger", api.ModifyServiceRequest{PrivateDNSName: &private}))(t)
+	ask(name, 443, "NXDOMAIN", "culvert endpoint create")
+	ask("10.0.0.77", 443, "NO_DESTINATION", "REASONS")
+
+	e := must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger"}))(t)
+	address := l.s.Resources().ENIs[e.ENIs[0]].Address.String()
+	ask(e.DNSNames[0], 443, "NO_LISTENER", "the provider has to accept")
+	ask(address, 443, "NO_LISTENER", "the provider has to accept")
+	must(pay.AcceptConnections(l.ctx(), "ledger", []string{e.ID}))(t)
+	ask(name, 443, "NXDOMAIN", "culvert endpoint modify")
+	on := true
+	must(shop.ModifyEndpoint(l.ctx(), "ledger", api.ModifyEndpointRequest{PrivateDNSEnabled: &on}))(t)
+	ask(name, 443, "", "")
+	ask(address, 444, "NO_LISTENER", "REASONS")
+
+	g := must(pay.GetSecurityGroup(l.ctx(), "default"))(t)
+	for _, r := range g.Ingress {
+		if r.CIDR.IsValid() {
+			must(pay.RevokeRule(l.ctx(), "default", r.ID))(t)
+		}
+	}
+	ask(name, 443, "LB_GROUP_INGRESS", "the provider")
+	must(pay.RejectConnections(l.ctx(), "ledger", []string{e.ID}))(t)
+	ask(name, 443, "NO_LISTENER", "may accept it after all")
+
+	if _, err := l.as("stranger").Explain(l.ctx(), must(shop.GetENI(l.ctx(), "cart"))(t).ID, name, 443, api.TCP); err == nil {
+		t.Error("another account's interface is explained")
+	}
+	_, err := shop.Explain(l.ctx(), "cart", name, 443, "sctp")
+	wantCode(t, err, api.CodeInvalidParameter)
+}
