@@ -25,13 +25,16 @@ type report struct {
 	running map[key]*strings.Builder // tests, and packages under the empty name, that have not ended
 	order   []key                    // of running
 	passed  int
-	failed  int
+	failed  int            // tests, and packages of which no test failed
+	blamed  map[string]int // failed tests by package
 	skipped []string
 }
 
 type key struct{ pkg, test string }
 
-func newReport(w io.Writer) *report { return &report{w: w, running: map[key]*strings.Builder{}} }
+func newReport(w io.Writer) *report {
+	return &report{w: w, running: map[key]*strings.Builder{}, blamed: map[string]int{}}
+}
 
 // read handles events up to the end of the stream. Lines that are no events are printed as they are.
 func (r *report) read(in io.Reader) error {
@@ -63,7 +66,9 @@ func (r *report) handle(e event) {
 	case "start", "run":
 		r.buffer(k)
 	case "output":
-		r.buffer(k).WriteString(e.Output)
+		if !strings.HasPrefix(e.Output, "=== ") { // -v's own lines
+			r.buffer(k).WriteString(e.Output)
+		}
 	case "pass":
 		r.pass(k)
 	case "skip":
@@ -120,21 +125,27 @@ func (r *report) skip(k key) {
 // fail of a package also tells of the tests that had not ended: one of them stopped it.
 func (r *report) fail(k key) {
 	if k.test != "" {
-		r.failed++
-		fmt.Fprint(r.w, r.end(k))
+		r.blame(k)
 		return
 	}
 	whole := r.end(k)
 	for _, o := range slices.Clone(r.order) {
 		if o.pkg == k.pkg {
-			r.failed++
-			fmt.Fprint(r.w, r.end(o))
+			r.blame(o)
 		}
 	}
 	if whole == "" {
 		whole = "FAIL\t" + k.pkg + "\n"
 	}
 	fmt.Fprint(r.w, whole)
+	if r.blamed[k.pkg] == 0 {
+		r.failed++
+	}
+}
+
+func (r *report) blame(k key) {
+	fmt.Fprint(r.w, r.end(k))
+	r.blamed[k.pkg]++
 	r.failed++
 }
 

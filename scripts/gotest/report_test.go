@@ -38,13 +38,13 @@ func TestReport(t *testing.T) {
 {"Action":"output","Package":"p","Output":"FAIL\n"}
 {"Action":"output","Package":"p","Output":"FAIL\tp\t0.1s\n"}
 {"Action":"fail","Package":"p"}
-`, "    a_test.go:1: bad\nFAIL\nFAIL\tp\t0.1s\nFAIL: 0 tests passed, 2 failed, 0 skipped\n", false},
+`, "    a_test.go:1: bad\nFAIL\nFAIL\tp\t0.1s\nFAIL: 0 tests passed, 1 failed, 0 skipped\n", false},
 		"a test that stops the process": {passing + `{"Action":"start","Package":"r"}
 {"Action":"run","Package":"r","Test":"TestB"}
 {"Action":"output","Package":"r","Test":"TestB","Output":"panic: no\n"}
 {"Action":"output","Package":"r","Output":"FAIL\tr\t0.1s\n"}
 {"Action":"fail","Package":"r"}
-`, "ok  \tp\t0.1s\n?   \tq\t[no test files]\npanic: no\nFAIL\tr\t0.1s\nFAIL: 1 tests passed, 2 failed, 0 skipped\n", false},
+`, "ok  \tp\t0.1s\n?   \tq\t[no test files]\npanic: no\nFAIL\tr\t0.1s\nFAIL: 1 tests passed, 1 failed, 0 skipped\n", false},
 		"a build that fails": {`{"ImportPath":"p [p.test]","Action":"build-output","Output":"p.go:1: undefined: x\n"}
 {"ImportPath":"p [p.test]","Action":"build-fail"}
 {"Action":"start","Package":"p"}
