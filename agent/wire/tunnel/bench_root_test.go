@@ -59,7 +59,7 @@ func compare(b *testing.B, unit string, measure func(testing.TB, *tunneltest.Nod
 				}
 			}
 		}
-		if echo := y.Echo(); !x.Reach(echo, 64, 5*time.Second) {
+		if echo := y.Echo(); !x.Reach(echo, 64, tunneltest.Patience) {
 			b.Fatalf("%s: no traffic", k.name)
 		}
 		pairs[i] = pair{x, y}

@@ -3,6 +3,7 @@ package tunnel_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -54,7 +55,7 @@ func checkTraffic(t *testing.T, a, b *tunneltest.Node) {
 	t.Helper()
 	echo := b.Echo()
 	for _, size := range []int{0, 1, 64, 1372, 1373, 9000, 60000} { // the last three go in fragments
-		if !a.Reach(echo, size, 5*time.Second) {
+		if !a.Reach(echo, size, tunneltest.Patience) {
 			t.Errorf("no answer to a datagram of %d bytes", size)
 		}
 	}
@@ -357,7 +358,7 @@ func TestPortIsAwaited(t *testing.T) {
 func TestRestartAfterKill(t *testing.T) {
 	a, b := tunneltest.Pair(t, false, nil)
 	echo := map[*tunneltest.Node]netip.AddrPort{a: a.Echo(), b: b.Echo()}
-	if !a.Reach(echo[b], 64, 5*time.Second) {
+	if !a.Reach(echo[b], 64, tunneltest.Patience) {
 		t.Fatal("no traffic to begin with")
 	}
 	for _, victim := range []*tunneltest.Node{a, b} {
@@ -404,7 +405,7 @@ func TestFloodToDeadPeers(t *testing.T) {
 	b.Exec("ip", "-6", "addr", "add", "fd00::bad/64", "dev", b.Config.Interface, "nodad")
 	forged := b.UDPAt(netip.MustParseAddr("fd00::bad"), netip.AddrPortFrom(a.Overlay, 9))
 	sockets = append(sockets, forged)
-	if !a.Reach(echo, 64, 5*time.Second) {
+	if !a.Reach(echo, 64, tunneltest.Patience) {
 		t.Fatal("no traffic to begin with")
 	}
 
@@ -438,10 +439,28 @@ func TestFloodToDeadPeers(t *testing.T) {
 		t.Errorf("%d of %d requests to a living peer were answered", answered, tries)
 	}
 	c, err := a.Device.Counters(t.Context())
-	// A peer may have some 200 packets per second wait in turn; what a fast machine sends is far beyond.
-	if err != nil || c.Malformed != 0 || sent > 50_000 && c.NoSession < uint64(sent)/2 {
-		t.Errorf("of %d packets, counters are %+v, %v: want most dropped for want of a session", sent, c, err)
+	// A peer may have some 200 packets per second wait in turn; what a fast machine sends is far beyond. The interface's own
+	// queue drops what a slow process does not fetch.
+	fetched := fetched(t, a)
+	if err != nil || c.Malformed != 0 || fetched > 30_000 && c.NoSession < uint64(fetched)/2 {
+		t.Errorf("of %d packets, %d of them fetched, counters are %+v, %v: want most dropped for want of a session",
+			sent, fetched, c, err)
 	}
 	checkMemory(t, a)
 	checkMemory(t, b)
+}
+
+// fetched is how many packets the process has taken from its interface.
+func fetched(t *testing.T, n *tunneltest.Node) int {
+	t.Helper()
+	var links []struct {
+		Stats struct {
+			TX struct{ Packets int } `json:"tx"`
+		} `json:"stats64"`
+	}
+	text := n.Exec("ip", "-j", "-s", "link", "show", "dev", n.Config.Interface)
+	if err := json.Unmarshal([]byte(text), &links); err != nil || len(links) != 1 {
+		t.Fatalf("statistics: %v: %s", err, text)
+	}
+	return links[0].Stats.TX.Packets
 }

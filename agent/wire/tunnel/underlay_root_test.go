@@ -3,7 +3,6 @@ package tunnel_test
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/agent/wire/internal/tunneltest"
@@ -40,7 +39,7 @@ func TestAnswersComeFromTheAddressAsked(t *testing.T) {
 		for _, asked := range []netip.Prefix{first, second} { // the kernel by itself would always take the same
 			a.Feed(b.Peer(asked.Addr()))
 			b.Feed(a.Peer(netip.Addr{})) // waits for a to speak
-			if !a.Reach(b.Echo(), 64, 5*time.Second) {
+			if !a.Reach(b.Echo(), 64, tunneltest.Patience) {
 				t.Fatalf("no answer from %s", asked)
 			}
 			if got := a.Status(b).Underlay; got != netip.AddrPortFrom(asked.Addr(), tunneltest.Port) {
@@ -51,7 +50,7 @@ func TestAnswersComeFromTheAddressAsked(t *testing.T) {
 			}
 		}
 		b.Exec("ip", "addr", "del", second.String(), "dev", "eth0")
-		if !b.Reach(a.Echo(), 64, 5*time.Second) {
+		if !b.Reach(a.Echo(), 64, tunneltest.Patience) {
 			t.Errorf("after %s is gone b cannot send", second)
 		}
 		if got := a.Status(b).Underlay; got != netip.AddrPortFrom(first.Addr(), tunneltest.Port) {
@@ -67,7 +66,7 @@ func TestLinkLocalUnderlay(t *testing.T) {
 	b.AddAddress("eth0", netip.MustParsePrefix("fe80::2/64"))
 	a.Feed(b.Peer(netip.MustParseAddr("fe80::2%eth0")))
 	b.Feed(a.Peer(netip.Addr{}))
-	if !a.Reach(b.Echo(), 1372, 5*time.Second) {
+	if !a.Reach(b.Echo(), 1372, tunneltest.Patience) {
 		t.Error("no traffic")
 	}
 	transfer(t, a, b, 4<<20)
@@ -84,7 +83,7 @@ func TestPeerMoves(t *testing.T) {
 	a.Feed(b.Peer(netip.MustParseAddr("198.18.0.2")))
 	b.Feed(a.Peer(old.Addr()))
 	echo := b.Echo()
-	if !a.Reach(echo, 64, 5*time.Second) {
+	if !a.Reach(echo, 64, tunneltest.Patience) {
 		t.Fatal("no traffic to begin with")
 	}
 	a.AddAddress("eth0", fresh)
@@ -92,7 +91,7 @@ func TestPeerMoves(t *testing.T) {
 	if err := a.Device.Apply(t.Context(), wire.Change{Update: []wire.Peer{peer}}); err != nil {
 		t.Fatal(err)
 	}
-	if !a.Reach(echo, 64, 5*time.Second) {
+	if !a.Reach(echo, 64, tunneltest.Patience) {
 		t.Error("no traffic over the other family")
 	}
 	if got := b.Status(a).Underlay; got != netip.AddrPortFrom(fresh.Addr(), tunneltest.Port) {
