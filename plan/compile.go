@@ -284,7 +284,8 @@ func (c *compiler) names() error {
 	for _, v := range c.view.VPCs {
 		if v.Local {
 			c.plan.Zones = append(c.plan.Zones, Zone{
-				VPC: v.Number, CIDR: v.CIDR, Forwarders: strings.Join(v.Forwarders, ","), Plain: v.PlainForwarders,
+				VPC: v.Number, Account: v.Account, CIDR: v.CIDR, Forwarders: strings.Join(v.Forwarders, ","),
+				Plain: v.PlainForwarders,
 			})
 		}
 	}

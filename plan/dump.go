@@ -61,7 +61,9 @@ func (p *Plan) Dump() string {
 		}
 	})
 	section(&b, "zones", p.Zones, func(z Zone) []any {
-		return []any{"vpc", z.VPC, z.CIDR, "forwarders", quote(z.Forwarders), "plain", z.Plain}
+		return []any{
+			"vpc", z.VPC, z.CIDR, "account", quote(z.Account), "forwarders", quote(z.Forwarders), "plain", z.Plain,
+		}
 	})
 	section(&b, "names", p.Names, func(n Name) []any { return []any{"vpc", n.VPC, n.Name, n.Address, n.Endpoint} })
 	if len(p.Problems) > 0 {

@@ -221,6 +221,7 @@ func (g GrantTarget) Key() string {
 // Zone is a VPC's name space.
 type Zone struct {
 	VPC        uint32
+	Account    string // id; what the resolver's limits count by
 	CIDR       netip.Prefix
 	Forwarders string // comma separated
 	Plain      bool
