@@ -21,6 +21,11 @@ const (
 	MaxForwarders   = 8
 )
 
+// ResolverPort is the port, UDP and TCP, at which a node's resolver answers at the node's overlay address; workloads ask
+// port 53 and never see it. It is not 53 because a DNS server of the host that listens on all addresses has that one, and
+// it is below 1024 so that no unprivileged user of the host can take it while the agent is down.
+const ResolverPort = 1023
+
 // WorkloadMTUReserve is what a workload's MTU is lower than the tunnel's, in bytes: 20 by which the overlay's header is
 // longer, 8 for a fragment header.
 const WorkloadMTUReserve = 28
