@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	miekg "github.com/miekg/dns"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/netlab"
 	"github.com/culvert-net/culvert/internal/netns"
 )
 
@@ -77,6 +79,7 @@ func newNetnsPair(t *testing.T) *netnsPair {
 	// Discovery would not find the other interface's address there.
 	p.ip(fmt.Sprintf("-n %s neigh add %s lladdr 02:00:00:00:00:01 dev w1", p.client, nodeAddr))
 	p.ip(fmt.Sprintf("-n %s route add %s/128 dev other0", p.node, viaOther))
+	p.settle(p.client, viaOther)
 	return p
 }
 
@@ -86,14 +89,29 @@ func (p *netnsPair) connectHost() {
 	p.ip("-n " + p.node + " link add " + testDevice + " type veth peer name w0 netns " + p.client)
 	p.ip("-n " + p.node + " link set " + testDevice + " up")
 	p.ip("-n " + p.client + " link set w0 up")
-	for _, a := range []netip.Addr{nodeAddr, nodeAddr2} {
+	hosts := []netip.Addr{nodeAddr, nodeAddr2}
+	for _, a := range hosts {
 		p.ip(fmt.Sprintf("-n %s addr add %s/128 dev %s nodad", p.node, a, testDevice))
 		p.ip(fmt.Sprintf("-n %s route add %s/128 dev w0 metric 1000", p.client, a))
 	}
-	for _, a := range []netip.Addr{shopClient, payClient, stranger, outside, tagged, otherMesh} {
+	clients := []netip.Addr{shopClient, payClient, stranger, outside, tagged, otherMesh}
+	for _, a := range clients {
 		p.ip(fmt.Sprintf("-n %s addr add %s/128 dev w0 nodad", p.client, a))
 		p.ip(fmt.Sprintf("-n %s route add %s/128 dev %s", p.node, a, testDevice))
 	}
+	p.settle(p.node, hosts...)
+	p.settle(p.client, clients...)
+}
+
+// settle waits until the kernel takes packets to addresses, which is a moment after they were added.
+func (p *netnsPair) settle(namespace string, addresses ...netip.Addr) {
+	p.t.Helper()
+	netlab.Eventually(p.t, 5*time.Second, func() bool {
+		out, err := exec.Command("ip", "-n", namespace, "-6", "route", "show", "table", "local").Output()
+		return err == nil && !slices.ContainsFunc(addresses, func(a netip.Addr) bool {
+			return !strings.Contains(string(out), "local "+a.String()+" ")
+		})
+	}, "addresses are usable in "+namespace)
 }
 
 // in runs f in a namespace.

@@ -135,6 +135,7 @@ func (m *mesh) host(name string, node uint32) *meshHost {
 	h.Exec("ip", "link", "set", "culvert-host", "up")
 	h.Exec("ip", "link", "set", "culvert-dp", "up")
 	h.Exec("ip", "-6", "addr", "add", overlay.String()+"/128", "dev", "culvert-host", "nodad")
+	h.AwaitAddress(overlay)
 	h.Exec("ip", "-6", "neigh", "replace", "fe80::1", "lladdr", macText(dpMAC), "dev", "culvert-host", "nud", "permanent")
 	h.Exec("ip", "-6", "route", "add", api.MeshPrefix(testMesh).String(), "via", "fe80::1", "dev", "culvert-host",
 		"src", overlay.String())

@@ -13,8 +13,10 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // The underlay uses documentation and benchmark ranges, so that it never overlaps what a test calls its own.
@@ -24,6 +26,8 @@ const (
 	// MTU is the underlay's, bytes.
 	MTU = 1500
 )
+
+const addressWithin = 5 * time.Second
 
 // Lab is one topology. Not safe for concurrent use.
 type Lab struct {
@@ -179,14 +183,17 @@ type Namespace struct {
 // Path is the namespace's file, /run/netns/NAME.
 func (n *Namespace) Path() string { return "/run/netns/" + n.Name }
 
-// AddAddress puts an address on an interface. IPv6 addresses are usable at once: duplicate detection is left out.
+// AddAddress puts an address on an interface. Of an interface that carries packets the address is usable afterwards: for
+// IPv6 duplicate detection is left out.
 func (n *Namespace) AddAddress(ifname string, p netip.Prefix) {
 	n.t.Helper()
+	carries := false
 	if err := n.netlink(func(h *netlink.Handle) error {
 		l, err := h.LinkByName(ifname)
 		if err != nil {
 			return err
 		}
+		carries = l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
 		a := &netlink.Addr{IPNet: ipNet(p)}
 		if p.Addr().Is6() {
 			a.Flags = ifaFlagNoDAD
@@ -195,6 +202,24 @@ func (n *Namespace) AddAddress(ifname string, p netip.Prefix) {
 	}); err != nil {
 		n.t.Fatalf("address %s on %s of %s: %v", p, ifname, n.Name, err)
 	}
+	if carries {
+		n.AwaitAddress(p.Addr())
+	}
+}
+
+// AwaitAddress waits until the kernel takes packets to an address. For IPv6 that is a moment after the address was added
+// or its interface went up, even without duplicate detection; packets that come before are lost.
+func (n *Namespace) AwaitAddress(a netip.Addr) {
+	n.t.Helper()
+	Eventually(n.t, addressWithin, func() bool {
+		local := false
+		err := n.netlink(func(h *netlink.Handle) error {
+			routes, err := h.RouteGet(a.AsSlice())
+			local = err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
+			return nil
+		})
+		return err == nil && local
+	}, "address "+a.String()+" is usable in "+n.Name)
 }
 
 // AddRoute adds a route to the main table; an invalid gateway means on-link.

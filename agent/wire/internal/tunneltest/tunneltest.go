@@ -159,6 +159,7 @@ func (n *Node) Up() {
 	n.t.Helper()
 	n.Namespace.Exec("ip", "-6", "addr", "add", n.Overlay.String()+"/64", "dev", n.Config.Interface, "nodad")
 	n.Namespace.Exec("ip", "link", "set", n.Config.Interface, "up")
+	n.Namespace.AwaitAddress(n.Overlay)
 }
 
 // Feed gives the process its key and its peer, as the agent does.
