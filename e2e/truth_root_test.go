@@ -157,8 +157,8 @@ func newTruthBench(t *testing.T, w *world) *truthBench {
 		t.Cleanup(func() { w.must2(t, s.name, "nft", "delete table ip truth") })
 		b.taps.add(t, s.name, wl(s.name), "eni0", false)
 	}
-	for _, host := range []string{"a", "b"} {
-		b.taps.add(t, "host-"+host, prefix+"-"+host, hostLink, true)
+	for _, host := range []string{"host-a", "host-b"} {
+		b.taps.add(t, host, prefix+"-"+host, hostLink, true)
 	}
 	return b
 }

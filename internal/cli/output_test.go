@@ -39,13 +39,13 @@ func TestMeshStatus(t *testing.T) {
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	s := &dev.Status{Processes: []dev.ProcessStatus{
 		{Host: "server", Process: "server", State: "running", PID: 17, Since: since, Netns: "culvert-server", Address: "10.99.0.1"},
-		{Host: "host-a", Process: "agent", State: "dead", Netns: "culvert-a", Address: "10.99.0.10"},
+		{Host: "host-a", Process: "agent", State: "dead", Netns: "culvert-host-a", Address: "10.99.0.10"},
 	}}
 	now := since.Add(90 * time.Second)
 	written(t, func(w io.Writer) error { return writeLab(w, s, now) }, `
 HOST    PROCESS  STATE    PID  FOR    NETNS           ADDRESS
 server  server   running  17   1m30s  culvert-server  10.99.0.1
-host-a  agent    dead     -    -      culvert-a       10.99.0.10
+host-a  agent    dead     -    -      culvert-host-a  10.99.0.10
 
 No workload yet. Make one: culvert dev workload add NAME --host host-a --eni ENI
 `)
@@ -54,7 +54,7 @@ No workload yet. Make one: culvert dev workload add NAME --host host-a --eni ENI
 	written(t, func(w io.Writer) error { return writeLab(w, s, now) }, `
 HOST    PROCESS  STATE    PID  FOR    NETNS           ADDRESS
 server  server   running  17   1m30s  culvert-server  10.99.0.1
-host-a  agent    dead     -    -      culvert-a       10.99.0.10
+host-a  agent    dead     -    -      culvert-host-a  10.99.0.10
 
 WORKLOAD  HOST    ENI    INTERFACE  ADDRESS   NAMESPACE
 cart      host-a  eni-1  eni0       10.0.1.5  present

@@ -3,8 +3,8 @@
 //
 //	PREFIX-underlay   the bridge
 //	PREFIX-server     10.99.0.1    culvert server
-//	PREFIX-a          10.99.0.10   culvert tunnel, culvert agent      (host-a)
-//	PREFIX-b          10.99.0.11   …                                  (host-b)
+//	PREFIX-host-a     10.99.0.10   culvert tunnel, culvert agent
+//	PREFIX-host-b     10.99.0.11   …
 //
 // What is to be made is written down before it is made (mesh.json), so that Down finds all of it even after everything,
 // this program included, was killed at any moment. A namespace that was there before is never taken over.
@@ -122,10 +122,10 @@ var (
 const serverPort = 7443
 
 func hostNumber(i int) Host {
-	letter := string(rune('a' + i))
+	name := "host-" + string(rune('a'+i))
 	addr := underlayNet.Addr().As4()
 	addr[3] = byte(10 + i)
-	return Host{Name: "host-" + letter, Netns: letter, Address: netip.AddrFrom4(addr)}
+	return Host{Name: name, Netns: name, Address: netip.AddrFrom4(addr)}
 }
 
 func (l *Lab) namespace(suffix string) string { return l.cfg.Prefix + "-" + suffix }
