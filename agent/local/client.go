@@ -157,7 +157,8 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("%w at %s (is culvert agent running, are you root?): %w", ErrNoAgent, c.socket, err)
+		return nil, fmt.Errorf("%w at %s (is culvert agent running, are you root? name another's socket with --socket or "+
+			"CULVERT_AGENT_SOCKET): %w", ErrNoAgent, c.socket, err)
 	}
 	if resp.StatusCode/100 == 2 {
 		return resp, nil

@@ -52,7 +52,10 @@ func (a *app) gatherStatus(ctx context.Context) (s fullStatus, err error) {
 	if errNode == nil {
 		s.Node = &node
 	}
+	incomplete := errors.Is(errServer, &api.Error{Code: api.CodeMissingParameter})
 	switch {
+	case incomplete && errNode == nil: // a node's own status needs no key
+		return s, nil
 	case a.server != "" && errServer != nil: // asked for and refused
 		return s, errServer
 	case a.socket != "" && errNode != nil:
