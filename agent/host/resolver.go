@@ -141,6 +141,15 @@ func (r resolvers) restore(eni string) error {
 	return nil
 }
 
+// RestoreResolver puts back what was in the directory etc (Config.EtcNetns) before an agent wrote the file of an ENI there,
+// for when no agent is left to do so. Without such a file it does nothing.
+func RestoreResolver(etc, eni string) error {
+	if eni == "" {
+		return fmt.Errorf("resolver files: no ENI is named: %w", ErrSpec)
+	}
+	return resolvers{etc: etc}.restore(eni)
+}
+
 func (r resolvers) putBack(name string, made int) error {
 	err := os.Rename(r.saved(name), r.file(name))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -10,7 +10,7 @@ import (
 )
 
 // Down ends the mesh and everything that runs in its namespaces, and removes every trace: namespaces, links, pinned BPF
-// objects, state. It goes on after an error and may be called again.
+// objects, resolver files, state. It goes on after an error and may be called again.
 func (l *Lab) Down() error {
 	unlock, err := l.lock()
 	if err != nil {
@@ -33,8 +33,8 @@ func (l *Lab) Down() error {
 		}
 		errs = append(errs, p.stop(unix.SIGTERM))
 	}
-	for _, w := range r.Workloads {
-		errs = append(errs, l.dropNamespace(w.Name))
+	for _, w := range slices.Backward(r.Workloads) { // the first may have made /etc/netns
+		errs = append(errs, l.dropWorkload(&w))
 	}
 	for _, h := range r.Hosts {
 		errs = append(errs, l.dropNamespace(h.Netns))

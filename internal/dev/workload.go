@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/local"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
@@ -94,19 +95,6 @@ func (l *Lab) attach(ctx context.Context, c *client.Client, w *Workload) error {
 		return fmt.Errorf("attach %s to %s: %w", w.ENI, w.Name, err)
 	}
 	w.Interface, w.Address = got.Interface, got.Address
-	return writeResolver(w.Name, got)
-}
-
-// writeResolver puts the VPC's resolver where `ip netns exec` and Exec look for it.
-func writeResolver(namespace string, got local.AttachResponse) error {
-	dir := filepath.Join(netns.ConfigDir, namespace)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("resolver of %s: %w", namespace, err)
-	}
-	text := fmt.Sprintf("# written by culvert dev\nnameserver %s\noptions timeout:2 attempts:3\n", got.Resolver)
-	if err := os.WriteFile(filepath.Join(dir, "resolv.conf"), []byte(text), 0o644); err != nil {
-		return fmt.Errorf("resolver of %s: %w", namespace, err)
-	}
 	return nil
 }
 
@@ -136,24 +124,29 @@ func (l *Lab) removeWorkload(ctx context.Context, r *Record, w *Workload) error 
 	if err != nil && !errors.As(err, &refused) {
 		l.step("the agent of %s could not be told: %v", w.Host, err)
 	}
-	name := w.Name
-	if err := l.dropNamespace(name); err != nil {
+	if err := l.dropWorkload(w); err != nil {
 		return err
 	}
-	r.removeWorkload(name)
+	r.removeWorkload(w.Name)
 	return l.save(r)
 }
 
-// dropNamespace ends what runs in a namespace and removes it and its files.
+// dropWorkload removes a workload's namespace, and the resolver file that an agent wrote for it.
+func (l *Lab) dropWorkload(w *Workload) error {
+	return errors.Join(l.dropNamespace(w.Name), host.RestoreResolver(netns.ConfigDir, w.ENI))
+}
+
+// dropNamespace ends what runs in a namespace and removes it.
 func (l *Lab) dropNamespace(name string) error {
 	ended, err := sweep(name)
 	if ended > 0 {
 		l.step("ended %d processes in %s", ended, name)
 	}
-	return errors.Join(err, netns.Remove(name), os.RemoveAll(filepath.Join(netns.ConfigDir, name)))
+	return errors.Join(err, netns.Remove(name))
 }
 
-// Exec replaces this process by a command in a workload's namespace, or a host's.
+// Exec replaces this process by a command in a workload's namespace, or a host's. On a host, and on the server, culvert
+// finds the mesh there; who calls it must say.
 func (l *Lab) Exec(name string, argv []string) error {
 	r, err := l.Load()
 	if err != nil {
@@ -172,5 +165,25 @@ func (l *Lab) Exec(name string, argv []string) error {
 	if len(argv) == 0 {
 		return fmt.Errorf("command: missing; write culvert dev exec %s -- COMMAND", name)
 	}
+	if _, err := r.workload(name); err != nil {
+		if err := l.putEnvironment(name); err != nil {
+			return err
+		}
+	}
 	return netns.Exec(netns.Path(namespace), filepath.Join(netns.ConfigDir, namespace), argv)
+}
+
+// putEnvironment says in this process's environment where a host's agent and the server are. A key for another server is
+// not shown to this one.
+func (l *Lab) putEnvironment(name string) error {
+	if s := os.Getenv("CULVERT_SERVER"); s != "" && s != l.ServerAddress() {
+		if err := errors.Join(os.Unsetenv("CULVERT_API_KEY"), os.Unsetenv("CULVERT_ACCOUNT")); err != nil {
+			return err
+		}
+	}
+	err := errors.Join(os.Setenv("CULVERT_SERVER", l.ServerAddress()), os.Setenv("CULVERT_CA", l.CAFile()))
+	if name != "server" {
+		err = errors.Join(err, os.Setenv("CULVERT_AGENT_SOCKET", l.AgentSocket(name)))
+	}
+	return err
 }
