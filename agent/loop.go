@@ -152,6 +152,7 @@ func (t *turn) infrastructure() {
 	mesh := t.view.Mesh.Number
 	hl, err := t.edges.Host.EnsureHostLink(host.HostSpec{
 		Address: api.NodeAddr(mesh, t.view.Node.Number), Mesh: api.MeshPrefix(mesh), MTU: t.cfg.TunnelMTU,
+		ResolverPort: resolverPort,
 	})
 	if !t.fail("host link", err) {
 		c.HostIfindex, c.HostMAC, c.DPMAC = uint32(hl.Datapath.Ifindex), hl.Host.MAC, hl.Datapath.MAC

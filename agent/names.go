@@ -3,7 +3,7 @@ package agent
 import (
 	"context"
 	"log/slog"
-	"net"
+	"net/netip"
 	"strings"
 	"sync"
 
@@ -14,6 +14,9 @@ import (
 	"github.com/culvert-net/culvert/dns/zone"
 	"github.com/culvert-net/culvert/plan"
 )
+
+// resolverPort is where the resolver listens: what the datapath sends queries to.
+const resolverPort = 53
 
 // resolver is the node's DNS server as the loop's Names. It listens from the first set of names on: only then the link
 // that it is bound to is there for sure.
@@ -26,8 +29,9 @@ type resolver struct {
 
 // newResolver makes one that answers at the node's overlay address, and only what comes by the host's link.
 func newResolver(id *state.Identity, log *slog.Logger) *resolver {
+	listen := netip.AddrPortFrom(api.NodeAddr(id.Mesh, id.Number), resolverPort)
 	return &resolver{log: log, named: make(chan struct{}), server: dns.New(dns.Config{
-		Listen: []string{net.JoinHostPort(api.NodeAddr(id.Mesh, id.Number).String(), "53")},
+		Listen: []string{listen.String()},
 		Device: host.HostName, Mesh: id.Mesh, Log: log,
 	})}
 }

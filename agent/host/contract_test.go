@@ -43,6 +43,7 @@ func spec(netns string) WorkloadSpec {
 func hostSpec() HostSpec {
 	return HostSpec{
 		Address: netip.MustParseAddr("fd12:3456::7:0:1"), Mesh: netip.MustParsePrefix("fd12:3456::/32"), MTU: 1420,
+		ResolverPort: 1023,
 	}
 }
 
@@ -62,6 +63,7 @@ func contract(t *testing.T, make func(t *testing.T) world) {
 		{"door", contractDoor},
 		{"tunnel", contractTunnel},
 		{"host link", contractHostLink},
+		{"the host's door", contractHostDoor},
 		{"resolver file", contractResolver},
 		{"resolver file is shared", contractResolverShared},
 		{"watch", contractWatch},
@@ -369,11 +371,13 @@ func contractHostLink(t *testing.T, w world) {
 
 	h := must(w.EnsureHostLink(hostSpec()))(t)
 	want := HostLink{
-		Host: Link{Name: HostName, Ifindex: h.Host.Ifindex, MTU: 1420, TxQueueLen: 1000, MAC: HostMAC, Up: true},
+		Host: Link{
+			Name: HostName, Ifindex: h.Host.Ifindex, MTU: 1420, TxQueueLen: 1000, MAC: HostMAC, Up: true, Closed: true,
+		},
 		Datapath: Link{
 			Name: DatapathName, Ifindex: h.Datapath.Ifindex, MTU: 1420, TxQueueLen: 1000, MAC: DatapathMAC, Closed: true,
 		},
-		Address: hostSpec().Address,
+		Address: hostSpec().Address, ResolverPort: 1023,
 	}
 	if h != want || h.Host.Ifindex == 0 || h.Datapath.Ifindex == 0 {
 		t.Fatalf("host link\n%+v, want\n%+v", h, want)
@@ -384,8 +388,8 @@ func contractHostLink(t *testing.T, w world) {
 		t.Fatalf("made again\n%+v, want\n%+v", again, want)
 	}
 	other := hostSpec()
-	other.Address, other.MTU = netip.MustParseAddr("fd12:3456::9:0:1"), 1400
-	want.Address, want.Host.MTU, want.Datapath.MTU = other.Address, 1400, 1400
+	other.Address, other.MTU, other.ResolverPort = netip.MustParseAddr("fd12:3456::9:0:1"), 1400, 0
+	want.Address, want.Host.MTU, want.Datapath.MTU, want.ResolverPort = other.Address, 1400, 1400, 0
 	if got := must(w.EnsureHostLink(other))(t); got != want {
 		t.Fatalf("corrected\n%+v, want\n%+v", got, want)
 	}
@@ -403,6 +407,37 @@ func contractHostLink(t *testing.T, w world) {
 	_, err = w.EnsureHostLink(other)
 	wantErr(t, err, ErrForeign)
 	wantErr(t, w.RemoveHostLink(), ErrForeign)
+}
+
+func contractHostDoor(t *testing.T, w world) {
+	spec := hostSpec()
+	want := must(w.EnsureHostLink(spec))(t)
+	w.openDoor(HostName)
+	if h := must(w.HostLink())(t); h.Host.Closed || h.ResolverPort != 0 {
+		t.Fatalf("a door that lets everything through counts as closed: %+v", h)
+	}
+	ok(t, w.SetUp(HostName, false))
+	wantErr(t, w.SetUp(HostName, true), ErrOpenDoor)
+	for _, port := range []uint16{1023, 0, 53, 1023} {
+		spec.ResolverPort, want.ResolverPort = port, port
+		if h := must(w.EnsureHostLink(spec))(t); h != want {
+			t.Fatalf("port %d: %+v, want %+v", port, h, want)
+		}
+		if h := must(w.HostLink())(t); h != want {
+			t.Fatalf("port %d, observed: %+v, want %+v", port, h, want)
+		}
+	}
+	if !must(w.Closed(HostName))(t) {
+		t.Fatal("the host's door is open")
+	}
+	ok(t, w.RemoveHostLink())
+	if must(w.Closed(HostName))(t) {
+		t.Fatal("an absent link has a closed door")
+	}
+	w.addLink(HostName)
+	if must(w.Closed(HostName))(t) {
+		t.Fatal("the door is still there after the link was removed")
+	}
 }
 
 func contractResolver(t *testing.T, w world) {

@@ -5,7 +5,7 @@
 //
 //   - culvert-host and culvert-dp, a veth pair by which the host itself takes part in the mesh;
 //   - one veth per workload, cv… on the host side, eni0 (or another name) in the workload's namespace;
-//   - the nftables table "netdev culvert", which is the door.
+//   - the nftables tables "netdev culvert" and "inet culvert", which are the doors.
 //
 // It marks its links by an alias that begins with "culvert:" and touches no other link, with one exception: the
 // tunnel's TUN (culvert0) is made by the tunnel process, and this package only sets its properties.
@@ -17,6 +17,10 @@
 // with policy drop and no rule. The kernel runs it after tcx programs, and redirected packets never reach it: what a
 // program decides on is not affected, and what no program decides on is dropped. SetUp refuses to put a link up
 // without it.
+//
+// The host's own end carries what programs let through to the host, which is meant for the resolver alone. Its door lets
+// pass what comes from the mesh to the host's overlay address and the resolver's port, and drops everything else: no
+// other socket of the host is reached, whatever a program does or somebody listens on, also while no agent runs.
 //
 // # Rules
 //

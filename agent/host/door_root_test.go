@@ -189,7 +189,7 @@ func TestHostLinkCarries(t *testing.T) {
 		if sock, err = unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}
-		return unix.Bind(sock, &unix.SockaddrInet6{Port: 53, Addr: spec.Address.As16()})
+		return unix.Bind(sock, &unix.SockaddrInet6{Port: int(spec.ResolverPort), Addr: spec.Address.As16()})
 	}))
 	defer unix.Close(tap)
 	defer unix.Close(sock)
@@ -231,6 +231,7 @@ func TestHostLinkRefusesForeignMesh(t *testing.T) {
 	w.addLink("tun9")
 	w.ns.Exec("ip", "link", "set", "tun9", "up")
 	w.ns.AddAddress("tun9", netip.MustParsePrefix("fd12:3456:7::1/64"))
+	w.ns.AwaitAddress(netip.MustParseAddr("fd12:3456:7::1"))
 	before := picture(w.ns)
 	_, err := w.EnsureHostLink(hostSpec())
 	wantErr(t, err, ErrConflict)

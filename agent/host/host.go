@@ -68,7 +68,7 @@ type Link struct {
 	TxQueueLen int // packets
 	MAC        MAC
 	Up         bool // administratively
-	Closed     bool // the door is there: what no program takes is dropped
+	Closed     bool // the door is there: what no program takes is dropped; of the host's end, all but the resolver's
 }
 
 // HostSpec is what the host's own veth pair shall be like.
@@ -76,6 +76,8 @@ type HostSpec struct {
 	Address netip.Addr   // overlay address of this node, IPv6, inside Mesh
 	Mesh    netip.Prefix // fdXX:XXXX::/32: everything in the mesh is behind the pair
 	MTU     int          // bytes, 1280..65535; the tunnel's
+	// ResolverPort, UDP and TCP, is all that the mesh reaches of the host; 0: nothing.
+	ResolverPort uint16
 }
 
 // HostLink is what was observed of the host's own veth pair. Absent ends have Ifindex 0.
@@ -83,6 +85,8 @@ type HostLink struct {
 	Host     Link
 	Datapath Link
 	Address  netip.Addr // invalid: none
+	// ResolverPort is what the host's door lets through; 0: nothing, if Host.Closed.
+	ResolverPort uint16
 }
 
 // WorkloadSpec is one attachment of an ENI to a namespace. Comparable.
@@ -145,12 +149,12 @@ type Host interface {
 	// off it. It does not put it up. ErrNoLink as long as the tunnel process has not made it.
 	EnsureTunnel(TunnelSpec) (Link, error)
 
-	// EnsureHostLink makes the host's own veth pair or corrects it. The host's end is up, the datapath's stays as it
-	// is: down when new. ErrForeign, ErrConflict, ErrSpec.
+	// EnsureHostLink makes the host's own veth pair or corrects it. Both doors are closed before the host's end goes up;
+	// the datapath's stays as it is: down when new. ErrForeign, ErrConflict, ErrSpec.
 	EnsureHostLink(HostSpec) (HostLink, error)
 	// HostLink observes the pair.
 	HostLink() (HostLink, error)
-	// RemoveHostLink deletes the pair and its door.
+	// RemoveHostLink deletes the pair and its doors.
 	RemoveHostLink() error
 
 	// Attach makes an attachment or corrects it: link pair, door, addresses, routes, resolver file. The host side
@@ -164,8 +168,8 @@ type Host interface {
 	// PeerPresent false.
 	Workloads() ([]WorkloadLink, error)
 
-	// SetUp puts an interface up or down. Up is refused with ErrOpenDoor unless the door is closed; the host's own
-	// end needs none. Down succeeds when the interface is absent, up is ErrNoLink.
+	// SetUp puts an interface up or down. Up is refused with ErrOpenDoor unless the door is closed. Down succeeds when
+	// the interface is absent, up is ErrNoLink.
 	SetUp(ifname string, up bool) error
 	// Closed tells whether an interface's door is closed. An absent interface has none.
 	Closed(ifname string) (bool, error)

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -34,6 +35,11 @@ func (s *space) hostLink() (HostLink, error) {
 	if h.Host.Ifindex == 0 {
 		return h, nil
 	}
+	open, _, err := s.hostDoor().state()
+	if err != nil {
+		return HostLink{}, fmt.Errorf("host link: %w", err)
+	}
+	h.ResolverPort = open.port
 	st, err := s.state(netlink.FAMILY_V6)
 	if err != nil {
 		return HostLink{}, fmt.Errorf("host link: %w", err)
@@ -157,7 +163,7 @@ func (s *space) removeHostPair(host, dp netlink.Link) error {
 			return fmt.Errorf("host link: remove %s: %w", l.Attrs().Name, err)
 		}
 	}
-	if err := s.door().forget(DatapathName); err != nil {
+	if err := errors.Join(s.door().forget(DatapathName), s.hostDoor().remove()); err != nil {
 		return fmt.Errorf("host link: %w", err)
 	}
 	return nil
@@ -166,6 +172,9 @@ func (s *space) removeHostPair(host, dp netlink.Link) error {
 // configureHostPair brings an existing pair to what spec says. The host's end has no ARP, so the kernel neither looks
 // for neighbours on it nor joins their multicast groups: nothing leaves by it but what a socket sends.
 func (s *space) configureHostPair(host, dp netlink.Link, spec HostSpec) error {
+	if err := s.hostDoor().close(spec.opening()); err != nil {
+		return err
+	}
 	if err := s.door().close(DatapathName); err != nil {
 		return err
 	}

@@ -101,7 +101,7 @@ func TestNetlinkLeavesNoTrace(t *testing.T) {
 					t.Errorf("before:\n%s\nafter:\n%s", x[0], x[1])
 				}
 			}
-			doors := must(door{must(os.Open(w.ns.Path()))(t)}.state())(t)
+			doors := must(newDoor(must(os.Open(w.ns.Path()))(t)).state())(t)
 			if len(doors) != 0 {
 				t.Errorf("doors left: %v", doors)
 			}

@@ -26,6 +26,7 @@ type Mem struct {
 	files   map[string]memFile // resolver files by the namespace's path
 	wakes   map[int]func()
 	address netip.Addr // the host's
+	port    uint16     // that the host's door lets through
 }
 
 type memLink struct {
@@ -140,7 +141,7 @@ func (m *Mem) EnsureHostLink(spec HostSpec) (HostLink, error) {
 			return HostLink{}, fmt.Errorf("host link: %s: %w: remove or rename it", name, ErrForeign)
 		}
 	}
-	m.doors[DatapathName] = true
+	m.doors[HostName], m.doors[DatapathName], m.port = true, true, spec.ResolverPort
 	for _, want := range []Link{{Name: HostName, MAC: HostMAC, Up: true}, {Name: DatapathName, MAC: DatapathMAC}} {
 		l := m.links[want.Name]
 		if l == nil {
@@ -167,6 +168,9 @@ func (m *Mem) hostLink() HostLink {
 	h := HostLink{Host: m.observe(HostName), Datapath: m.observe(DatapathName)}
 	if h.Host.Ifindex != 0 {
 		h.Address = m.address
+		if h.Host.Closed {
+			h.ResolverPort = m.port
+		}
 	}
 	return h
 }
@@ -184,6 +188,7 @@ func (m *Mem) RemoveHostLink() error {
 	}
 	m.drop(HostName)
 	delete(m.doors, DatapathName)
+	delete(m.doors, HostName)
 	return nil
 }
 
@@ -328,7 +333,7 @@ func (m *Mem) SetUp(ifname string, up bool) error {
 		return fmt.Errorf("put %s up: %w", ifname, ErrNoLink)
 	case l == nil:
 		return nil
-	case up && ifname != HostName && !m.doors[ifname]:
+	case up && !m.doors[ifname]:
 		return fmt.Errorf("put %s up: %w", ifname, ErrOpenDoor)
 	}
 	if l.Up != up {

@@ -75,7 +75,7 @@ func (n *Netlink) lock() (*space, error) {
 	return n.space, nil
 }
 
-func (s *space) door() door { return door{s.file} }
+func (s *space) door() door { return newDoor(s.file) }
 
 // Facts implements Host.
 func (n *Netlink) Facts() (Facts, error) {
@@ -129,7 +129,7 @@ func (s *space) observe(name string) (Link, error) {
 	if l == nil {
 		return Link{Name: name}, nil
 	}
-	closed, err := s.door().closed(name)
+	closed, err := s.closed(name)
 	if err != nil {
 		return Link{}, fmt.Errorf("interface %s: %w", name, err)
 	}
@@ -208,14 +208,12 @@ func (s *space) setUp(ifname string, up bool) error {
 		}
 		return nil
 	}
-	if ifname != HostName {
-		closed, err := s.door().closed(ifname)
-		if err != nil {
-			return fmt.Errorf("put %s up: %w", ifname, err)
-		}
-		if !closed {
-			return fmt.Errorf("put %s up: %w", ifname, ErrOpenDoor)
-		}
+	closed, err := s.closed(ifname)
+	if err != nil {
+		return fmt.Errorf("put %s up: %w", ifname, err)
+	}
+	if !closed {
+		return fmt.Errorf("put %s up: %w", ifname, ErrOpenDoor)
 	}
 	if isUp(l) {
 		return nil
@@ -314,7 +312,7 @@ func (n *Netlink) Cleanup() error {
 		}
 	}
 	if len(errs) == 0 {
-		errs = append(errs, s.door().remove())
+		errs = append(errs, s.door().remove(), s.hostDoor().remove())
 	}
 	errs = append(errs, n.resolvers.restore(""))
 	if err := errors.Join(errs...); err != nil {

@@ -61,7 +61,7 @@ func (w *kernelWorld) nft(change func(c *nftables.Conn, table *nftables.Table)) 
 		if err != nil {
 			return err
 		}
-		change(c, &nftables.Table{Family: nftables.TableFamilyNetdev, Name: doorTable})
+		change(c, &nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName})
 		return c.Flush()
 	}); err != nil {
 		w.t.Fatalf("nft: %v", err)
@@ -69,6 +69,13 @@ func (w *kernelWorld) nft(change func(c *nftables.Conn, table *nftables.Table)) 
 }
 
 func (w *kernelWorld) openDoor(ifname string) {
+	if ifname == HostName {
+		w.nft(func(c *nftables.Conn, table *nftables.Table) {
+			table.Family = nftables.TableFamilyINet
+			c.FlushChain(&nftables.Chain{Name: ifname, Table: table})
+		})
+		return
+	}
 	w.nft(func(c *nftables.Conn, table *nftables.Table) {
 		accept := nftables.ChainPolicyAccept
 		c.AddChain(&nftables.Chain{
