@@ -1,7 +1,7 @@
 package api
 
-// Limits. Each is written once, here; the control plane refuses what exceeds one (CodeLimitExceeded), agents refuse a view
-// that does. Figures without a source are Culvert's own choice and bound memory or message size.
+// Limits. Each is written once, here; the control plane refuses what exceeds one (CodeLimitExceeded). What a node has room
+// for stands in plan. Figures without a source are Culvert's own choice and bound memory or message size.
 const (
 	MaxAccounts               = 10_000
 	MaxDomainsPerAccount      = 100
@@ -35,6 +35,17 @@ const (
 	MaxNodeNameLen            = 253 // a DNS name
 	MaxZoneLen                = 32  // so that VPCE-ID-ZONE fits a DNS label
 	MaxDescriptionLen         = 255 // AWS's limit for rules
+)
+
+// An account's share of one node, of what the node's datapath holds (package plan): a quarter, so that no account keeps the
+// others from a node. Only an administrator lets an account have more.
+const (
+	MaxENIsPerNodeAndAccount         = 256
+	MaxAddressesPerNodeAndAccount    = 16_384 // one VPC that is full
+	MaxServicesPerNodeAndAccount     = 4_096
+	MaxNamesPerNodeAndAccount        = 16_384
+	MaxGrantsPerNodeAndAccount       = 8_192
+	MaxGrantTargetsPerNodeAndAccount = 32_768
 )
 
 // VPC and subnet sizes in prefix bits, AWS's.

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"cmp"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -126,7 +127,19 @@ func registerTargets(c *call, in *change[api.TargetsRequest]) (*api.TargetGroup,
 	if g.Targets, err = c.addTargets(old, in.Body.Targets); err != nil {
 		return nil, err
 	}
-	return &g, c.putTargetGroup(&g)
+	if err := c.putTargetGroup(&g); err != nil {
+		return nil, err
+	}
+	l := newLoads(c.r)
+	for _, id := range slices.Sorted(maps.Keys(c.r.LoadBalancers)) {
+		b := c.r.LoadBalancers[id]
+		if slices.ContainsFunc(b.Listeners, func(l api.Listener) bool { return l.TargetGroup == g.ID }) {
+			if err := c.roomForProvider(l, "targets", b); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return &g, nil
 }
 
 func deregisterTargets(c *call, in *change[api.TargetsRequest]) (*api.TargetGroup, error) {
@@ -273,7 +286,10 @@ func createBalancer(c *call, in *creation[api.CreateLoadBalancerRequest]) (*api.
 		}
 		b.Subnets, b.ENIs = append(b.Subnets, s.ID), append(b.ENIs, e.ID)
 	}
-	return b, put(c, b, c.r.LoadBalancers, inSame)
+	if err := put(c, b, c.r.LoadBalancers, inSame); err != nil {
+		return nil, err
+	}
+	return b, c.roomForAddresses(newLoads(c.r), "subnetIds", c.r.ENIs[b.ENIs[0]])
 }
 
 // onField says the same of the request's field, where a check further down called it by one of the other names.
@@ -345,6 +361,10 @@ func createListener(c *call, in *change[api.ListenerRequest]) (*api.LoadBalancer
 	}
 	b.Listeners = append(slices.Clone(b.Listeners), l)
 	if err := put(c, &b, nil, nil); err != nil {
+		return nil, err
+	}
+	// Where it is too much for a consumer's node, that does without it: a provider's change must not fail by a consumer's doing.
+	if err := c.roomForProvider(newLoads(c.r), "targetGroupId", &b); err != nil {
 		return nil, err
 	}
 	return &b, c.retagAll(&b)

@@ -135,10 +135,18 @@ func createEndpoint(c *call, in *creation[api.CreateEndpointRequest]) (*api.Endp
 	if con.TagNumbers, err = newTagger(c).numbers(con, e.ENIs, b.Listeners); err != nil {
 		return nil, err
 	}
+	return c.putEndpoint(e, con)
+}
+
+// putEndpoint writes a new endpoint with its connection, and makes it Available where nobody has to be asked.
+func (c *call) putEndpoint(e *api.Endpoint, con *api.Connection) (*api.Endpoint, error) {
 	if err := put(c, e, c.r.Endpoints, func(o *api.Endpoint) bool { return o.VPC == e.VPC }); err != nil {
 		return nil, err
 	}
 	if err := put(c, con, nil, nil); err != nil {
+		return nil, err
+	}
+	if err := c.roomForConnection(con, "vpcId", "service"); err != nil {
 		return nil, err
 	}
 	if con.State == api.Pending {

@@ -128,7 +128,10 @@ func createENI(c *call, in *creation[api.CreateENIRequest]) (*api.ENI, error) {
 		}
 		e.Node = n.ID
 	}
-	return e, c.newENI(s, e)
+	if err := c.newENI(s, e); err != nil {
+		return nil, err
+	}
+	return e, c.roomForENI(e)
 }
 
 // workload finds an interface that the user manages itself.
@@ -185,6 +188,11 @@ func modifyENI(c *call, in *change[api.ModifyENIRequest]) (*api.ENI, error) {
 	}
 	if err := put(c, &e, nil, nil); err != nil {
 		return nil, err
+	}
+	if e.Node != old.Node {
+		if err := c.roomForENI(&e); err != nil {
+			return nil, err
+		}
 	}
 	c.returnBlocks(e.Subnet)
 	return &e, nil

@@ -339,6 +339,11 @@ func decide(c *call, in *change[api.EndpointsRequest], event api.ConnectionEvent
 		if err := c.move(&con, event); err != nil {
 			return nil, onConnection(err, &con)
 		}
+		if event == api.EventAccept && !mayCarry(old.State) {
+			if err := c.roomForConnection(&con, "endpointIds", "endpointIds"); err != nil {
+				return nil, err
+			}
+		}
 		out.Items = append(out.Items, con)
 		c.subject = con.ID
 	}

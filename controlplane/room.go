@@ -1,0 +1,244 @@
+package controlplane
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/plan"
+)
+
+// What a node holds is bounded, and all accounts share it. So that none takes it from the others, each has a share of every
+// node; a request that would need more of a node than there is, or than the account's share, is refused. What cannot be counted
+// without compiling the view (rule sets, target tables) is the agent's to leave out, with a problem that names it.
+
+// load is what one account takes of one node, as rows of the node's plan.
+type load struct{ enis, addresses, services, names, grants, targets int }
+
+func (l *load) add(o load) {
+	l.enis += o.enis
+	l.addresses += o.addresses
+	l.services += o.services
+	l.names += o.names
+	l.grants += o.grants
+	l.targets += o.targets
+}
+
+// bound is one of a load's parts with its limits.
+type bound struct {
+	what        string
+	of          func(*load) int
+	node, share int
+}
+
+var (
+	boundENIs = bound{"network interfaces", func(l *load) int { return l.enis },
+		plan.MaxENIs, api.MaxENIsPerNodeAndAccount}
+	boundAddresses = bound{"addresses in the VPCs with a network interface there", func(l *load) int { return l.addresses },
+		plan.MaxAddresses, api.MaxAddressesPerNodeAndAccount}
+	boundServices = bound{"pairs of an endpoint's address and a listener", func(l *load) int { return l.services },
+		plan.MaxServices, api.MaxServicesPerNodeAndAccount}
+	boundNames = bound{"private DNS names", func(l *load) int { return l.names },
+		plan.MaxNames, api.MaxNamesPerNodeAndAccount}
+	boundGrants = bound{"grants to consumers", func(l *load) int { return l.grants },
+		plan.MaxGrants, api.MaxGrantsPerNodeAndAccount}
+	boundTargets = bound{"targets of grants to consumers", func(l *load) int { return l.targets },
+		plan.MaxGrantTargets, api.MaxGrantTargetsPerNodeAndAccount}
+
+	boundsOfConsumer = []bound{boundAddresses, boundServices, boundNames}
+	boundsOfProvider = []bound{boundGrants, boundTargets}
+	boundsOfENI      = slices.Concat([]bound{boundENIs}, boundsOfConsumer, boundsOfProvider)
+)
+
+// loads counts what each account takes of each node. Connections that wait for their provider count: accepting them is not to
+// fail for want of room.
+type loads struct {
+	r      *api.Resources
+	nodeOf map[string]string          // by workload ENI: the live node that hosts it
+	vpcs   map[string]map[string]int  // by node and VPC: workload ENIs
+	brings map[string]load            // what a VPC brings to every node that hosts a part of it
+	dialed map[string]int             // by load balancer: endpoint ENIs of its connections
+	grants map[string]map[string]load // by node and providing account
+}
+
+// newLoads looks at everything once.
+func newLoads(r *api.Resources) *loads {
+	l := &loads{r: r, nodeOf: map[string]string{}, vpcs: map[string]map[string]int{}, brings: map[string]load{},
+		dialed: map[string]int{}, grants: map[string]map[string]load{}}
+	for _, e := range r.ENIs {
+		v := l.brings[e.VPC]
+		v.addresses++
+		l.brings[e.VPC] = v
+		if n := r.Nodes[e.Node]; e.Type != api.ENIWorkload || n == nil || n.State == api.NodeRevoked {
+			continue
+		}
+		l.nodeOf[e.ID] = e.Node
+		if l.vpcs[e.Node] == nil {
+			l.vpcs[e.Node] = map[string]int{}
+		}
+		l.vpcs[e.Node][e.VPC]++
+	}
+	for _, con := range r.Connections {
+		if e := r.Endpoints[con.Endpoint]; e != nil && mayCarry(con.State) {
+			l.addConnection(con, e)
+		}
+	}
+	for _, b := range r.LoadBalancers {
+		if l.dialed[b.ID] > 0 {
+			l.addBalancer(b)
+		}
+	}
+	return l
+}
+
+// mayCarry reports whether a connection carries traffic or may come to without being asked for again.
+func mayCarry(s api.ConnectionState) bool {
+	return s == api.Available || s == api.Pending || s == api.PendingAcceptance
+}
+
+func (l *loads) addConnection(con *api.Connection, e *api.Endpoint) {
+	brings := load{names: 3 * len(e.ENIs)} // regional, zonal, and private where that is turned on
+	if b := l.r.LoadBalancers[con.LoadBalancer]; b != nil {
+		brings.services = len(e.ENIs) * len(b.Listeners)
+		l.dialed[b.ID] += len(e.ENIs)
+	}
+	v := l.brings[con.EndpointVPC]
+	v.add(brings)
+	l.brings[con.EndpointVPC] = v
+}
+
+// addBalancer counts the grants that a load balancer needs on the nodes of its targets.
+func (l *loads) addBalancer(b *api.LoadBalancer) {
+	for _, listener := range b.Listeners {
+		for node, targets := range l.targets(listener.TargetGroup) {
+			if l.grants[node] == nil {
+				l.grants[node] = map[string]load{}
+			}
+			g := l.grants[node][b.Account]
+			g.add(load{grants: l.dialed[b.ID], targets: l.dialed[b.ID] * targets})
+			l.grants[node][b.Account] = g
+		}
+	}
+}
+
+// targets counts the targets of a group by the node that hosts them.
+func (l *loads) targets(group string) map[string]int {
+	out := map[string]int{}
+	if g := l.r.TargetGroups[group]; g != nil {
+		for _, t := range g.Targets {
+			if node := l.nodeOf[t.ENI]; node != "" {
+				out[node]++
+			}
+		}
+	}
+	return out
+}
+
+// of tells what each account takes of a node.
+func (l *loads) of(node string) map[string]load {
+	out := maps.Clone(l.grants[node])
+	if out == nil {
+		out = map[string]load{}
+	}
+	for vpc, enis := range l.vpcs[node] {
+		if v := l.r.VPCs[vpc]; v != nil {
+			sum := out[v.Account]
+			sum.add(l.brings[vpc])
+			sum.enis += enis
+			out[v.Account] = sum
+		}
+	}
+	return out
+}
+
+// hosts lists the nodes that host a part of a VPC, in order.
+func (l *loads) hosts(vpc string) []string {
+	var out []string
+	for _, node := range slices.Sorted(maps.Keys(l.vpcs)) {
+		if l.vpcs[node][vpc] > 0 {
+			out = append(out, node)
+		}
+	}
+	return out
+}
+
+// behind lists the nodes that host targets of a load balancer, in order.
+func (l *loads) behind(b *api.LoadBalancer) []string {
+	nodes := map[string]bool{}
+	for _, listener := range b.Listeners {
+		for node := range l.targets(listener.TargetGroup) {
+			nodes[node] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(nodes))
+}
+
+// room refuses when one of the nodes has too much to hold now, or of the account more than its share; only an administrator may
+// let an account have more than that. The call's own changes count.
+func (c *call) room(l *loads, field, account string, nodes []string, bounds []bound) error {
+	for _, id := range nodes {
+		by := l.of(id)
+		var all load
+		for _, o := range by {
+			all.add(o)
+		}
+		mine, name := by[account], c.r.Nodes[id].Name
+		for _, b := range bounds {
+			if have := b.of(&all); have > b.node {
+				return api.Errorf(api.CodeLimitExceeded, field, "use another node, or delete what is not needed",
+					"the node %s would have %d %s, it holds at most %d", name, have, b.what, b.node)
+			}
+			if have := b.of(&mine); have > b.share && !c.who.admin() {
+				return api.Errorf(api.CodeLimitExceeded, field,
+					"use another node, delete what is not needed, or ask an administrator, who may go beyond an account's share",
+					"the node %s would have %d %s of the account, whose share of a node is %d", name, have, b.what, b.share)
+			}
+		}
+	}
+	return nil
+}
+
+// roomForENI checks the nodes that a new or moved interface concerns: where it is, and all that host a part of its VPC.
+func (c *call) roomForENI(e *api.ENI) error {
+	l := newLoads(c.r)
+	if e.Node != "" {
+		if err := c.room(l, "nodeId", e.Account, []string{e.Node}, boundsOfENI); err != nil {
+			return err
+		}
+	}
+	return c.roomForAddresses(l, "subnetId", e)
+}
+
+// roomForAddresses checks the nodes that host a part of the VPC of a new interface.
+func (c *call) roomForAddresses(l *loads, field string, e *api.ENI) error {
+	return c.room(l, field, e.Account, l.hosts(e.VPC), []bound{boundAddresses})
+}
+
+// roomForConnection checks the nodes of a connection's both sides. Each side's field is where the caller can do something about
+// it; of the other side it learns only that it is full.
+func (c *call) roomForConnection(con *api.Connection, consumerField, providerField string) error {
+	l := newLoads(c.r)
+	mine := func(account string) bool { return c.account == "" || c.account == account }
+	err := c.room(l, consumerField, con.EndpointAccount, l.hosts(con.EndpointVPC), boundsOfConsumer)
+	if err != nil && !mine(con.EndpointAccount) {
+		return api.Errorf(api.CodeLimitExceeded, consumerField, "ask its consumer to make room",
+			"the endpoint %s is more than its VPC's nodes hold", con.Endpoint)
+	}
+	if err != nil {
+		return err
+	}
+	err = c.roomForProvider(l, providerField, c.r.LoadBalancers[con.LoadBalancer])
+	if err != nil && !mine(con.Account) {
+		return api.Errorf(api.CodeLimitExceeded, providerField, "ask its provider to make room",
+			"the endpoint service %s has as many endpoint connections as its nodes hold", con.Service)
+	}
+	return err
+}
+
+// roomForProvider checks the nodes that host the targets of a load balancer, if there is one.
+func (c *call) roomForProvider(l *loads, field string, b *api.LoadBalancer) error {
+	if b == nil {
+		return nil
+	}
+	return c.room(l, field, b.Account, l.behind(b), boundsOfProvider)
+}
