@@ -14,10 +14,13 @@ import (
 var LinkLocalResolver = netip.AddrFrom4([4]byte{169, 254, 169, 253})
 
 // Compile turns a view and what was observed on the host into what the node must do. It is pure: the same input, in any
-// order within its lists, gives the same plan. The view is untrusted: whatever contradicts itself or exceeds a limit is
-// an error that names the field, and the caller keeps its last good plan. A node that is neither Ready nor Draining gets
-// an empty plan of generation 0: closed.
-func Compile(v api.View, f Facts) (*Plan, error) {
+// order within its lists, gives the same plan. The view is untrusted: whatever contradicts itself is an error that names
+// the field, and the caller keeps its last good plan. What exceeds a limit is left out and stands in Problems; the rest of
+// the view is in force, what it revokes included. A node that is neither Ready nor Draining gets an empty plan of
+// generation 0: closed.
+func Compile(v api.View, f Facts) (*Plan, error) { return compile(v, f, nodeLimits) }
+
+func compile(v api.View, f Facts, l limits) (*Plan, error) {
 	if v.Node.State != api.NodeReady && v.Node.State != api.NodeDraining {
 		return &Plan{Revision: v.Revision}, nil
 	}
@@ -30,6 +33,7 @@ func Compile(v api.View, f Facts) (*Plan, error) {
 			return nil, fmt.Errorf("compile view %d: %w", v.Revision, err)
 		}
 	}
+	c.fit(l)
 	if err := c.finish(); err != nil {
 		return nil, fmt.Errorf("compile view %d: %w", v.Revision, err)
 	}
@@ -53,6 +57,7 @@ type compiler struct {
 	sets       *ruleBook
 	tables     *idBook
 	tableTexts map[uint32]string // target group number → text of its targets
+	excess     excesses
 }
 
 // newCompiler sorts copies of the lists, so that nothing below depends on the order of the input.
@@ -71,6 +76,7 @@ func newCompiler(v api.View, f Facts) *compiler {
 		vpcs: map[uint32]*api.ViewVPC{}, groups: map[string]*api.ViewGroup{},
 		addressOf: map[vpcAddr]*api.ViewAddress{}, eniOf: map[vpcAddr]*api.ViewENI{},
 		sets: &ruleBook{newIDBook(textHash)}, tables: newIDBook(textHash), tableTexts: map[uint32]string{},
+		excess: excesses{},
 	}
 }
 
@@ -95,9 +101,6 @@ func (c *compiler) config() error {
 
 // peers fills Peers and AllowedIPs. No two peers may speak for one address, nor a peer for what is here.
 func (c *compiler) peers() error {
-	if err := limit("peers", len(c.view.Peers), MaxPeers); err != nil {
-		return err
-	}
 	var spoken []AllowedIP
 	nodes := map[string]bool{}
 	for _, p := range c.view.Peers {
@@ -119,9 +122,6 @@ func (c *compiler) peers() error {
 			}
 			spoken = append(spoken, AllowedIP{Prefix: prefix, PublicKey: p.PublicKey})
 		}
-	}
-	if err := limit("peers.allowedIPs", len(spoken), MaxAllowedIPs); err != nil {
-		return err
 	}
 	c.plan.AllowedIPs = slices.Clone(spoken)
 	for _, e := range c.view.ENIs {
@@ -219,14 +219,15 @@ func (c *compiler) links() error {
 			Ifindex: r.Ifindex, MAC: r.MAC, GatewayMAC: r.GatewayMAC,
 		}
 		var err error
-		field := fmt.Sprintf("enis[%q].groups", e.ID)
-		if row.Groups, err = c.groupNumbers(field, e.Groups); err != nil {
+		h := holder{fmt.Sprintf("enis[%q].groups", e.ID), e.VPC, e.ID}
+		groups := e.Groups
+		if row.Groups, groups, err = c.groupNumbers(h, groups); err != nil {
 			return err
 		}
-		if row.IngressRules, err = c.groupRules(field, e.Groups, ingress); err != nil {
+		if row.IngressRules, err = c.groupRules(h, groups, ingress); err != nil {
 			return err
 		}
-		if row.EgressRules, err = c.groupRules(field, e.Groups, egress); err != nil {
+		if row.EgressRules, err = c.groupRules(h, groups, egress); err != nil {
 			return err
 		}
 		c.plan.ENIs = append(c.plan.ENIs, row)
@@ -241,9 +242,10 @@ func resolverOf(cidr netip.Prefix) netip.Addr { return cidr.Addr().Next().Next()
 func (c *compiler) addresses() error {
 	for _, a := range c.view.Addresses {
 		row := Address{VPC: a.VPC, Address: a.Address, ENI: a.ENI, Number: a.Number}
-		field := fmt.Sprintf("addresses[%q].groups", a.ENI)
+		h := holder{fmt.Sprintf("addresses[%q].groups", a.ENI), a.VPC, a.ENI}
+		groups := a.Groups
 		var err error
-		if row.Groups, err = c.groupNumbers(field, a.Groups); err != nil {
+		if row.Groups, groups, err = c.groupNumbers(h, groups); err != nil {
 			return err
 		}
 		switch a.Type {
@@ -251,11 +253,11 @@ func (c *compiler) addresses() error {
 			row.Type = AddressWorkload
 		case api.ENIEndpoint:
 			row.Type = AddressEndpoint
-			row.Rules, err = c.groupRules(field, a.Groups, ingress)
+			row.Rules, err = c.groupRules(h, groups, ingress)
 		case api.ENILoadBalancer:
 			row.Type = AddressLoadBalancer
-			if row.Rules, err = c.loadBalancerRules(field, a.Groups, ingress); err == nil {
-				row.EgressRules, err = c.loadBalancerRules(field, a.Groups, egress)
+			if row.Rules, err = c.loadBalancerRules(h, groups, ingress); err == nil {
+				row.EgressRules, err = c.loadBalancerRules(h, groups, egress)
 			}
 		}
 		if err != nil {
@@ -276,18 +278,24 @@ func (c *compiler) addresses() error {
 			c.plan.Addresses = append(c.plan.Addresses, Address{VPC: v.Number, Address: a, Type: AddressResolver})
 		}
 	}
-	return limit("addresses", len(c.plan.Addresses), MaxAddresses)
+	return nil
 }
 
 // names fills Zones and Names.
 func (c *compiler) names() error {
 	for _, v := range c.view.VPCs {
-		if v.Local {
-			c.plan.Zones = append(c.plan.Zones, Zone{
-				VPC: v.Number, Account: v.Account, CIDR: v.CIDR, Forwarders: strings.Join(v.Forwarders, ","),
-				Plain: v.PlainForwarders,
-			})
+		if !v.Local {
+			continue
 		}
+		forwarders := v.Forwarders
+		if len(forwarders) > MaxForwarders {
+			forwarders = forwarders[:MaxForwarders]
+			c.leave("forwarders", v.Number, fmt.Sprintf("a VPC has at most %d", MaxForwarders), v.ID)
+		}
+		c.plan.Zones = append(c.plan.Zones, Zone{
+			VPC: v.Number, Account: v.Account, CIDR: v.CIDR, Forwarders: strings.Join(forwarders, ","),
+			Plain: v.PlainForwarders,
+		})
 	}
 	for _, n := range c.view.Names {
 		field := fmt.Sprintf("names[%q]", n.Name)
@@ -306,19 +314,13 @@ func (c *compiler) names() error {
 		}
 		c.plan.Names = append(c.plan.Names, Name{VPC: n.VPC, Name: n.Name, Address: n.Address, Endpoint: n.Endpoint})
 	}
-	return limit("names", len(c.plan.Names), MaxNames)
+	return nil
 }
 
 // finish sorts the tables and refuses duplicate keys.
 func (c *compiler) finish() error {
 	p := c.plan
 	p.RuleSets = c.sets.rows()
-	if err := limit("groups: rule sets", len(p.RuleSets), MaxRuleSets); err != nil {
-		return err
-	}
-	if err := limit("endpoints: target tables", len(p.TargetTables), MaxTargetTables); err != nil {
-		return err
-	}
 	return cmpErr(
 		sortRows("links", &p.Links), sortRows("peers", &p.Peers), sortRows("peers.allowedIPs", &p.AllowedIPs),
 		sortRows("enis", &p.ENIs), sortRows("addresses", &p.Addresses), sortRows("groups", &p.RuleSets),

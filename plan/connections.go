@@ -46,7 +46,7 @@ func (c *compiler) endpoints() error {
 			}
 		}
 	}
-	return limit("endpoints: services", len(c.plan.Services), MaxServices)
+	return nil
 }
 
 // checkEndpointENI demands that an endpoint's ENI stand among the addresses, as the same.
@@ -83,7 +83,7 @@ func (c *compiler) service(e *api.ViewEndpoint, eni api.ViewEndpointENI, l *api.
 	if tag > api.MaxTagNumber {
 		return Service{}, fmt.Errorf("tagNumbers: %d for %s is above %d", tag, eni.ENI, api.MaxTagNumber)
 	}
-	table, size, err := c.targetTable(l)
+	table, size, err := c.targetTable(e, l)
 	if err != nil {
 		return Service{}, err
 	}
@@ -96,11 +96,8 @@ func (c *compiler) service(e *api.ViewEndpoint, eni api.ViewEndpointENI, l *api.
 
 // targetTable is the table of a target group, shared by all services that lead to it: targets of every zone, as
 // cross-zone load balancing is always on. The id depends on the size, so that a service never reads a table of another
-// size. No targets: 0, 0.
-func (c *compiler) targetTable(l *api.ViewListenerPool) (id, size uint32, err error) {
-	if err := limit("targets", len(l.Targets), MaxTargets); err != nil {
-		return 0, 0, err
-	}
+// size. No targets: 0, 0. Of more than MaxTargets it holds the lowest addresses.
+func (c *compiler) targetTable(e *api.ViewEndpoint, l *api.ViewListenerPool) (id, size uint32, err error) {
 	var targets []netip.AddrPort
 	for _, t := range l.Targets {
 		if !t.Address.Is4() || t.Port == 0 {
@@ -117,6 +114,11 @@ func (c *compiler) targetTable(l *api.ViewListenerPool) (id, size uint32, err er
 		return 0, 0, fmt.Errorf("targetGroup: number %d is 0, or has other targets elsewhere", l.TargetGroup)
 	}
 	c.tableTexts[l.TargetGroup] = text
+	if len(targets) > MaxTargets {
+		c.leave("endpoints: targets", e.VPC, fmt.Sprintf("a target group has at most %d", MaxTargets), e.ID)
+		targets = targets[:MaxTargets]
+		text = firstLines(text, MaxTargets)
+	}
 	if size = TableSize(len(targets)); size == 0 {
 		return 0, 0, nil
 	}
@@ -140,15 +142,12 @@ func checkIdle(p api.Protocol, seconds uint32) error {
 
 // grants fills Grants and GrantTargets: the provider's half of connections.
 func (c *compiler) grants() error {
-	if err := limit("grants", len(c.view.Grants), MaxGrants); err != nil {
-		return err
-	}
 	for i := range c.view.Grants {
 		g := &c.view.Grants[i]
 		field := fmt.Sprintf("grants[%d/%d]", g.ConsumerVPC, g.Tag)
 		row, err := c.grant(field, g)
 		if errors.Is(err, errTooManyRules) {
-			c.plan.Problems = append(c.plan.Problems, fmt.Sprintf("%s of connection %s: %v", field, g.Connection, err))
+			c.leave("grants", g.ProviderVPC, errTooManyRules.Error(), g.Connection)
 			continue
 		}
 		if err != nil {
@@ -163,7 +162,7 @@ func (c *compiler) grants() error {
 			c.plan.GrantTargets = append(c.plan.GrantTargets, target)
 		}
 	}
-	return limit("grants.targets", len(c.plan.GrantTargets), MaxGrantTargets)
+	return nil
 }
 
 func (c *compiler) grant(field string, g *api.ViewGrant) (Grant, error) {
@@ -193,10 +192,11 @@ func (c *compiler) grant(field string, g *api.ViewGrant) (Grant, error) {
 	if row.Admitted, err = c.admitted(g.Admitted); err != nil {
 		return row, err
 	}
-	if row.LBRules, err = c.loadBalancerRules("loadBalancerGroups", g.LoadBalancerGroups, ingress); err != nil {
+	h := holder{"loadBalancerGroups", g.ProviderVPC, g.Connection}
+	if row.LBRules, err = c.loadBalancerRules(h, g.LoadBalancerGroups, ingress); err != nil {
 		return row, err
 	}
-	row.LBEgressRules, err = c.loadBalancerRules("loadBalancerGroups", g.LoadBalancerGroups, egress)
+	row.LBEgressRules, err = c.loadBalancerRules(h, g.LoadBalancerGroups, egress)
 	return row, err
 }
 

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -21,32 +22,46 @@ var openRules = []Rule{{
 	Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0),
 }}
 
-// groupNumbers turns group ids into sorted numbers.
-func (c *compiler) groupNumbers(field string, ids []string) (Groups, error) {
+// holder is what has security groups, for errors.
+type holder struct {
+	field string
+	vpc   uint32
+	name  string
+}
+
+// groupNumbers turns group ids into sorted numbers, and returns the ids without those that are more than LimitGroups, the
+// newest: rules only allow, so without a group less passes.
+func (c *compiler) groupNumbers(h holder, ids []string) (Groups, []string, error) {
 	var groups Groups
-	if len(ids) > LimitGroups {
-		return groups, fmt.Errorf("%s: %d security groups, at most %d", field, len(ids), LimitGroups)
-	}
-	var numbers []uint32
+	var found []*api.ViewGroup
 	for _, id := range ids {
 		g := c.groups[id]
 		if g == nil {
-			return groups, fmt.Errorf("%s: group %q is not in the view", field, id)
+			return groups, nil, fmt.Errorf("%s: group %q is not in the view", h.field, id)
 		}
-		numbers = append(numbers, g.Number)
+		found = append(found, g)
 	}
-	slices.Sort(numbers)
-	copy(groups[:], slices.Compact(numbers))
-	return groups, nil
+	slices.SortFunc(found, func(a, b *api.ViewGroup) int { return cmp.Compare(a.Number, b.Number) })
+	found = slices.Compact(found)
+	if len(found) > LimitGroups {
+		found = found[:LimitGroups]
+		c.leave("groups", h.vpc, fmt.Sprintf("a network interface has at most %d", LimitGroups), h.name)
+	}
+	ids = nil
+	for i, g := range found {
+		groups[i] = g.Number
+		ids = append(ids, g.ID)
+	}
+	return groups, ids, nil
 }
 
-// groupRules is the id of the union of the groups' rules of one direction; 0 when there are none.
-func (c *compiler) groupRules(field string, ids []string, d direction) (uint32, error) {
+// groupRules is the id of the union of the groups' rules of one direction; 0 when there are none, or too many.
+func (c *compiler) groupRules(h holder, ids []string, d direction) (uint32, error) {
 	var rules []Rule
 	for _, id := range ids {
 		g := c.groups[id]
 		if g == nil {
-			return 0, fmt.Errorf("%s: group %q is not in the view", field, id)
+			return 0, fmt.Errorf("%s: group %q is not in the view", h.field, id)
 		}
 		list := g.Ingress
 		if d == egress {
@@ -61,18 +76,18 @@ func (c *compiler) groupRules(field string, ids []string, d direction) (uint32, 
 		}
 	}
 	set, err := c.sets.id(rules)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", field, err)
+	if err != nil { // too many: closed
+		c.leave("groups: rules", h.vpc, err.Error(), h.name)
 	}
 	return set, nil
 }
 
 // loadBalancerRules is groupRules, but no groups at all means that all is allowed.
-func (c *compiler) loadBalancerRules(field string, ids []string, d direction) (uint32, error) {
+func (c *compiler) loadBalancerRules(h holder, ids []string, d direction) (uint32, error) {
 	if len(ids) == 0 {
 		return c.sets.id(openRules)
 	}
-	return c.groupRules(field, ids, d)
+	return c.groupRules(h, ids, d)
 }
 
 // protocolNumber is the IANA number of a protocol, ProtocolAny for "-1".

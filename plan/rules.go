@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -123,7 +122,7 @@ func canonicalRules(rules []Rule) []Rule {
 	return slices.CompactFunc(rules, func(a, b Rule) bool { return ruleMatch(a) == ruleMatch(b) })
 }
 
-var errTooManyRules = errors.New("too many rules together")
+var errTooManyRules = fmt.Errorf("the datapath holds %d rules together: use fewer or wider ones", LimitRules)
 
 // merged joins prefixes of rules that are equal otherwise, name included: contained ones fall away, two halves become one.
 // It matches the same addresses. The order of the result says nothing.
@@ -173,14 +172,14 @@ type ruleBook struct {
 	ids *idBook
 }
 
-// id returns the set's id, 0 for one that is empty: nothing matches it.
+// id returns the set's id, 0 for one that is empty: nothing matches it. Its only error is errTooManyRules.
 func (b *ruleBook) id(rules []Rule) (uint32, error) {
 	rules = canonicalRules(rules)
 	if len(rules) == 0 {
 		return 0, nil
 	}
 	if len(rules) > LimitRules {
-		return 0, fmt.Errorf("%w: %d, the datapath holds %d: use fewer or wider rules", errTooManyRules, len(rules), LimitRules)
+		return 0, errTooManyRules
 	}
 	var text strings.Builder
 	for _, r := range rules {
@@ -188,6 +187,11 @@ func (b *ruleBook) id(rules []Rule) (uint32, error) {
 		text.WriteByte('\n')
 	}
 	return b.ids.id(text.String()), nil
+}
+
+// keep forgets all sets but these.
+func (b *ruleBook) keep(ids map[uint32]bool) {
+	maps.DeleteFunc(b.ids.byText, func(_ string, id uint32) bool { return !ids[id] })
 }
 
 func (b *ruleBook) rows() []RuleSet {

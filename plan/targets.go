@@ -79,6 +79,15 @@ func mix32(h uint32) uint32 {
 	return h ^ h>>16
 }
 
+// firstLines are the first n lines of a text that has more.
+func firstLines(text string, n int) string {
+	end := 0
+	for range n {
+		end += strings.IndexByte(text[end:], '\n') + 1
+	}
+	return text[:end]
+}
+
 // tableText is the canonical text of a set of targets; an error names the one that stands twice.
 func tableText(targets []netip.AddrPort) (string, error) {
 	targets = slices.Clone(targets)

@@ -9,13 +9,6 @@ import (
 	"github.com/culvert-net/culvert/api"
 )
 
-func limit(field string, have, most int) error {
-	if have > most {
-		return fmt.Errorf("%s: %d, at most %d", field, have, most)
-	}
-	return nil
-}
-
 // checkIDs demands that identifiers be short and of harmless characters: they stand in dumps, rule texts and logs.
 func checkIDs(field string, ids ...string) error {
 	for _, id := range ids {
@@ -45,9 +38,6 @@ func within(outer, inner netip.Prefix) bool {
 }
 
 func (c *compiler) indexVPCs() error {
-	if err := limit("vpcs", len(c.view.VPCs), MaxVPCs); err != nil {
-		return err
-	}
 	for i := range c.view.VPCs {
 		v := &c.view.VPCs[i]
 		field := fmt.Sprintf("vpcs[%q]", v.ID)
@@ -71,9 +61,6 @@ func (c *compiler) indexVPCs() error {
 			if !within(v.CIDR, s.CIDR) {
 				return fmt.Errorf("%s.subnets: %s is outside %s", field, s.CIDR, v.CIDR)
 			}
-		}
-		if err := limit(field+".forwarders", len(v.Forwarders), MaxForwarders); err != nil {
-			return err
 		}
 		for _, f := range v.Forwarders {
 			if e := api.ValidateForwarder(f, v.PlainForwarders); e != nil {
@@ -141,9 +128,6 @@ func (c *compiler) indexAddresses() error {
 
 // indexENIs demands that what this node hosts stands among the addresses, as the same.
 func (c *compiler) indexENIs() error {
-	if err := limit("enis", len(c.view.ENIs), MaxENIs); err != nil {
-		return err
-	}
 	for i := range c.view.ENIs {
 		e := &c.view.ENIs[i]
 		field := fmt.Sprintf("enis[%q]", e.ID)
