@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/culvert-net/culvert/plan"
 )
 
 // Sizes are the capacities of the maps in entries. Zero fields get the defaults named. A pinned map keeps the size that
@@ -13,9 +15,9 @@ import (
 type Sizes struct {
 	Links        uint32 // workload interfaces and their ENIs; default 1024
 	Addresses    uint32 // default 65,536
-	RuleSets     uint32 // default 4,096
+	RuleSets     uint32 // default 8,192: a plan's and those of the plan before it
 	Services     uint32 // default 16,384
-	TargetTables uint32 // default 4,096
+	TargetTables uint32 // default 8,192: likewise
 	Grants       uint32 // default 32,768
 	GrantTargets uint32 // default 131,072
 	Flows        uint32 // entries, two a flow and half; default 131,072 (about 25 MB of kernel memory)
@@ -52,13 +54,13 @@ func (c *Config) setDefaults() {
 		}
 	}
 	s := &c.Sizes
-	size(&s.Links, 1024)
-	size(&s.Addresses, 65_536)
-	size(&s.RuleSets, 4_096)
-	size(&s.Services, 16_384)
-	size(&s.TargetTables, 4_096)
-	size(&s.Grants, 32_768)
-	size(&s.GrantTargets, 131_072)
+	size(&s.Links, plan.MaxENIs)
+	size(&s.Addresses, plan.MaxAddresses)
+	size(&s.RuleSets, 2*plan.MaxRuleSets)
+	size(&s.Services, plan.MaxServices)
+	size(&s.TargetTables, 2*plan.MaxTargetTables)
+	size(&s.Grants, plan.MaxGrants)
+	size(&s.GrantTargets, plan.MaxGrantTargets)
 	size(&s.Flows, 131_072)
 	size(&s.Counters, 8_192)
 	size(&s.Refusals, 8_192)
