@@ -65,6 +65,9 @@ func createVPC(c *call, in *creation[api.CreateVPCRequest]) (*api.VPC, error) {
 	if err := put(c, v, c.r.VPCs, nil); err != nil {
 		return nil, err
 	}
+	if err := c.checkForwarders(&api.VPC{}, v); err != nil {
+		return nil, err
+	}
 	return v, c.putGroup(g)
 }
 
@@ -85,7 +88,10 @@ func modifyVPC(c *call, in *change[api.ModifyVPCRequest]) (*api.VPC, error) {
 	if in.Body.PlainForwarders != nil {
 		v.PlainForwarders = *in.Body.PlainForwarders
 	}
-	return &v, put(c, &v, c.r.VPCs, nil)
+	if err := put(c, &v, c.r.VPCs, nil); err != nil {
+		return nil, err
+	}
+	return &v, c.checkForwarders(old, &v)
 }
 
 func deleteVPC(c *call, in *Removal) (*api.Result, error) {

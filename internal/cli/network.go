@@ -39,7 +39,8 @@ func (a *app) vpcCreate() *cobra.Command {
 	var m mutation
 	c := command("create [NAME] --cidr CIDR", "Create a VPC", `
 Create a VPC with a range of IPv4 addresses from /16 to /28. It is born with a default security group. Names that are
-not private to the VPC are not answered unless it has forwarders.`, `
+not private to the VPC are not answered unless it has forwarders. Nodes ask those from their own network: any but DNS
+over TLS at a public address must be set by an administrator.`, `
   culvert vpc create shop --cidr 10.0.0.0/16
   culvert vpc create shop --cidr 10.0.0.0/16 --forwarder tls://9.9.9.9`, nil)
 	c.RunE = change(a, vpcKind, &m, func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.VPC, error) {
@@ -52,8 +53,8 @@ not private to the VPC are not answered unless it has forwarders.`, `
 	})
 	f := c.Flags()
 	f.StringVar(&cidr, "cidr", "", "`CIDR` of its addresses, such as 10.0.0.0/16")
-	f.StringArrayVar(&r.Forwarders, "forwarder", nil, "`SERVER` for all other names: tls://ADDRESS[:853] (may repeat)")
-	f.BoolVar(&r.PlainForwarders, "plain-forwarders", false, "allow forwarders without TLS; queries leave in clear")
+	f.StringArrayVar(&r.Forwarders, "forwarder", nil, "`SERVER` for all other names: tls://ADDRESS of a public resolver (may repeat)")
+	f.BoolVar(&r.PlainForwarders, "plain-forwarders", false, "allow forwarders without TLS; queries leave in clear (administrators)")
 	tags(c, &r.Tags)
 	c.Args = atMost("NAME")
 	required(c, "cidr")
@@ -67,7 +68,7 @@ func (a *app) vpcModify() *cobra.Command {
 	var m mutation
 	c := command("modify VPC [--forwarder SERVER] [--plain-forwarders]", "Change a VPC's forwarders", `
 Change which servers answer names that are not private to the VPC. --forwarder replaces the whole list; an empty one
-ends forwarding.`, `
+ends forwarding. Any but DNS over TLS at port 853 of a public address must be set by an administrator.`, `
   culvert vpc modify shop --forwarder tls://9.9.9.9
   culvert vpc modify shop --forwarder ""`, nil)
 	c.RunE = change(a, vpcKind, &m, func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.VPC, error) {
@@ -81,8 +82,8 @@ ends forwarding.`, `
 		}
 		return cl.ModifyVPC(ctx, args[0], r, o...)
 	})
-	c.Flags().StringArrayVar(&forwarders, "forwarder", nil, "`SERVER` for all other names: tls://ADDRESS[:853] (may repeat)")
-	c.Flags().BoolVar(&plain, "plain-forwarders", false, "allow forwarders without TLS; queries leave in clear")
+	c.Flags().StringArrayVar(&forwarders, "forwarder", nil, "`SERVER` for all other names: tls://ADDRESS of a public resolver (may repeat)")
+	c.Flags().BoolVar(&plain, "plain-forwarders", false, "allow forwarders without TLS; queries leave in clear (administrators)")
 	c.Args = exactly("VPC")
 	c.ValidArgsFunction = complete(a, vpcKind)
 	m.flags(c)
