@@ -74,11 +74,6 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Names answers the node's workloads. A nil set of rows is not an empty one: callers pass what the plan holds.
-type Names interface {
-	Set(zones []plan.Zone, names []plan.Name)
-}
-
 // Members is gossip as the loop uses it.
 type Members interface {
 	SetMembers(members []api.ViewMember, keys [][]byte) error

@@ -74,6 +74,7 @@ type turn struct {
 	facts  plan.Facts
 	plan   *plan.Plan
 	errs   []error
+	open   uint16 // port of the host that the mesh may reach
 }
 
 func (t *turn) fail(what string, err error) bool {
@@ -113,6 +114,7 @@ func (a *Agent) round(ctx context.Context) []error {
 	if applied {
 		t.edges.Names.Set(t.plan.Zones, t.plan.Names)
 	}
+	t.openResolver()
 	t.fail("gossip", t.edges.Members.SetMembers(t.view.Members, t.view.GossipKeys))
 	if applied {
 		t.publish()
@@ -149,11 +151,7 @@ func (t *turn) withdrawNames() {
 // infrastructure makes the host's own link and secures the tunnel's. Each link goes up only with its programs attached.
 func (t *turn) infrastructure() {
 	c := &t.facts.Config
-	mesh := t.view.Mesh.Number
-	hl, err := t.edges.Host.EnsureHostLink(host.HostSpec{
-		Address: api.NodeAddr(mesh, t.view.Node.Number), Mesh: api.MeshPrefix(mesh), MTU: t.cfg.TunnelMTU,
-		ResolverPort: resolverPort,
-	})
+	hl, err := t.edges.Host.EnsureHostLink(t.hostSpec())
 	if !t.fail("host link", err) {
 		c.HostIfindex, c.HostMAC, c.DPMAC = uint32(hl.Datapath.Ifindex), hl.Host.MAC, hl.Datapath.MAC
 		if !t.fail("host program", t.edges.Datapath.Secure(hl.Datapath.Ifindex, AtHost)) && !hl.Datapath.Up {

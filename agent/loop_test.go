@@ -39,6 +39,7 @@ type bench struct {
 	applied    *plan.Plan
 	names      []plan.Name
 	refuse     error // of Apply
+	deaf       error // of Listening
 }
 
 func (b *bench) note(format string, args ...any) {
@@ -95,6 +96,13 @@ func (b *bench) Set(_ []plan.Zone, names []plan.Name) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.names = names
+}
+
+// Listening implements Names.
+func (b *bench) Listening() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.deaf
 }
 
 // SetMembers implements Members.

@@ -119,7 +119,7 @@ func TestPartsEndBeforeTheirFirstPlan(t *testing.T) {
 	if err := newRecorder(collector).run(ctx); err != nil {
 		t.Error(err)
 	}
-	if err := newResolver(&state.Identity{Mesh: 7, Number: 1}, slog.New(slog.DiscardHandler)).run(ctx); err != nil {
+	if err := newResolver(&state.Identity{Mesh: 7, Number: 1}, func() {}, slog.New(slog.DiscardHandler)).run(ctx); err != nil {
 		t.Error(err)
 	}
 }

@@ -57,6 +57,8 @@ type Config struct {
 	// Identify says who a remote address is; default: the overlay address of an IPv4 workload with tag number 0, in
 	// canonical form.
 	Identify func(remote netip.Addr) (vpc uint32, client netip.Addr, ok bool)
+	// Changed is called, from any goroutine, after Listening changed. It must not block.
+	Changed func()
 	// Log gets what an operator must know; default: slog.Default.
 	Log *slog.Logger
 	// QueryLog gets every answered query. It is called on the serving goroutine: it must not block, and may be called
@@ -112,6 +114,9 @@ func RCODEString(rcode int) string {
 func (c Config) withDefaults() Config {
 	if c.Identify == nil {
 		c.Identify = overlayIdentity(c.Mesh)
+	}
+	if c.Changed == nil {
+		c.Changed = func() {}
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

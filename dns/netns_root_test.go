@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ import (
 const (
 	testMesh   = 0xabcdef
 	testDevice = "culvert-host"
+	testPort   = 1023
 )
 
 func overlay(vpc uint32, address string) netip.Addr {
@@ -133,7 +135,7 @@ func (p *netnsPair) query(network, device string, from, to netip.Addr, timeout t
 			d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 		}
 		var conn net.Conn
-		if conn, err = d.Dial(network+"6", netip.AddrPortFrom(to, 53).String()); err != nil {
+		if conn, err = d.Dial(network+"6", netip.AddrPortFrom(to, testPort).String()); err != nil {
 			return
 		}
 		defer conn.Close()
@@ -143,11 +145,14 @@ func (p *netnsPair) query(network, device string, from, to netip.Addr, timeout t
 	return reply, errors.Join(entered, err)
 }
 
+// wildcard is the resolver's port on all addresses.
+var wildcard = fmt.Sprintf("[::]:%d", testPort)
+
 // serve runs a server in the node's namespace until stop is called or the test ends.
 func (p *netnsPair) serve(device string) (s *Server, stop func()) {
 	p.t.Helper()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	s = New(Config{Listen: []string{"[::]:53"}, Device: device, Mesh: testMesh, Log: quiet})
+	s = New(Config{Listen: []string{wildcard}, Device: device, Mesh: testMesh, Log: quiet})
 	s.Set(testZone(p.t))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -237,4 +242,80 @@ func TestDeviceMadeAnew(t *testing.T) {
 	p.connectHost()
 	p.expect("udp", "w0", shopClient, nodeAddr, shopAnswer)
 	p.expect("tcp", "w0", payClient, nodeAddr, payAnswer)
+}
+
+// occupy takes the resolver's port on all addresses and devices, as a server of the host may; nil when it is taken.
+func (p *netnsPair) occupy() net.Listener {
+	p.t.Helper()
+	var l net.Listener
+	var err error
+	if e := in(p.node, func() { l, err = net.Listen("tcp6", wildcard) }); e != nil {
+		p.t.Fatal(e)
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil
+	} else if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// A server that cannot listen says so, at its start and when its device was made anew; then it tries until it can.
+func TestListeningTellsWhyNot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes network namespaces")
+	}
+	p := newNetnsPair(t)
+	var changes atomic.Int64
+	s := New(Config{
+		Listen: []string{wildcard}, Device: testDevice, Mesh: testMesh, Changed: func() { changes.Add(1) },
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	s.Set(testZone(t))
+	run := func(ctx context.Context) (err error) {
+		if e := in(p.node, func() { err = s.Run(ctx) }); e != nil {
+			t.Fatal(e)
+		}
+		return err
+	}
+	if err := s.Listening(); !errors.Is(err, errNotRunning) {
+		t.Errorf("before it runs: %v", err)
+	}
+	other := p.occupy()
+	for range 2 {
+		if err := run(t.Context()); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatalf("run: %v, want address in use", err)
+		}
+	}
+	if err := s.Listening(); !errors.Is(err, syscall.EADDRINUSE) || changes.Load() != 1 {
+		t.Errorf("listening: %v after %d changes", err, changes.Load())
+	}
+	other.Close()
+
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	eventually(t, "it listens", func() bool { return s.Listening() == nil && changes.Load() == 2 })
+	p.expect("udp", "w0", shopClient, nodeAddr, shopAnswer)
+	if p.occupy() != nil {
+		t.Error("the port is free although the server listens")
+	}
+	p.ip("-n " + p.node + " link del " + testDevice)
+	eventually(t, "it says that the device is gone", func() bool { return errors.Is(s.Listening(), errDeviceMissing) })
+	eventually(t, "another takes the port", func() bool {
+		other = p.occupy()
+		return other != nil
+	})
+	p.connectHost()
+	eventually(t, "it says that the port is taken", func() bool { return errors.Is(s.Listening(), syscall.EADDRINUSE) })
+	other.Close()
+	p.expect("tcp", "w0", payClient, nodeAddr, payAnswer)
+	if err := s.Listening(); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-done; err != nil || !errors.Is(s.Listening(), errNotRunning) {
+		t.Errorf("run: %v; then %v", err, s.Listening())
+	}
 }

@@ -29,6 +29,7 @@ type Server struct {
 	readyOnce sync.Once
 	addrMu    sync.Mutex
 	addrs     []netip.AddrPort
+	deaf      error // why it does not listen; nil while it does
 }
 
 // state is what queries are answered from; replaced as a whole.
@@ -46,6 +47,7 @@ func New(cfg Config) *Server {
 		conns:    newConnLimit(),
 		forwards: make(chan struct{}, maxForwards),
 		ready:    make(chan struct{}),
+		deaf:     errNotRunning,
 	}
 	s.state.Store(&state{zone: &zone.Zone{}})
 	return s
@@ -90,6 +92,30 @@ func (s *Server) Zone() *zone.Zone { return s.state.Load().zone }
 // Ready is closed once the Server listens.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
+var (
+	errNotRunning    = errors.New("the resolver does not run")
+	errDeviceMissing = errors.New("the device does not exist")
+)
+
+// Listening is nil while the Server listens; else it says why not.
+func (s *Server) Listening() error {
+	s.addrMu.Lock()
+	defer s.addrMu.Unlock()
+	return s.deaf
+}
+
+// deafen notes that the Server does not listen. It reports whether that is news.
+func (s *Server) deafen(why error) (news bool) {
+	s.addrMu.Lock()
+	news = s.deaf == nil || s.deaf.Error() != why.Error()
+	s.addrs, s.deaf = nil, why
+	s.addrMu.Unlock()
+	if news {
+		s.cfg.Changed()
+	}
+	return news
+}
+
 // Addrs are the addresses that the Server listens on, each for UDP and TCP.
 func (s *Server) Addrs() []netip.AddrPort {
 	s.addrMu.Lock()
@@ -104,15 +130,18 @@ func (s *Server) Run(ctx context.Context) error {
 	index := s.deviceIndex()
 	set, err := s.bind(ctx)
 	if err != nil {
+		s.deafen(err)
 		return err
 	}
 	defer s.closeForwarders()
+	defer s.deafen(errNotRunning)
 	for {
 		s.announce(set)
 		err := s.serveUntil(ctx, set, index)
 		if ctx.Err() != nil {
 			return nil
 		}
+		s.deafen(err)
 		s.cfg.Log.Warn("dns sockets are made anew", "device", s.cfg.Device, "reason", err)
 		if index, set = s.rebind(ctx); set == nil {
 			return nil
@@ -128,8 +157,10 @@ func (s *Server) announce(set *sockets) {
 			s.addrs = append(s.addrs, a)
 		}
 	}
+	s.deaf = nil
 	s.addrMu.Unlock()
 	s.readyOnce.Do(func() { close(s.ready) })
+	s.cfg.Changed()
 }
 
 // rebind tries until it succeeds or ctx ends (then set is nil).
@@ -137,13 +168,15 @@ func (s *Server) rebind(ctx context.Context) (index int, set *sockets) {
 	tick := time.NewTicker(deviceCheck)
 	defer tick.Stop()
 	for {
+		err := errDeviceMissing
 		index = s.deviceIndex()
 		if index != 0 || s.cfg.Device == "" {
-			set, err := s.bind(ctx)
-			if err == nil {
+			if set, err = s.bind(ctx); err == nil {
 				return index, set
 			}
-			s.cfg.Log.Error("dns cannot listen", "err", err)
+		}
+		if s.deafen(err) {
+			s.cfg.Log.Error("dns cannot listen", "device", s.cfg.Device, "err", err)
 		}
 		select {
 		case <-ctx.Done():
