@@ -269,6 +269,8 @@ type Node struct {
 	State     NodeState `json:"state"`
 	// Serial of the newest certificate, hexadecimal.
 	CertificateSerial string `json:"certificateSerial"`
+	// PreviousSerial is that of the certificate which the newest one replaces: good until the newest one is used.
+	PreviousSerial string `json:"previousSerial,omitempty"`
 	Version           string `json:"version"`
 	GossipPort        uint16 `json:"gossipPort"`
 }

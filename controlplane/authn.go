@@ -17,6 +17,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/controlplane/ca"
+	"github.com/culvert-net/culvert/controlplane/store"
 )
 
 // policy says who may call an operation at all; what they may see of it is the operation's business.
@@ -38,7 +39,9 @@ type caller struct {
 	account string         // of the key; "" for administrators and nodes
 	wanted  string         // the account that an administrator asked to act for: id or name, as sent
 	source  string         // address of the other side, "unix" for a Unix socket
+	serial  string         // of the node's certificate
 
+	suspect bool       // with a node: it showed a certificate that was replaced, so this may be somebody else
 	refusal *api.Error // what the caller was answered
 	audited bool       // somebody took care of it
 }
@@ -122,22 +125,59 @@ func (s *Server) user(r *http.Request) (*api.APIKey, *api.Error) {
 	return key, nil
 }
 
-// node finds the node of a request by its certificate.
-func (s *Server) node(r *http.Request, grace time.Duration) (*api.Node, *api.Error) {
+// identify finds the node of a request by its certificate, which must be the node's newest, or the one before as long as the
+// newest was never used: the answer that brought it may have been lost.
+func (s *Server) identify(c *caller, r *http.Request, grace time.Duration) *api.Error {
+	const again = "renew it, or join again with a new token"
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return nil, api.Errorf(api.CodeCertificateInvalid, "", "join with a token first", "a node certificate is needed")
+		return api.Errorf(api.CodeCertificateInvalid, "", "join with a token first", "a node certificate is needed")
 	}
-	id, err := s.ca.Node(r.TLS.PeerCertificates[0], s.cfg.Now(), grace)
+	cert := r.TLS.PeerCertificates[0]
+	id, err := s.ca.Node(cert, s.cfg.Now(), grace)
 	if err != nil {
 		s.log.Debug("node certificate refused", "error", err)
-		return nil, api.Errorf(api.CodeCertificateInvalid, "", "renew it, or join again with a new token",
-			"the node certificate is not valid")
+		return api.Errorf(api.CodeCertificateInvalid, "", again, "the node certificate is not valid")
 	}
 	n := s.store.Snapshot().Nodes[id]
 	if n == nil || n.State == api.NodeRevoked {
-		return nil, api.Errorf(api.CodeNodeRevoked, "", "join again with a new token", "the node %s is revoked", id)
+		return revokedNode(id)
 	}
-	return n, nil
+	c.node, c.serial = n, ca.Serial(cert)
+	if !goodSerial(n, c.serial) {
+		c.suspect = true
+		s.log.Warn("a node showed a certificate that was replaced", "node", n.Name, "serial", c.serial, "source", c.source)
+		return api.Errorf(api.CodeCertificateInvalid, "", again, "the node certificate was replaced by a newer one")
+	}
+	if c.serial == n.CertificateSerial && n.PreviousSerial != "" {
+		s.retirePrevious(r.Context(), n)
+	}
+	return nil
+}
+
+// goodSerial reports whether a node may show the certificate with a serial number.
+func goodSerial(n *api.Node, serial string) bool {
+	return serial != "" && (serial == n.CertificateSerial || serial == n.PreviousSerial)
+}
+
+// retirePrevious: the node has its newest certificate, which it has just shown, so the one before is good no more. Where that
+// cannot be written, the next call tries again.
+func (s *Server) retirePrevious(ctx context.Context, seen *api.Node) {
+	_, err := s.store.Txn(ctx, func(tx *store.Tx) error {
+		c := s.newCall(ctx, tx.Resources())
+		c.tx = tx
+		old := c.r.Nodes[seen.ID]
+		if old == nil || old.CertificateSerial != seen.CertificateSerial || old.PreviousSerial == "" {
+			return nil
+		}
+		n := *old
+		n.PreviousSerial = ""
+		tx.Put(&n)
+		c.bySystem("retire-certificate", "", n.ID)
+		return nil
+	})
+	if err != nil {
+		s.log.Warn("a node's previous certificate is still good", "node", seen.Name, "error", err)
+	}
 }
 
 func (s *Server) authenticate(r *http.Request, p policy) (*caller, *api.Error) {
@@ -147,11 +187,9 @@ func (s *Server) authenticate(r *http.Request, p policy) (*caller, *api.Error) {
 	case anyone:
 		return c, nil
 	case aNode:
-		c.node, e = s.node(r, 0)
-		return c, e
+		return c, s.identify(c, r, 0)
 	case aNodeRenewing:
-		c.node, e = s.node(r, ca.RenewalGrace)
-		return c, e
+		return c, s.identify(c, r, ca.RenewalGrace)
 	}
 	if c.key, e = s.user(r); e != nil {
 		return nil, e
@@ -172,8 +210,8 @@ func sourceOf(r *http.Request) string {
 	return host
 }
 
-// require lets a request pass only from whom the policy names. Where the operation mutates, it sees to it that every refusal of
-// a known caller leaves an audit event, also when the operation itself was never reached.
+// require lets a request pass only from whom the policy names. Where the operation mutates, or the caller is suspect, it sees to
+// it that every refusal of a known caller leaves an audit event, also when the operation itself was never reached.
 func (s *Server) require(o operation, mutates bool) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		r, w := humago.Unwrap(ctx)
@@ -185,10 +223,13 @@ func (s *Server) require(o operation, mutates bool) func(huma.Context, func(huma
 			next(ctx)
 			e = who.refusal
 		}
-		if e == nil || who == nil || who.audited || !mutates {
+		if e == nil || who == nil || who.audited || !mutates && !who.suspect {
 			return
 		}
 		c := s.newCall(context.WithValue(ctx.Context(), callerKey, who), s.store.Snapshot())
+		if who.suspect {
+			c.subject = who.node.ID
+		}
 		_ = c.chooseAccount() // where that fails, the event is the caller's own account's
 		s.auditRefusal(ctx.Context(), c, o.id, e)
 	}

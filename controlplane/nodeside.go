@@ -185,7 +185,8 @@ func (c *call) certify(n *api.Node, key crypto.PublicKey) (*api.JoinResponse, er
 	if err != nil {
 		return nil, err
 	}
-	n.CertificateSerial = ca.Serial(cert)
+	// The one that asks, not the newest: of several answers that were lost, none was used.
+	n.CertificateSerial, n.PreviousSerial = ca.Serial(cert), c.who.serial
 	return &api.JoinResponse{Node: n.ID, Number: n.Number, Mesh: c.r.Mesh, Certificate: cert.Raw, CA: c.s.ca.PEM(),
 		ViewKey: c.s.viewKey.Public().(ed25519.PublicKey), NotAfter: cert.NotAfter}, nil
 }

@@ -186,9 +186,80 @@ func TestRenew(t *testing.T) {
 	tooLate := answer.NotAfter.Add(ca.RenewalGrace + time.Hour)
 	now.Store(&tooLate)
 	cert := must(x509.ParseCertificate(answer.Certificate))(t)
-	if _, e := l.s.node(&http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}}, ca.RenewalGrace); e == nil ||
-		e.Code != api.CodeCertificateInvalid {
+	asked := &http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}}
+	if e := l.s.identify(&caller{}, asked, ca.RenewalGrace); e == nil || e.Code != api.CodeCertificateInvalid {
 		t.Errorf("%v", e)
+	}
+}
+
+// renewed asks for a new certificate and returns the node as it is with that.
+func (l *lab) renewed(h *host) *host {
+	l.t.Helper()
+	key, csr := testCSR(l.t)
+	return l.hostWith(must(h.Renew(l.ctx(), api.RenewRequest{CSR: csr}))(l.t), key)
+}
+
+func TestAReplacedCertificateIsGoodNoMore(t *testing.T) {
+	l := startLab(t, nil)
+	first := l.host("host-a")
+	report := func(h *host) error { return h.ReportStatus(l.ctx(), api.NodeStatus{Node: h.id}) }
+	lost := l.renewed(first) // the answer never comes
+	if err := report(first); err != nil {
+		t.Fatalf("a lost answer locks the node out: %v", err)
+	}
+	second := l.renewed(first)
+	if e := wantCode(t, report(lost), api.CodeCertificateInvalid); e.Remedy == "" {
+		t.Errorf("%v", e)
+	}
+	views, ended := first.views(t)
+	until(t, views, "a view", anyView)
+	if err := report(second); err != nil {
+		t.Fatal(err)
+	}
+	if n := l.s.Resources().Nodes[first.id]; n.PreviousSerial != "" {
+		t.Errorf("%+v", n)
+	}
+	wantCode(t, report(first), api.CodeCertificateInvalid)
+	_, csr := testCSR(t)
+	_, err := first.Renew(l.ctx(), api.RenewRequest{CSR: csr})
+	wantCode(t, err, api.CodeCertificateInvalid)
+	// What was opened with it ends, too.
+	select {
+	case <-ended:
+	case <-time.After(15 * time.Second):
+		t.Error("the stream outlives its certificate")
+	}
+	if err := report(l.renewed(second)); err != nil {
+		t.Error(err)
+	}
+	l.check()
+	retired, refused := 0, 0
+	for _, e := range l.audited() {
+		if e.Resource == first.id && e.Action == "retire-certificate" {
+			retired++
+		}
+		if e.Resource == first.id && e.Actor == first.id && e.Outcome == string(api.CodeCertificateInvalid) && e.Source != "" {
+			refused++
+		}
+	}
+	if retired != 2 || refused < 2 {
+		t.Errorf("%d events of retirement, %d of refusal", retired, refused)
+	}
+}
+
+// The newest certificate was never used, and meanwhile the one before has expired: the node was off.
+func TestALostAnswerAndALongNight(t *testing.T) {
+	var now atomic.Pointer[time.Time]
+	at := time.Now()
+	now.Store(&at)
+	l := startLab(t, func(c *Config) { c.Now = func() time.Time { return *now.Load() } })
+	h := l.host("host-a")
+	l.renewed(h)
+	later := h.join.NotAfter.Add(time.Hour)
+	now.Store(&later)
+	wantCode(t, h.ReportStatus(l.ctx(), api.NodeStatus{Node: h.id}), api.CodeCertificateInvalid)
+	if err := l.renewed(h).ReportStatus(l.ctx(), api.NodeStatus{Node: h.id}); err != nil {
+		t.Error(err)
 	}
 }
 

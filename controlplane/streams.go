@@ -79,7 +79,8 @@ func (l *lines) caughtUp() error {
 // but the revision: the revision that a node reports is what `--wait` compares, and one way through is the way that is tested.
 // Changes that come while a view is on its way are sent as one.
 func (s *Server) streamViews(ctx context.Context, _ *none) (*huma.StreamResponse, error) {
-	node := s.newCall(ctx, nil).who.node.ID
+	who := s.newCall(ctx, nil).who
+	node := who.node.ID
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		out, r := startLines(hc)
 		ctx, cancel := context.WithCancel(r.Context())
@@ -95,7 +96,7 @@ func (s *Server) streamViews(ctx context.Context, _ *none) (*huma.StreamResponse
 		full := true
 		for {
 			if full {
-				if known, err := s.sendView(out, node); err != nil || !known {
+				if known, err := s.sendView(out, node, who.serial); err != nil || !known {
 					s.log.Debug("view stream ended", "node", node, "error", err)
 					return
 				}
@@ -121,10 +122,10 @@ func (s *Server) streamViews(ctx context.Context, _ *none) (*huma.StreamResponse
 	}}, nil
 }
 
-// sendView sends the newest view; known is false for a node that may not have one any more.
-func (s *Server) sendView(out *lines, node string) (known bool, err error) {
+// sendView sends the newest view; known is false for a node that may not have one any more, or not by its certificate.
+func (s *Server) sendView(out *lines, node, serial string) (known bool, err error) {
 	r := s.store.Snapshot()
-	if n := r.Nodes[node]; n == nil || n.State == api.NodeRevoked {
+	if n := r.Nodes[node]; n == nil || n.State == api.NodeRevoked || !goodSerial(n, serial) {
 		return false, nil
 	}
 	v := s.viewOf(r, node)
