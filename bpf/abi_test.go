@@ -26,7 +26,7 @@ func TestTypesMatchObject(t *testing.T) {
 		"config": Config{}, "vpc_addr": VPCAddr{}, "eni": ENI{}, "address": Address{}, "rule": Rule{}, "rule_set": RuleSet{},
 		"service_key": ServiceKey{}, "service": Service{}, "target": Target{}, "grant_key": GrantKey{}, "grant": Grant{},
 		"grant_target_key": GrantTargetKey{}, "grant_target": GrantTarget{}, "flow_key": FlowKey{}, "flow": Flow{},
-		"flow_mark": FlowMark{}, "counter_key": CounterKey{}, "counter": Counter{}, "refusal_key": RefusalKey{},
+		"flow_mark": FlowMark{}, "flow_removal": FlowRemoval{}, "counter_key": CounterKey{}, "counter": Counter{}, "refusal_key": RefusalKey{},
 		"refusal": Refusal{}, "event": Event{}, "outcome": Outcome{},
 	} {
 		c := structOf(t, spec, name)

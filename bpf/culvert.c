@@ -40,5 +40,6 @@ const volatile struct rule anchor_rule = {};
 const volatile struct rule_set anchor_rule_set = {};
 const volatile struct event anchor_event = {};
 const volatile struct flow_mark anchor_flow_mark = {};
+const volatile struct flow_removal anchor_flow_removal = {};
 
 char license_text[] SEC("license") = "GPL";

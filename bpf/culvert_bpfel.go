@@ -170,6 +170,7 @@ const (
 	ABIFlowFlagFLOW_SOURCE_TAGGED ABIFlowFlag = 4
 	ABIFlowFlagFLOW_DEST_TAGGED   ABIFlowFlag = 8
 	ABIFlowFlagFLOW_CLOSED        ABIFlowFlag = 16
+	ABIFlowFlagFLOW_EXPIRED       ABIFlowFlag = 32
 )
 
 type ABIFlowKey struct {
@@ -197,8 +198,32 @@ type ABIFlowMark struct {
 		View     uint8
 		Protocol uint8
 	}
-	Pad uint32
-	Id  uint64
+	Flag   uint32
+	Id     uint64
+	LastNs uint64
+}
+
+type ABIFlowRemoval struct {
+	_   structs.HostLayout
+	Key struct {
+		_        structs.HostLayout
+		Vpc      uint32
+		Saddr    uint32
+		Daddr    uint32
+		Sport    uint16
+		Dport    uint16
+		Tag      uint16
+		View     uint8
+		Protocol uint8
+	}
+	Removed  uint32
+	Id       uint64
+	LastNs   uint64
+	Packets  uint64
+	Bytes    uint64
+	Flags    uint8
+	TcpFlags uint8
+	Pad      [6]uint8
 }
 
 type ABIGrant struct {
@@ -262,7 +287,8 @@ type ABIMarkLimit uint32
 
 const (
 	ABIMarkLimitMARK_HEADER ABIMarkLimit = 16
-	ABIMarkLimitMARK_MAX    ABIMarkLimit = 96
+	ABIMarkLimitMARK_MAX    ABIMarkLimit = 64
+	ABIMarkLimitREMOVE_MAX  ABIMarkLimit = 48
 )
 
 type ABINext uint32
@@ -498,6 +524,7 @@ const (
 	ABIProgGuard            = "guard"
 	ABIProgMarkFlows        = "mark_flows"
 	ABIProgReceiveLocal     = "receive_local"
+	ABIProgRemoveFlows      = "remove_flows"
 	ABIVarAnchorAbiLimit    = "anchor_abi_limit"
 	ABIVarAnchorAbiVersion  = "anchor_abi_version"
 	ABIVarAnchorAddressType = "anchor_address_type"
@@ -505,6 +532,7 @@ const (
 	ABIVarAnchorEventKind   = "anchor_event_kind"
 	ABIVarAnchorFlowFlag    = "anchor_flow_flag"
 	ABIVarAnchorFlowMark    = "anchor_flow_mark"
+	ABIVarAnchorFlowRemoval = "anchor_flow_removal"
 	ABIVarAnchorHook        = "anchor_hook"
 	ABIVarAnchorLoss        = "anchor_loss"
 	ABIVarAnchorMarkLimit   = "anchor_mark_limit"
@@ -565,6 +593,7 @@ type ABIProgramSpecs struct {
 	Guard        *ebpf.ProgramSpec `ebpf:"guard"`
 	MarkFlows    *ebpf.ProgramSpec `ebpf:"mark_flows"`
 	ReceiveLocal *ebpf.ProgramSpec `ebpf:"receive_local"`
+	RemoveFlows  *ebpf.ProgramSpec `ebpf:"remove_flows"`
 }
 
 // ABIMapSpecs contains maps before they are loaded into the kernel.
@@ -601,6 +630,7 @@ type ABIVariableSpecs struct {
 	AnchorEventKind   *ebpf.VariableSpec `ebpf:"anchor_event_kind"`
 	AnchorFlowFlag    *ebpf.VariableSpec `ebpf:"anchor_flow_flag"`
 	AnchorFlowMark    *ebpf.VariableSpec `ebpf:"anchor_flow_mark"`
+	AnchorFlowRemoval *ebpf.VariableSpec `ebpf:"anchor_flow_removal"`
 	AnchorHook        *ebpf.VariableSpec `ebpf:"anchor_hook"`
 	AnchorLoss        *ebpf.VariableSpec `ebpf:"anchor_loss"`
 	AnchorMarkLimit   *ebpf.VariableSpec `ebpf:"anchor_mark_limit"`
@@ -685,6 +715,7 @@ type ABIVariables struct {
 	AnchorEventKind   *ebpf.Variable `ebpf:"anchor_event_kind"`
 	AnchorFlowFlag    *ebpf.Variable `ebpf:"anchor_flow_flag"`
 	AnchorFlowMark    *ebpf.Variable `ebpf:"anchor_flow_mark"`
+	AnchorFlowRemoval *ebpf.Variable `ebpf:"anchor_flow_removal"`
 	AnchorHook        *ebpf.Variable `ebpf:"anchor_hook"`
 	AnchorLoss        *ebpf.Variable `ebpf:"anchor_loss"`
 	AnchorMarkLimit   *ebpf.Variable `ebpf:"anchor_mark_limit"`
@@ -707,6 +738,7 @@ type ABIPrograms struct {
 	Guard        *ebpf.Program `ebpf:"guard"`
 	MarkFlows    *ebpf.Program `ebpf:"mark_flows"`
 	ReceiveLocal *ebpf.Program `ebpf:"receive_local"`
+	RemoveFlows  *ebpf.Program `ebpf:"remove_flows"`
 }
 
 func (p *ABIPrograms) Close() error {
@@ -717,6 +749,7 @@ func (p *ABIPrograms) Close() error {
 		p.Guard,
 		p.MarkFlows,
 		p.ReceiveLocal,
+		p.RemoveFlows,
 	)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -269,6 +270,28 @@ func (k *kernel) run(p *plan.Plan, packet verdict.Packet, want verdict.Verdict) 
 		return fmt.Errorf("packet\n%sthe oracle's\n%s", hex.Dump(out), hex.Dump(want.Bytes))
 	}
 	return k.compareTouched(want)
+}
+
+// expire marks the flow of an entry; late: as if the newest packet were not the one that the sweep saw.
+func (k *kernel) expire(key verdict.FlowKey, late bool) {
+	k.t.Helper()
+	var own, pair bpf.Flow
+	flows := k.coll.Maps[bpf.ABIMapFlows]
+	if err := flows.Lookup(kernelKey(key), &own); err != nil {
+		k.t.Fatalf("flow %+v of the oracle: %v", key, err)
+	}
+	if err := flows.Lookup(own.Reverse, &pair); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		k.t.Fatal(err)
+	}
+	mark := bpf.FlowMark{Key: own.Key, Id: own.Id, Flag: uint32(bpf.FlowExpired), LastNs: max(own.LastNs, pair.LastNs)}
+	want := 1
+	if late {
+		mark.LastNs--
+		want = 0
+	}
+	if n, err := bpf.MarkFlows(k.coll.Programs[bpf.ABIProgMarkFlows], []bpf.FlowMark{mark}); err != nil || n != want {
+		k.t.Fatalf("%d flows marked, %v; want %d", n, err, want)
+	}
 }
 
 // skb is a struct __sk_buff (linux/bpf.h) with the offload's segment size.

@@ -13,7 +13,8 @@ import (
 )
 
 // The search for a port, try by try: with every number of candidates taken by others, kernel and oracle choose the same
-// or give up together. Taken means by an entry of another flow, or by one of this flow that is dead; an orphan of this flow is free.
+// or give up together. Taken means by an entry of another flow, or by one of this flow that is dead; an orphan
+// of this flow is free, and so is what expired.
 func TestPortSearch(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: loads BPF programs")
@@ -43,7 +44,7 @@ func TestPortSearch(t *testing.T) {
 			k.apply(p)
 			opening, reverse := search(t, p, c.packet)
 			for taken := range verdict.PortTries + 3 {
-				for _, flags := range []uint8{0, verdict.FlowDead, verdict.FlowClosed, orphan} {
+				for _, flags := range []uint8{0, verdict.FlowDead, verdict.FlowClosed, verdict.FlowExpired, orphan} {
 					portSearch(t, k, p, c.packet, opening, reverse, taken, flags)
 				}
 			}
@@ -90,7 +91,7 @@ func portSearch(t *testing.T, k *kernel, p *plan.Plan, packet verdict.Packet, op
 	}
 	v := verdict.Decide(p, s, packet)
 	want := verdict.ReasonForwarded
-	if taken > verdict.PortTries && !(flags == orphan && taken == verdict.PortTries+1) {
+	if taken > verdict.PortTries && flags != verdict.FlowExpired && !(flags == orphan && taken == verdict.PortTries+1) {
 		want = verdict.ReasonSNATPortsExhausted
 	}
 	if v.Reason != want {
@@ -106,7 +107,7 @@ func portSearch(t *testing.T, k *kernel, p *plan.Plan, packet verdict.Packet, op
 
 func kernelFlow(key verdict.FlowKey, f verdict.Flow) bpf.Flow {
 	return bpf.Flow{
-		Key: kernelKey(key), Reverse: kernelKey(f.Reverse), Saddr: bpf.NetAddr(f.Source), Daddr: bpf.NetAddr(f.Dest),
+		Id: 1, Key: kernelKey(key), Reverse: kernelKey(f.Reverse), Saddr: bpf.NetAddr(f.Source), Daddr: bpf.NetAddr(f.Dest),
 		Flags: f.Flags, Generation: f.Generation,
 	}
 }

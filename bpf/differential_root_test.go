@@ -83,6 +83,9 @@ func fuzz(t *testing.T, k *kernel, seed uint64, packets int, reasons map[verdict
 		if rng.IntN(150) == 0 {
 			x.change()
 		}
+		if rng.IntN(80) == 0 {
+			x.expire()
+		}
 		err := x.step()
 		if err == nil && i%every == 0 {
 			err = k.compareAll(x.nodes[x.tested].state)

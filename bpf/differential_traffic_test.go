@@ -1,6 +1,7 @@
 package bpf_test
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -126,6 +127,34 @@ func (x *traffic) change() {
 	}
 	x.age++
 	x.replan()
+}
+
+// expire marks a flow of the tested node as the agent's sweep does, or tries to when a packet came since it looked.
+func (x *traffic) expire() {
+	x.t.Helper()
+	flows := x.nodes[x.tested].state.Flows
+	if len(flows) == 0 {
+		return
+	}
+	keys := slices.SortedFunc(maps.Keys(flows), compareKeys)
+	key := keys[x.rng.IntN(len(keys))]
+	late := x.rng.IntN(5) == 0
+	x.kernel.expire(key, late)
+	if late {
+		return
+	}
+	for _, k := range []verdict.FlowKey{key, flows[key].Reverse} {
+		if f, ok := flows[k]; ok {
+			f.Flags |= verdict.FlowExpired
+			flows[k] = f
+		}
+	}
+}
+
+func compareKeys(a, b verdict.FlowKey) int {
+	return cmp.Or(cmp.Compare(a.VPC, b.VPC), a.Source.Compare(b.Source), a.Dest.Compare(b.Dest),
+		cmp.Compare(a.SourcePort, b.SourcePort), cmp.Compare(a.DestPort, b.DestPort), cmp.Compare(a.Tag, b.Tag),
+		cmp.Compare(a.View, b.View), cmp.Compare(a.Protocol, b.Protocol))
 }
 
 func one[R any](x *traffic, all map[string]R) R {

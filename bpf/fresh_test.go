@@ -95,6 +95,7 @@ func sections(t *testing.T, object string) []byte {
 	var all bytes.Buffer
 	for _, name := range []string{
 		ABIProgFromHost, ABIProgFromTunnel, ABIProgFromWorkload, ABIProgGuard, ABIProgMarkFlows, ABIProgReceiveLocal,
+		ABIProgRemoveFlows,
 	} {
 		p, ok := spec.Programs[name]
 		if !ok {

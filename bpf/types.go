@@ -25,6 +25,7 @@ type (
 	FlowKey        = ABIFlowKey
 	Flow           = ABIFlow
 	FlowMark       = ABIFlowMark
+	FlowRemoval    = ABIFlowRemoval
 	CounterKey     = ABICounterKey
 	Counter        = ABICounter
 	RefusalKey     = ABIRefusalKey
@@ -49,8 +50,6 @@ const Version = uint32(ABIAbiVersionABI_VERSION)
 const (
 	MaxRules  = int(ABIAbiLimitLIMIT_RULES)  // in one rule set
 	MaxGroups = int(ABIAbiLimitLIMIT_GROUPS) // of one ENI
-	MaxMarks  = int(ABIMarkLimitMARK_MAX)    // flow marks in one run of mark_flows
-	MarkStart = int(ABIMarkLimitMARK_HEADER) // bytes before the first mark
 	PortTries = int(ABIAbiLimitLIMIT_PORT_TRIES)
 )
 
@@ -88,6 +87,7 @@ const (
 	FlowSourceTagged = ABIFlowFlagFLOW_SOURCE_TAGGED
 	FlowDestTagged   = ABIFlowFlagFLOW_DEST_TAGGED
 	FlowClosed       = ABIFlowFlagFLOW_CLOSED
+	FlowExpired      = ABIFlowFlagFLOW_EXPIRED
 )
 
 // Kinds of events.

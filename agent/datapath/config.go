@@ -31,7 +31,7 @@ type Timeouts struct {
 	Handshake      time.Duration // TCP that never got an answer; default 60 s
 	Closed         time.Duration // after RST or both FINs, since the last packet; default 10 s
 	ClosedProvider time.Duration // the same where a source port is held: longer than TIME_WAIT; default 60 s
-	Grace          time.Duration // between marking dead and reading the final counters; default 1 s
+	Grace          time.Duration // between mark and final counters where the kernel cannot tell; default 1 s
 }
 
 // Config of a Datapath.

@@ -128,6 +128,9 @@ func (d *differential) run(packets int) {
 			}
 			d.change(generation)
 		}
+		if d.chance(4) && len(d.state.Flows) > 0 {
+			d.expire()
+		}
 		d.packet()
 		if d.t.Failed() {
 			d.t.FailNow()
@@ -449,14 +452,42 @@ func (d *differential) options() []byte {
 	return o
 }
 
-// ofFlow makes a packet that some entry is for.
-func (d *differential) ofFlow(ip plantest.IP) verdict.Packet {
+// key is one of some entry.
+func (d *differential) key() verdict.FlowKey {
 	keys := make([]verdict.FlowKey, 0, len(d.state.Flows))
 	for k := range d.state.Flows {
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(a, b verdict.FlowKey) int { return bytes.Compare(fmt.Append(nil, a), fmt.Append(nil, b)) })
-	k := pick(d, keys...)
+	return pick(d, keys...)
+}
+
+// expire lets the time of a flow be over, as the sweep does between its look and the removal.
+func (d *differential) expire() {
+	d.t.Helper()
+	key := d.key()
+	flows, err := d.dp.Flows(d.t.Context())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	i := slices.IndexFunc(flows, func(f Flow) bool { return oracleKey(f.Opening.Key) == key || oracleKey(f.Reply.Key) == key })
+	if i < 0 {
+		d.t.Fatalf("seed %d: no flow has an entry %+v", d.seed, key)
+	}
+	if err := d.dp.mark([]bpf.FlowMark{flows[i].mark(bpf.FlowExpired)}); err != nil {
+		d.t.Fatal(err)
+	}
+	for _, k := range []verdict.FlowKey{key, d.state.Flows[key].Reverse} {
+		if f, ok := d.state.Flows[k]; ok {
+			f.Flags |= verdict.FlowExpired
+			d.state.Flows[k] = f
+		}
+	}
+}
+
+// ofFlow makes a packet that some entry is for.
+func (d *differential) ofFlow(ip plantest.IP) verdict.Packet {
+	k := d.key()
 	f := d.state.Flows[k]
 	ip.Protocol, ip.Source, ip.Dest = k.Protocol, k.Source, k.Dest
 	ip.SourcePort, ip.DestPort, ip.ICMPID = k.SourcePort, k.DestPort, k.SourcePort

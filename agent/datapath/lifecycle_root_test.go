@@ -19,7 +19,6 @@ import (
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/bpf"
-	"github.com/culvert-net/culvert/internal/netlab"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -319,55 +318,6 @@ func indexOf(list []Attachment, ifindex int) int {
 		}
 	}
 	return -1
-}
-
-// Flows end when their time is over, once, with final counters; what is used goes on.
-func TestSweep(t *testing.T) {
-	m := newMesh(t)
-	ctx := context.Background()
-	exchange(t, m.cart, m.shelf, "10.0.1.6:80", ":80", 100)
-	near, far := connect(t, m.cart, m.ledger, "10.0.1.200:443", ":8443")
-	if err := errors.Join(send(near, []byte("hello")), receive(far, []byte("hello"))); err != nil {
-		t.Fatal(err)
-	}
-	now, err := BootTime()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if gone, err := m.a.dp.Sweep(ctx, now); err != nil || len(gone) != 0 {
-		t.Fatalf("swept %v, %v at once", gone, err)
-	}
-	later := now + 3*time.Minute // after UDP's time, before TCP's
-	if gone, err := m.a.dp.Sweep(ctx, later); err != nil || len(gone) != 0 {
-		t.Fatalf("removed %v, %v without a grace period", gone, err)
-	}
-	gone, err := m.a.dp.Sweep(ctx, later+2*time.Second)
-	if err != nil || len(gone) == 0 {
-		t.Fatalf("removed %d flows, %v", len(gone), err)
-	}
-	for _, f := range gone {
-		if f.Opening.Key.Protocol != 17 || f.Opening.Packets == 0 || f.Opening.Id != f.Reply.Id {
-			t.Errorf("removed %+v", f)
-		}
-	}
-	if err := errors.Join(send(near, []byte("again")), receive(far, []byte("again"))); err != nil {
-		t.Errorf("the TCP flow after the sweep: %v", err)
-	}
-	if err := errors.Join(near.Close(), far.Close()); err != nil {
-		t.Fatal(err)
-	}
-	netlab.Eventually(t, patience, func() bool {
-		flows, err := m.a.dp.Flows(ctx)
-		return err == nil && len(flows) == 1 && flows[0].Flags()&bpf.FlowClosed != 0
-	}, "the TCP flow is closed")
-	for i := range 2 {
-		if gone, err = m.a.dp.Sweep(ctx, later+time.Duration(30+2*i)*time.Second); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if flows, err := m.a.dp.Flows(ctx); err != nil || len(flows) != 0 || len(gone) != 1 {
-		t.Errorf("%d flows left, %d removed, %v", len(flows), len(gone), err)
-	}
 }
 
 // The source tells of flows opened, closed, removed, and of refusals, and counts all that the datapath counts.

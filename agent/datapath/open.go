@@ -57,7 +57,7 @@ type Datapath struct {
 	sets   map[uint32]string
 
 	sweepMu sync.Mutex
-	marked  map[uint64]marking // by flow id
+	pressed bool // the flow table was nearly full after the last sweep
 }
 
 // Open loads the programs, takes up pinned maps or makes them, and replaces the programs of pinned links. Links whose
@@ -79,7 +79,7 @@ func Open(cfg Config) (*Datapath, error) {
 	}
 	d := &Datapath{
 		cfg: cfg, log: cfg.Log, spec: spec, links: map[linkKey]attachment{}, tables: map[uint32]string{},
-		sets: map[uint32]string{}, marked: map[uint64]marking{},
+		sets: map[uint32]string{},
 	}
 	if cfg.PinPath != "" {
 		d.dir = filepath.Join(cfg.PinPath, "v"+strconv.FormatUint(uint64(bpf.Version), 10))

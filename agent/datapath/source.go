@@ -30,16 +30,15 @@ type Source struct {
 
 	mu       sync.Mutex
 	removed  []flow.Flow
-	partial  map[uint64]flow.Flow // closed flows that made way, one entry seen
-	dropped  uint64               // removed flows beyond maxRemoved
-	lostBase uint64               // refused packets without detail, as of the last drain
+	partial  map[uint64]Flow // removed flows of which one entry was seen
+	lostBase uint64          // refused packets without detail, as of the last drain
 }
 
 var _ flow.Source = (*Source)(nil)
 
 // NewSource makes a source; it reads nothing yet.
 func NewSource(d *Datapath) *Source {
-	return &Source{d: d, events: make(chan flow.Event, 1024), partial: map[uint64]flow.Flow{}}
+	return &Source{d: d, events: make(chan flow.Event, 1024), partial: map[uint64]Flow{}}
 }
 
 // Run works until ctx ends.
@@ -86,23 +85,52 @@ func (s *Source) Sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gone, err := s.d.Sweep(ctx, now)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range gone {
-		f := gone[i].record()
-		f.Removed = true
-		s.queueLocked(f)
-	}
+	_, err = s.sweepAt(ctx, now)
 	return err
 }
 
-func (s *Source) queueLocked(f flow.Flow) {
+func (s *Source) sweepAt(ctx context.Context, now time.Duration) (Swept, error) {
+	swept, err := s.d.Sweep(ctx, now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range swept.Removed {
+		if f := &swept.Removed[i]; f.Half {
+			s.joinLocked(f)
+		} else {
+			s.queueLocked(f)
+		}
+	}
+	return swept, err
+}
+
+// queueLocked drops what nobody asks for: the flow is absent then, which package flow notices.
+func (s *Source) queueLocked(f *Flow) {
 	if len(s.removed) >= maxRemoved {
-		s.dropped++
 		return
 	}
-	s.removed = append(s.removed, f)
+	r := f.record()
+	r.Removed = true
+	s.removed = append(s.removed, r)
+}
+
+// joinLocked waits for the other half of a removed flow, or joins the two.
+func (s *Source) joinLocked(half *Flow) {
+	id := half.ID()
+	f := s.partial[id]
+	for _, e := range [...]*bpf.Flow{&half.Opening, &half.Reply} {
+		if e.Id != 0 {
+			f.set(e)
+		}
+	}
+	if f.Opening.Id != 0 && f.Reply.Id != 0 {
+		delete(s.partial, id)
+		s.queueLocked(&f)
+		return
+	}
+	if len(s.partial) >= maxRemoved {
+		clear(s.partial)
+	}
+	s.partial[id] = f
 }
 
 func (s *Source) read(reader *ringbuf.Reader) {
@@ -136,52 +164,23 @@ func (s *Source) event(e *bpf.Event) {
 	}
 }
 
-// removedEntry joins the two last words of a closed flow whose entries made way for a new one.
+// removedEntry is the last word of a flow, one entry of two, that made way for a packet.
 func (s *Source) removedEntry(e *bpf.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first, second := s.partial[e.FlowId]
-	entry := bpf.Flow{
+	var half Flow
+	half.set(&bpf.Flow{
 		Id: e.FlowId, CreatedNs: e.FlowId >> 8, LastNs: e.TimeNs, Packets: e.Packets, Bytes: e.Bytes, Key: e.FlowKey(),
 		Generation: e.Generation, SourceVpc: e.SourceVpc, DestVpc: e.DestVpc, Saddr: e.Saddr, Daddr: e.Daddr,
 		Sport: e.Sport, Dport: e.Dport, Flags: e.Flags, TcpFlags: e.TcpFlags, Hook: e.Hook, Eni: e.Eni,
 		Connection: e.Connection, Rule: e.Rule,
-	}
-	pair := Flow{Reply: entry}
-	if bpf.FlowFlag(e.Flags)&bpf.FlowOpening != 0 {
-		pair = Flow{Opening: entry}
-	}
-	if now, err := BootTime(); err == nil {
-		pair.Over = s.d.over(&pair, now)
-	}
-	half := pair.record()
-	half.Removed = true
-	if !second {
-		if len(s.partial) >= maxRemoved {
-			clear(s.partial)
-		}
-		s.partial[e.FlowId] = half
-		return
-	}
-	delete(s.partial, e.FlowId)
-	opening, reply := first, half
-	if pair.Opening.Id != 0 {
-		opening, reply = half, first
-	}
-	opening.ReplyPackets, opening.ReplyBytes = reply.ReplyPackets, reply.ReplyBytes
-	opening.TCPFlags |= reply.TCPFlags
-	opening.Tag |= reply.Tag
-	opening.LastNS = max(opening.LastNS, reply.LastNS)
-	s.queueLocked(opening)
+	})
+	s.joinLocked(&half)
 }
 
 // Flows implements flow.Source.
 func (s *Source) Flows(ctx context.Context, yield func(flow.Flow) bool) error {
 	live, err := s.d.Flows(ctx)
-	if err != nil {
-		return err
-	}
-	now, err := BootTime()
 	if err != nil {
 		return err
 	}
@@ -196,7 +195,6 @@ func (s *Source) Flows(ctx context.Context, yield func(flow.Flow) bool) error {
 		}
 	}
 	for i := range live {
-		live[i].Over = s.d.over(&live[i], now)
 		if !yield(live[i].record()) {
 			return nil
 		}
@@ -261,7 +259,7 @@ func (f *Flow) record() flow.Flow {
 		Counts:    flow.Counts{Packets: e.Packets, Bytes: e.Bytes, ReplyPackets: r.Packets, ReplyBytes: r.Bytes},
 		CreatedNS: e.CreatedNs, LastNS: f.LastNS(), TCPFlags: e.TcpFlags | r.TcpFlags, ENI: e.Eni,
 		Connection: e.Connection, Rule: e.Rule, Generation: e.Generation,
-		Closed: f.Flags()&bpf.FlowClosed != 0, Dead: f.Flags()&bpf.FlowDead != 0 && !f.Over,
+		Closed: f.Flags()&bpf.FlowClosed != 0, Dead: f.Flags()&bpf.FlowDead != 0,
 	}
 }
 

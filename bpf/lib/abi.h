@@ -103,6 +103,7 @@ enum flow_flag {
 	FLOW_SOURCE_TAGGED = 4,	/* the number goes into the source address of the overlay packet */
 	FLOW_DEST_TAGGED = 8,
 	FLOW_CLOSED = 16,	/* TCP: RST seen, or FIN in both directions */
+	FLOW_EXPIRED = 32,	/* its time is over: as good as absent */
 };
 
 /* What could not be kept: events, or packets. Each is counted, none changes a verdict. */
@@ -118,7 +119,7 @@ enum event_kind {
 	EVENT_OPEN = 1,		/* of the opening entry */
 	EVENT_CLOSE = 2,	/* of each entry, with its counters so far */
 	EVENT_REFUSED = 3,	/* a new key in refusals */
-	EVENT_REMOVED = 4,	/* a closed flow made way for a new one: each entry's final counters, time_ns is its last packet */
+	EVENT_REMOVED = 4,	/* a flow that was over made way: each entry's final counters, time_ns is its last packet */
 };
 
 struct config {			/* map config, array of one */
@@ -247,7 +248,7 @@ struct flow_key {
 };
 
 struct flow {			/* map flows; one entry per direction, holding its whole rewrite */
-	__u64 id;		/* same in both entries */
+	__u64 id;		/* same in both entries; 0 while the entry is being removed */
 	__u64 created_ns;
 	__u64 last_ns;
 	__u64 packets;		/* wire packets, offload expanded */
@@ -275,13 +276,30 @@ struct flow {			/* map flows; one entry per direction, holding its whole rewrite
 	__u8 spare[20];
 };
 
-/* How the agent asks mark_flows to mark entries dead: test-run input, MARK_HEADER bytes and then these. */
-enum mark_limit { MARK_HEADER = 16, MARK_MAX = 96 };
+/* How the agent asks mark_flows and remove_flows: test-run input, MARK_HEADER bytes and then structures. */
+enum mark_limit {
+	MARK_HEADER = 16,
+	MARK_MAX = 64,		/* struct flow_mark in one run of mark_flows */
+	REMOVE_MAX = 48,	/* struct flow_removal in one run of remove_flows */
+};
 
-struct flow_mark {
-	struct flow_key key;
-	__u32 pad;
+struct flow_mark {		/* marks both entries of a flow */
+	struct flow_key key;	/* of either entry */
+	__u32 flag;		/* FLOW_DEAD or FLOW_EXPIRED */
 	__u64 id;
+	__u64 last_ns;		/* FLOW_EXPIRED: only if no packet of either direction came later */
+};
+
+struct flow_removal {		/* removes one entry that is marked; what follows the id is the answer */
+	struct flow_key key;
+	__u32 removed;		/* 1: it was there, and nobody else removed it; the rest are its final values */
+	__u64 id;
+	__u64 last_ns;
+	__u64 packets;
+	__u64 bytes;
+	__u8 flags;
+	__u8 tcp_flags;
+	__u8 pad[6];
 };
 
 struct counter_key {		/* map counters, per CPU */

@@ -22,11 +22,34 @@ static __always_inline struct flow *copy_flow(const struct flow_key *key, struct
 	return key_equal(&copy->key, key) ? live : NULL;
 }
 
-/* Its counters would be lost: the event carries them. */
-static __always_inline void remove_flow(const struct flow *copy)
+/* Whoever takes the id of an entry removes it, and nobody else: two deletions by key would hit the next flow of that key. */
+static __always_inline bool take_flow(struct flow *live, __u64 id)
 {
-	emit_flow(copy, EVENT_REMOVED);
-	bpf_map_delete_elem(&flows, &copy->key);
+	return id && __sync_val_compare_and_swap(&live->id, id, 0) == id;
+}
+
+/* Removes the entry of s->own. Its counters would be lost: the event carries them. */
+static __always_inline void remove_entry(struct scratch *s, struct flow *live)
+{
+	if (!take_flow(live, s->own.id))
+		return;
+	s->own.packets = live->packets;
+	s->own.bytes = live->bytes;
+	bpf_map_delete_elem(&flows, &s->own.key);
+	emit_flow(&s->own, EVENT_REMOVED);
+}
+
+/* Removes both entries of the flow whose entry live is, copied to s->own. */
+static __noinline int remove_flow(struct scratch *s, struct flow *live)
+{
+	struct flow_key pair = s->own.reverse;
+	__u64 id = s->own.id;
+
+	remove_entry(s, live);
+	live = copy_flow(&pair, &s->own);
+	if (live && s->own.id == id)
+		remove_entry(s, live);
+	return ABSENT;
 }
 
 /* Asks for permission again, for the opening direction whichever direction the packet has. */
@@ -93,23 +116,22 @@ static __noinline int established(struct __sk_buff *skb, struct run *r)
 	struct flow *live = copy_flow(&s->key, &s->own);
 	int reason;
 
-	if (!live)
+	if (!live || !s->own.id)
 		return ABSENT;
+	if (s->own.flags & FLOW_EXPIRED)
+		return remove_flow(s, live);
 	if (p->hook != HOOK_WORKLOAD) {
 		if (s->own.source_vpc != p->source_vpc || s->own.dest_vpc != p->dest_vpc)
 			return REASON_BAD_OVERLAY;
 		p->eni = s->own.eni;
 	}
-	if (s->own.flags & FLOW_DEAD)
-		return REASON_FLOW_REVOKED;
-	if (s->own.flags & FLOW_CLOSED && p->protocol == IPPROTO_TCP && opens(p)) {
-		if (copy_flow(&s->own.reverse, &s->other) && s->other.id == s->own.id)
-			remove_flow(&s->other);
-		remove_flow(&s->own);
+	if (s->own.flags & (FLOW_DEAD | FLOW_CLOSED) && p->protocol == IPPROTO_TCP && opens(p)) {
 		if (p->hook != HOOK_WORKLOAD)
 			p->eni = 0;
-		return ABSENT;
+		return remove_flow(s, live);
 	}
+	if (s->own.flags & FLOW_DEAD)
+		return REASON_FLOW_REVOKED;
 	if (s->own.generation != r->config->generation) {
 		reason = judge(s, r->config, live);
 		if (reason)
@@ -136,10 +158,30 @@ static __always_inline bool adopt(struct scratch *s)
 {
 	const struct flow *there = bpf_map_lookup_elem(&flows, &s->other.key);
 
+	__u64 id;
+
 	if (!there || there->flags & (FLOW_DEAD | FLOW_CLOSED) || !key_equal(&there->reverse, &s->open.key))
 		return false;
-	s->open.id = there->id;
+	id = there->id;
+	if (!id)
+		return false;
+	s->open.id = id;
 	return true;
+}
+
+/* A flow whose time is over holds no key. */
+static __always_inline int insert_answering(struct scratch *s)
+{
+	struct flow *o = &s->other, *there;
+	int err = bpf_map_update_elem(&flows, &o->key, o, BPF_NOEXIST);
+
+	if (err != -EEXIST)
+		return err;
+	there = copy_flow(&o->key, &s->own);
+	if (!there || !(s->own.flags & FLOW_EXPIRED))
+		return err;
+	remove_flow(s, there);
+	return bpf_map_update_elem(&flows, &o->key, o, BPF_NOEXIST);
 }
 
 /* Reserves the answering entry; where addresses are translated this is what allocates the port. */
@@ -155,7 +197,7 @@ static __always_inline int reserve(struct scratch *s, bool search, bool *made)
 			o->key.dport = e->sport;
 		}
 		e->reverse = o->key;
-		err = bpf_map_update_elem(&flows, &o->key, o, BPF_NOEXIST);
+		err = insert_answering(s);
 		if (!err)
 			*made = true;
 		if (!err || (err == -EEXIST && adopt(s)))

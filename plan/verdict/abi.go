@@ -108,6 +108,7 @@ const (
 	FlowSourceTagged uint8 = 4
 	FlowDestTagged   uint8 = 8
 	FlowClosed       uint8 = 16
+	FlowExpired      uint8 = 32
 )
 
 // Action is the program's return value.

@@ -161,7 +161,7 @@ func (d *decision) send(eni *plan.ENI, p *ip) Reason {
 		VPC: eni.VPC, Source: p.source, Dest: p.dest, SourcePort: p.sport, DestPort: p.dport,
 		View: ViewWorkload, Protocol: p.protocol,
 	}
-	if f, ok := d.state.Flows[key]; ok {
+	if f, ok := d.find(key); ok {
 		r, absent := d.established(key, &f, p)
 		if !absent {
 			if r != ReasonNone {
@@ -293,7 +293,7 @@ func (d *decision) host(packet Packet) Reason {
 		VPC: dest.VPC, Source: p.source, Dest: p.dest, SourcePort: p.sport, DestPort: p.dport,
 		View: ViewHost, Protocol: p.protocol,
 	}
-	f, ok := d.state.Flows[key]
+	f, ok := d.find(key)
 	if !ok {
 		return ReasonHostNotAdmitted
 	}

@@ -404,6 +404,65 @@ func TestClosedFlowsOpenAgain(t *testing.T) {
 	}
 }
 
+// setFlags gives all entries of a node flags.
+func (n *node) setFlags(flags uint8) {
+	for k, f := range n.state.Flows {
+		f.Flags |= flags
+		n.state.Flows[k] = f
+	}
+}
+
+// A flow whose time is over is as good as absent, for every packet.
+func TestExpiredFlowsAreAbsent(t *testing.T) {
+	n := newNode(t, 1, plantest.OnNode(1))
+	open := func() uint32 {
+		t.Helper()
+		v := n.from(cartID, tcp(cart, vip, 40000, 443, plantest.SYN).Workload(cartID))
+		want(t, v, verdict.NextWorkload, verdict.ReasonForwarded, verdict.ReasonForwarded)
+		if len(v.Created) != 4 || len(n.state.Flows) != 4 {
+			t.Fatalf("%d made, %d there", len(v.Created), len(n.state.Flows))
+		}
+		return v.Ifindex - 100
+	}
+	open()
+	n.setFlags(verdict.FlowExpired)
+	target := open()
+	n.setFlags(verdict.FlowExpired | verdict.FlowDead)
+	want(t, n.from(cartID, tcp(cart, vip, 40000, 443, plantest.ACK).Workload(cartID)), verdict.NextNone, verdict.ReasonNoFlow)
+	if len(n.state.Flows) != 2 {
+		t.Errorf("%d entries left, want those of the receive half", len(n.state.Flows))
+	}
+	answer := tcp(addressOf(n, target), lb, 8443, 40000, plantest.ACK).Workload(target)
+	want(t, n.from(target, answer), verdict.NextNone, verdict.ReasonNoFlow)
+	if len(n.state.Flows) != 0 {
+		t.Errorf("%d entries left", len(n.state.Flows))
+	}
+}
+
+func addressOf(n *node, eni uint32) netip.Addr {
+	for _, e := range n.plan.ENIs {
+		if e.Number == eni {
+			return e.Address
+		}
+	}
+	return netip.Addr{}
+}
+
+// A revoked flow makes way for a SYN; other packets stay refused.
+func TestRevokedFlowsOpenAgain(t *testing.T) {
+	n := newNode(t, 1, plantest.OnNode(1))
+	first := tcp(cart, vip, 40000, 443, plantest.SYN).Workload(cartID)
+	n.from(cartID, first)
+	n.setFlags(verdict.FlowDead)
+	want(t, n.from(cartID, tcp(cart, vip, 40000, 443, plantest.ACK).Workload(cartID)), verdict.NextNone, verdict.ReasonFlowRevoked)
+	want(t, n.from(cartID, first), verdict.NextWorkload, verdict.ReasonForwarded, verdict.ReasonForwarded)
+	for key, f := range n.state.Flows {
+		if f.Flags&verdict.FlowDead != 0 || len(n.state.Flows) != 4 {
+			t.Errorf("%+v of %d has flags %d", key, len(n.state.Flows), f.Flags)
+		}
+	}
+}
+
 // A provider's workload never opens anything toward a consumer.
 func TestProviderNeverOpens(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {

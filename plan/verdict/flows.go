@@ -123,7 +123,7 @@ func (d *decision) claim(opening FlowKey, reverse *FlowKey) bool {
 			reverse.DestPort = plan.SNATPort(api.AddrHost(opening.Source), api.AddrHost(opening.Dest), opening.SourcePort,
 				opening.DestPort, opening.Protocol, opening.VPC, try)
 		}
-		if there, taken := d.state.Flows[*reverse]; !taken || adoptable(there, opening) {
+		if there, taken := d.find(*reverse); !taken || adoptable(there, opening) {
 			return true
 		}
 	}
@@ -148,7 +148,7 @@ func (d *decision) create(key FlowKey, f, other Flow, p *ip) (Flow, Reason) {
 	if f.Next == NextTunnel && d.tooBig(p) {
 		return Flow{}, ReasonTooBig
 	}
-	if there, taken := d.state.Flows[f.Reverse]; !taken {
+	if there, taken := d.find(f.Reverse); !taken {
 		other.Reverse = key
 		d.state.Flows[f.Reverse] = other
 		d.v.Created = append(d.v.Created, f.Reverse)
@@ -177,15 +177,32 @@ func (d *decision) add(key FlowKey, f *Flow, p *ip) {
 	d.state.Flows[key] = *f
 }
 
+// find is an entry by its key. One whose time is over is as good as absent: it goes with its pair.
+func (d *decision) find(key FlowKey) (Flow, bool) {
+	f, ok := d.state.Flows[key]
+	if ok && f.Flags&FlowExpired != 0 {
+		d.remove(key, f)
+		return Flow{}, false
+	}
+	return f, ok
+}
+
+// remove takes out a flow, both entries.
+func (d *decision) remove(key FlowKey, f Flow) {
+	delete(d.state.Flows, key)
+	if other, ok := d.state.Flows[f.Reverse]; ok && other.Reverse == key {
+		delete(d.state.Flows, f.Reverse)
+	}
+}
+
 // established handles a packet whose entry exists. absent: it does not any more, the packet may open a new flow.
 func (d *decision) established(key FlowKey, f *Flow, p *ip) (r Reason, absent bool) {
+	if f.Flags&(FlowDead|FlowClosed) != 0 && p.bareSYN {
+		d.remove(key, *f)
+		return ReasonNone, true
+	}
 	if f.Flags&FlowDead != 0 {
 		return ReasonFlowRevoked, false
-	}
-	if f.Flags&FlowClosed != 0 && p.bareSYN {
-		delete(d.state.Flows, key)
-		delete(d.state.Flows, f.Reverse)
-		return ReasonNone, true
 	}
 	if f.Generation != d.plan.Generation {
 		if !d.judge(key, *f) {
@@ -292,7 +309,7 @@ func (d *decision) receive(p *ip, source, dest api.Overlay) Reason {
 	case dest.Number() != 0:
 		key.View, key.Tag, key.VPC = ViewConsumer, dest.Number(), dest.VPC
 	}
-	if f, ok := d.state.Flows[key]; ok {
+	if f, ok := d.find(key); ok {
 		if f.SourceVPC != source.VPC || f.DestVPC != dest.VPC {
 			return ReasonBadOverlay
 		}

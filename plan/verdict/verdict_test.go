@@ -142,7 +142,7 @@ func TestTablesAgreeWithTheHeader(t *testing.T) {
 		"NEXT_TUNNEL": int(verdict.NextTunnel), "NEXT_LOCAL": int(verdict.NextLocal), "NEXT_WORKLOAD": int(verdict.NextWorkload),
 		"NEXT_HOST": int(verdict.NextHost), "FLOW_OPENING": int(verdict.FlowOpening), "FLOW_DEAD": int(verdict.FlowDead),
 		"FLOW_SOURCE_TAGGED": int(verdict.FlowSourceTagged), "FLOW_DEST_TAGGED": int(verdict.FlowDestTagged),
-		"FLOW_CLOSED": int(verdict.FlowClosed), "LIMIT_PORT_TRIES": verdict.PortTries, "LIMIT_RULES": plan.LimitRules,
+		"FLOW_CLOSED": int(verdict.FlowClosed), "FLOW_EXPIRED": int(verdict.FlowExpired), "LIMIT_PORT_TRIES": verdict.PortTries, "LIMIT_RULES": plan.LimitRules,
 		"LIMIT_GROUPS": plan.LimitGroups, "ADDRESS_WORKLOAD": int(plan.AddressWorkload), "ADDRESS_ENDPOINT": int(plan.AddressEndpoint),
 		"ADDRESS_LOAD_BALANCER": int(plan.AddressLoadBalancer), "ADDRESS_RESOLVER": int(plan.AddressResolver),
 	}

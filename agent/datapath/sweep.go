@@ -1,0 +1,240 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/culvert-net/culvert/bpf"
+)
+
+// maxSwept bounds the flows that one sweep removes, and with them its memory.
+const maxSwept = 65_536
+
+// While the table is nearly full, what is closed or never was answered goes early. A packet that comes for it all the same
+// finds none: a SYN opens a new flow, which it may on a closed one too.
+const (
+	// pressedClosed outlasts the retransmission of what was sent before a FIN.
+	pressedClosed = time.Second
+	// pressedHandshake outlasts the pause before the third SYN.
+	pressedHandshake = 5 * time.Second
+)
+
+// Swept is what a sweep did.
+type Swept struct {
+	Removed []Flow // with their final counters
+	Left    int    // entries that remain
+	More    bool   // there was more to remove than one sweep takes
+}
+
+// Sweep removes the flows that were revoked and those whose time is over, at now, which is boot time. Each removed flow is
+// returned once. What it returns beside an error is valid.
+//
+// It looks, marks, waits until every packet that is under way has been counted, and removes with the final counters. A
+// packet that comes before the mark keeps its flow; one that comes after it finds the flow revoked or as good as absent, and
+// may remove it first.
+func (d *Datapath) Sweep(ctx context.Context, now time.Duration) (swept Swept, err error) {
+	d.sweepMu.Lock()
+	defer d.sweepMu.Unlock()
+	l, err := d.look(ctx, now, d.pressed)
+	if err == nil && !d.pressed && d.nearlyFull(l.entries) {
+		l, err = d.look(ctx, now, true)
+	}
+	if err != nil {
+		return Swept{}, err
+	}
+	swept.Left, swept.More = l.entries, l.more
+	if len(l.over) > 0 {
+		if err = d.mark(l.marks()); err == nil {
+			err = d.settle(ctx)
+		}
+		if err == nil {
+			err = d.remove(l.over, &swept)
+		}
+	}
+	d.pressed = d.nearlyFull(swept.Left)
+	return swept, err
+}
+
+// FlowEntries is how many entries the flow table has room for.
+func (d *Datapath) FlowEntries() int { return int(d.coll.Maps[mapFlows].MaxEntries()) }
+
+func (d *Datapath) nearlyFull(entries int) bool { return entries > d.FlowEntries()/4*3 }
+
+// look is one reading of the table in search of flows that are over.
+type look struct {
+	d       *Datapath
+	now     time.Duration
+	limits  Timeouts
+	entries int
+	half    map[uint64]bpf.Flow // by id: entries that are ripe, whose pair was not met yet
+	over    []Flow
+	more    bool
+	err     error
+}
+
+func (d *Datapath) look(ctx context.Context, now time.Duration, pressed bool) (*look, error) {
+	l := &look{d: d, now: now, limits: d.cfg.Timeouts, half: map[uint64]bpf.Flow{}}
+	if pressed {
+		l.limits.Closed = min(l.limits.Closed, pressedClosed)
+		l.limits.ClosedProvider = min(l.limits.ClosedProvider, pressedClosed)
+		l.limits.Handshake = min(l.limits.Handshake, pressedHandshake)
+	}
+	err := d.walk(ctx, l.visit)
+	for _, e := range l.half {
+		l.consider(l.complete(&e))
+	}
+	return l, errors.Join(err, l.err)
+}
+
+func (l *look) visit(e *bpf.Flow) {
+	l.entries++
+	if !l.ripe(e) {
+		return
+	}
+	pair, met := l.half[e.Id]
+	switch {
+	case met:
+		delete(l.half, e.Id)
+		var f Flow
+		f.set(e)
+		f.set(&pair)
+		l.consider(f)
+	case len(l.half) < maxSwept:
+		l.half[e.Id] = *e
+	default:
+		l.consider(l.complete(e))
+	}
+}
+
+// ripe says whether an entry's flow may be over, from this entry alone.
+func (l *look) ripe(e *bpf.Flow) bool {
+	const ack = 0x10
+	answered := e.Packets > 0
+	if bpf.FlowFlag(e.Flags)&bpf.FlowOpening != 0 {
+		answered = e.TcpFlags&ack != 0
+	}
+	return l.ended(e, bpf.FlowFlag(e.Flags), e.LastNs, answered)
+}
+
+// complete looks up the other entry of a flow, if there is one.
+func (l *look) complete(e *bpf.Flow) (f Flow) {
+	f.set(e)
+	var pair bpf.Flow
+	err := l.d.coll.Maps[mapFlows].Lookup(e.Reverse, &pair)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		l.err = fmt.Errorf("read %s: %w", mapFlows, err)
+	}
+	if err == nil && pair.Id == e.Id && pair.Key == e.Reverse {
+		f.set(&pair)
+	}
+	return f
+}
+
+func (l *look) consider(f Flow) {
+	switch {
+	case !l.ended(f.entry(), f.Flags(), f.LastNS(), f.Reply.Packets > 0):
+	case len(l.over) < maxSwept:
+		l.over = append(l.over, f)
+	default:
+		l.more = true
+	}
+}
+
+// ended says whether a flow is revoked or its time is over; e is either entry, last the newest packet's boot time.
+func (l *look) ended(e *bpf.Flow, flags bpf.FlowFlag, last uint64, answered bool) bool {
+	if flags&(bpf.FlowDead|bpf.FlowExpired) != 0 {
+		return true
+	}
+	opening := e.Key
+	if bpf.FlowFlag(e.Flags)&bpf.FlowOpening == 0 {
+		opening = e.Reverse
+	}
+	limit := time.Duration(e.IdleS) * time.Second
+	if limit == 0 {
+		limit = 2 * time.Minute
+	}
+	switch {
+	case flags&bpf.FlowClosed != 0 && bpf.View(opening.View) == bpf.ViewProvider:
+		limit = l.limits.ClosedProvider
+	case flags&bpf.FlowClosed != 0:
+		limit = l.limits.Closed
+	case e.Key.Protocol == unix.IPPROTO_TCP && !answered:
+		limit = min(limit, l.limits.Handshake)
+	}
+	return l.now-time.Duration(last) > limit
+}
+
+// marks are what the flows that are over have to be marked with.
+func (l *look) marks() []bpf.FlowMark {
+	marks := make([]bpf.FlowMark, len(l.over))
+	for i := range l.over {
+		f := &l.over[i]
+		marks[i] = f.mark(bpf.FlowExpired)
+		if f.Flags()&bpf.FlowDead != 0 { // of one entry only, if a program was stopped there
+			marks[i] = f.mark(bpf.FlowDead)
+		}
+	}
+	return marks
+}
+
+func (f *Flow) mark(flag bpf.FlowFlag) bpf.FlowMark {
+	return bpf.FlowMark{Key: f.entry().Key, Id: f.ID(), Flag: uint32(flag), LastNs: f.LastNS()}
+}
+
+func (d *Datapath) mark(marks []bpf.FlowMark) error {
+	_, err := bpf.MarkFlows(d.coll.Programs[bpf.ABIProgMarkFlows], marks)
+	return err
+}
+
+// settle waits until no packet is under way that saw its flow before it was marked. Programs run within RCU's read sides,
+// whose end membarrier waits for. A kernel with CPUs kept free of interrupts (nohz_full) cannot: then time has to do.
+func (d *Datapath) settle(ctx context.Context) error {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL, linux/membarrier.h
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno == 0 {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d.cfg.Timeouts.Grace):
+		return nil
+	}
+}
+
+// remove takes out the flows that got their mark, with their final counters.
+func (d *Datapath) remove(flows []Flow, swept *Swept) error {
+	removals := make([]bpf.FlowRemoval, 0, 2*len(flows))
+	for i := range flows {
+		for _, e := range [...]*bpf.Flow{&flows[i].Opening, &flows[i].Reply} {
+			removals = append(removals, bpf.FlowRemoval{Key: e.Key, Id: e.Id}) // Id 0 removes nothing
+		}
+	}
+	err := bpf.RemoveFlows(d.coll.Programs[bpf.ABIProgRemoveFlows], removals)
+	for i := range flows {
+		f := flows[i]
+		both := f.Opening.Id != 0 && f.Reply.Id != 0
+		n := finish(&f.Opening, &removals[2*i]) + finish(&f.Reply, &removals[2*i+1])
+		if n == 0 {
+			continue
+		}
+		f.Half = both && n == 1
+		swept.Removed = append(swept.Removed, f)
+		swept.Left -= n
+	}
+	return err
+}
+
+// finish gives an entry its final values and returns 1, or empties it and returns 0.
+func finish(e *bpf.Flow, r *bpf.FlowRemoval) int {
+	if r.Removed == 0 {
+		*e = bpf.Flow{}
+		return 0
+	}
+	e.LastNs, e.Packets, e.Bytes, e.Flags, e.TcpFlags = r.LastNs, r.Packets, r.Bytes, r.Flags, r.TcpFlags
+	return 1
+}
