@@ -17,13 +17,11 @@ import (
 
 // Secrets in the store, made once by whichever server starts first.
 const (
-	secretCAKey     = store.PrefixSecret + "ca-key"
-	secretCACert    = store.PrefixSecret + "ca-cert"
-	secretViewKey   = store.PrefixSecret + "view-key"
-	secretGossipKey = store.PrefixSecret + "gossip-key"
+	secretCAKey      = store.PrefixSecret + "ca-key"
+	secretCACert     = store.PrefixSecret + "ca-cert"
+	secretViewKey    = store.PrefixSecret + "view-key"
+	secretGossipKeys = store.PrefixSecret + "gossip-keys"
 )
-
-const gossipKeyLen = 32 // AES-256
 
 // bootstrap makes what a new store lacks, loads what it has, and writes ca.pem.
 func (s *Server) bootstrap(ctx context.Context) error {
@@ -65,7 +63,6 @@ func (s *Server) bootstrap(ctx context.Context) error {
 		return err
 	}
 	s.viewKey = ed25519.NewKeyFromSeed(secrets[secretViewKey])
-	s.gossipKey = secrets[secretGossipKey]
 	if err := writeFile(filepath.Join(s.cfg.DataDir, "ca.pem"), s.ca.PEM(), 0o644); err != nil {
 		return fmt.Errorf("server: write ca.pem: %w", err)
 	}
@@ -80,9 +77,13 @@ func newSecrets(s *Server) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	gossip, err := firstGossipKeys()
+	if err != nil {
+		return nil, err
+	}
 	return map[string][]byte{
 		secretCAKey: keyPEM, secretCACert: certPEM,
-		secretViewKey: randomBytes(ed25519.SeedSize), secretGossipKey: randomBytes(gossipKeyLen),
+		secretViewKey: randomBytes(ed25519.SeedSize), secretGossipKeys: gossip,
 	}, nil
 }
 

@@ -89,6 +89,11 @@ func moveNode(c *call, ref string, event api.NodeEvent) (*api.Node, error) {
 	if n.State, err = n.State.Next(event); err != nil {
 		return nil, err
 	}
+	if event == api.NodeEventRevoke && old.State != api.NodeRevoked {
+		if err := c.rotateGossip(); err != nil {
+			return nil, err
+		}
+	}
 	return &n, put(c, &n, nil, nil)
 }
 

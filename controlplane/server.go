@@ -79,13 +79,13 @@ type Server struct {
 	hub     *hub
 	started time.Time
 
-	ca        *ca.Authority
-	viewKey   ed25519.PrivateKey
-	gossipKey []byte
-	flows     *flowlog.Log
-	index     indexCache
-	stopping  chan struct{}
-	requests  atomic.Uint64
+	ca       *ca.Authority
+	viewKey  ed25519.PrivateKey
+	gossip   gossipRing
+	flows    *flowlog.Log
+	index    indexCache
+	stopping chan struct{}
+	requests atomic.Uint64
 }
 
 // New prepares a server; Run does the rest.

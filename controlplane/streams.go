@@ -96,7 +96,7 @@ func (s *Server) streamViews(ctx context.Context, _ *none) (*huma.StreamResponse
 		full := true
 		for {
 			if full {
-				if known, err := s.sendView(out, node, who.serial); err != nil || !known {
+				if known, err := s.sendView(ctx, out, node, who.serial); err != nil || !known {
 					s.log.Debug("view stream ended", "node", node, "error", err)
 					return
 				}
@@ -123,13 +123,16 @@ func (s *Server) streamViews(ctx context.Context, _ *none) (*huma.StreamResponse
 }
 
 // sendView sends the newest view; known is false for a node that may not have one any more, or not by its certificate.
-func (s *Server) sendView(out *lines, node, serial string) (known bool, err error) {
+func (s *Server) sendView(ctx context.Context, out *lines, node, serial string) (known bool, err error) {
 	r := s.store.Snapshot()
 	if n := r.Nodes[node]; n == nil || n.State == api.NodeRevoked || !goodSerial(n, serial) {
 		return false, nil
 	}
 	v := s.viewOf(r, node)
-	v.IssuedAt, v.MaxAgeSeconds, v.GossipKeys = s.cfg.Now().UTC(), uint32(s.cfg.ViewMaxAge/time.Second), [][]byte{s.gossipKey}
+	v.IssuedAt, v.MaxAgeSeconds = s.cfg.Now().UTC(), uint32(s.cfg.ViewMaxAge/time.Second)
+	if v.GossipKeys, err = s.gossipKeys(ctx, r); err != nil {
+		return true, err
+	}
 	signed, err := state.SignView(s.viewKey, v)
 	if err != nil {
 		return true, err
