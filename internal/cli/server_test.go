@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/ca"
 	"github.com/culvert-net/culvert/internal/netlab"
 )
@@ -192,6 +193,26 @@ func TestProcessesRefuseBadFlags(t *testing.T) {
 		if _, err := os.Stat(data); !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("%s: left a data directory: %v", c.args, err)
 		}
+	}
+}
+
+// TestTunnelMakesNoDirectories: a directory that is missing is a mistake in its name, and stays missing.
+func TestTunnelMakesNoDirectories(t *testing.T) {
+	if err := checkTunnelSocket(defaultTunnelSocket); err != nil {
+		t.Error(err)
+	}
+	dir := t.TempDir()
+	if err := checkTunnelSocket(filepath.Join(dir, "tunnel.sock")); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{filepath.Join(dir, "a", "tunnel.sock"), filepath.Join(writeTemp(t, ""), "tunnel.sock")} {
+		var e *api.Error
+		if err := checkTunnelSocket(bad); !errors.As(err, &e) || e.Field != "--tunnel-socket" || e.Remedy == "" {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "a")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was made: %v", err)
 	}
 }
 

@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/agent/wire/tunnel"
+	"github.com/culvert-net/culvert/api"
 )
 
 // defaultTunnelSocket is the same for the tunnel, which listens there, and the agent, which asks.
@@ -38,7 +42,7 @@ peers.`, `
 			if err != nil {
 				return err
 			}
-			if err := checkMTU(cfg.MTU); err != nil {
+			if err := cmp.Or(checkMTU(cfg.MTU), checkTunnelSocket(cfg.Socket)); err != nil {
 				return err
 			}
 			cfg.Log, cfg.ReadyFile = log, p.ready
@@ -62,6 +66,19 @@ func tunnelSocketFlag(c *cobra.Command, to *string) {
 func checkMTU(mtu int) error {
 	if mtu < 1280 || mtu > 65455 {
 		return invalidFlag("--mtu", strconv.Itoa(mtu), "use 1280 to 65455")
+	}
+	return nil
+}
+
+// checkTunnelSocket refuses, by flag, a socket in a directory that is not there: the tunnel makes only its own.
+func checkTunnelSocket(path string) error {
+	dir := filepath.Dir(path)
+	if dir == filepath.Dir(defaultTunnelSocket) {
+		return nil
+	}
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return api.Errorf(api.CodeInvalidParameter, "--tunnel-socket", "make it, or name a path in another",
+			"there is no directory %s", dir)
 	}
 	return nil
 }

@@ -15,6 +15,9 @@ import (
 // made.
 const maxSocketPath = 107 - len(freshSuffix)
 
+// runDirectory is Culvert's own, where sockets are by default.
+const runDirectory = "/run/culvert"
+
 const (
 	lockSuffix  = ".lock"
 	freshSuffix = ".new"
@@ -30,8 +33,8 @@ type controlSocket struct {
 // listenControl takes the lock beside the path, which the kernel releases when a process dies, and puts a socket of
 // mode 0600 in place of whatever a dead process left.
 func listenControl(path string) (*controlSocket, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("listen on control socket: %w", err)
+	if err := haveDirectory(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("listen on control socket %s: %w", path, err)
 	}
 	lock, err := lockSocket(path)
 	if err != nil {
@@ -43,6 +46,23 @@ func listenControl(path string) (*controlSocket, error) {
 		return nil, fmt.Errorf("listen on control socket %s: %w", path, err)
 	}
 	return &controlSocket{path: path, lock: lock, listener: listener}, nil
+}
+
+// haveDirectory makes the directory if it is runDirectory. Any other that is missing is taken for a mistake in its name.
+func haveDirectory(dir string) error {
+	if dir == runDirectory {
+		if err := os.Mkdir(dir, 0o700); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s does not exist: make it, or choose another path: %w", dir, fs.ErrNotExist)
+	}
+	if err == nil && !info.IsDir() {
+		return fmt.Errorf("%s is no directory: choose another path", dir)
+	}
+	return err
 }
 
 func lockSocket(path string) (*os.File, error) {
