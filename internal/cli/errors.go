@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -18,8 +21,24 @@ import (
 	"github.com/culvert-net/culvert/api"
 )
 
-// render makes one line of an error: "Error: CODE: MESSAGE. REMEDY." Errors that are not the API's own have no code.
-func render(cmd *cobra.Command, err error) string {
+// report writes an error to w: one line, or for those who asked for JSON or YAML the object {"error": …} in the API's form.
+func report(w io.Writer, format string, e *api.Error) {
+	object := struct {
+		Error *api.Error `json:"error"`
+	}{e}
+	a := &app{Streams: Streams{Out: w}, output: format}
+	_ = a.print(object, func(w io.Writer) error { // there is nobody left to tell of a failure
+		_, err := fmt.Fprintln(w, sentences(e))
+		return err
+	})
+}
+
+// render makes one line of an error: "Error: CODE: FIELD: MESSAGE. REMEDY." cmd may be nil.
+func render(cmd *cobra.Command, err error) string { return sentences(explained(cmd, err)) }
+
+// explained puts any error into the API's form, in words of the command line. Errors that are not the API's own have no
+// code.
+func explained(cmd *cobra.Command, err error) *api.Error {
 	if missing := missingFlags(cmd); len(missing) > 0 && strings.HasPrefix(err.Error(), "required flag") {
 		err = api.Errorf(api.CodeMissingParameter, missing[0], example(cmd), "%s needs it", cmd.CommandPath())
 	}
@@ -27,28 +46,35 @@ func render(cmd *cobra.Command, err error) string {
 	var dial *net.OpError
 	switch {
 	case errors.As(err, &e):
-		return "Error: " + renderAPI(e)
+		return inFlags(cmd, e)
 	case errors.Is(err, context.DeadlineExceeded):
 		what := strings.TrimSuffix(err.Error(), ": "+context.DeadlineExceeded.Error())
-		return "Error: Timeout: " + sentence(what) + " Give it longer with --timeout, or look at culvert status"
+		return api.Errorf("Timeout", "", "give it longer with --timeout, or look at culvert status", "%s", what)
 	case errors.Is(err, local.ErrNoAgent):
-		return "Error: " + string(api.CodeUnavailable) + ": " + sentence(err.Error())
+		return api.Errorf(api.CodeUnavailable, "", "", "%v", err)
 	case errors.As(err, &dial) && dial.Op == "dial":
-		return "Error: " + renderAPI(api.Errorf(api.CodeUnavailable, "", "is it running, and is --server (CULVERT_SERVER) right?",
-			"the server does not answer: %v", dial))
+		return api.Errorf(api.CodeUnavailable, "", "is it running, and is --server (CULVERT_SERVER) right?",
+			"the server does not answer: %v", dial)
 	case errors.Is(err, os.ErrPermission):
-		return "Error: " + sentence(err.Error()) + " Are you root?"
+		return api.Errorf("", "", "are you root?", "%v", err)
 	}
-	return "Error: " + unlessCommand(err.Error())
+	return api.Errorf("", "", "", "%v", err)
 }
 
-func renderAPI(e *api.Error) string {
+// sentences is the text of an error.
+func sentences(e *api.Error) string {
 	var b strings.Builder
-	b.WriteString(string(e.Code) + ": ")
-	if e.Field != "" {
-		b.WriteString(e.Field + ": ")
+	b.WriteString("Error: ")
+	for _, word := range []string{string(e.Code), e.Field} {
+		if word != "" {
+			b.WriteString(word + ": ")
+		}
 	}
-	b.WriteString(sentence(e.Message))
+	if e.Code == "" && e.Remedy == "" {
+		b.WriteString(unlessCommand(e.Message))
+	} else {
+		b.WriteString(sentence(e.Message))
+	}
 	if e.Remedy != "" {
 		b.WriteString(" " + remedy(e.Remedy))
 	}
@@ -57,6 +83,92 @@ func renderAPI(e *api.Error) string {
 	}
 	return b.String()
 }
+
+// flagsFor are the flags, without dashes, and the arguments that stand for the API's fields: the first that a command has.
+// Other fields are called as in the API.
+var flagsFor = map[string][]string{
+	"acceptanceRequired": {"acceptance-required"}, "account": {"account"}, "addLoadBalancerIds": {"add-load-balancer"},
+	"address": {"address"}, "addresses": {"subnet"}, "allowedPrincipals": {"allow", "ACCOUNT"}, "cidr": {"cidr"},
+	"description": {"description"}, "domain": {"DOMAIN"}, "domains": {"domain"}, "eniId": {"target", "eni", "ENI"},
+	"endpointIds": {"ENDPOINT"}, "forwarders": {"forwarder"}, "fromPort": {"port"}, "groupId": {"sg"},
+	"Idempotency-Key": {"idempotency-key"}, "idleTimeoutSeconds": {"idle-timeout"}, "interface": {"eni"}, "listener": {"LISTENER"},
+	"listeners": {"listener"}, "loadBalancerIds": {"load-balancer"}, "name": {"NAME"}, "nodeId": {"node", "host"},
+	"nodeName": {"node"}, "plainForwarders": {"plain-forwarders"}, "port": {"port", "listener"},
+	"principals": {"ACCOUNT"}, "privateDnsEnabled": {"private-dns"}, "privateDnsName": {"private-dns-name"},
+	"protocol": {"protocol", "listener"}, "removeLoadBalancerIds": {"remove-load-balancer"}, "rule": {"RULE"},
+	"securityGroupIds": {"sg"}, "service": {"service"}, "subnetId": {"subnet"}, "subnetIds": {"subnet"}, "tags": {"tag"},
+	"targetGroupId": {"target-group", "listener"}, "targets": {"target", "ENI"}, "toPort": {"port"}, "ttlSeconds": {"ttl"},
+	"underlayAddresses": {"underlay-address"}, "vpc": {"vpc"}, "vpcId": {"vpc"}, "zone": {"zone"},
+}
+
+// fieldNames finds names of fields in prose: those that are no words of English.
+var fieldNames = regexp.MustCompile(`\b[a-z]+[A-Z][A-Za-z]*\b`)
+
+// inFlags names flags and arguments of a command where the server names fields and calls.
+func inFlags(cmd *cobra.Command, e *api.Error) *api.Error {
+	translated := *e
+	e = &translated
+	e.Remedy = commandsFor(e.Remedy)
+	if cmd == nil {
+		return e
+	}
+	word := func(field string) string { return cmp.Or(flagOf(cmd, field), field) }
+	switch {
+	case strings.HasPrefix(e.Field, "--"):
+		return e
+	case e.Field == "id":
+		e.Field = named(cmd)
+	case strings.HasSuffix(e.Field, "Seconds"):
+		e.Remedy = wholeNumbers.ReplaceAllString(e.Remedy, "${0}s") // flags take durations
+	}
+	e.Field = word(e.Field[strings.LastIndexByte(e.Field, '.')+1:])
+	e.Message, e.Remedy = fieldNames.ReplaceAllStringFunc(e.Message, word), fieldNames.ReplaceAllStringFunc(e.Remedy, word)
+	return e
+}
+
+// flagOf is what a command has for a field of the API, such as --cidr or NAME; "" for none.
+func flagOf(cmd *cobra.Command, field string) string {
+	field, _, _ = strings.Cut(field, "[") // rules[0]
+	for _, word := range flagsFor[field] {
+		switch {
+		case slices.Contains(arguments(cmd), word):
+			return word
+		case cmd.Flags().Lookup(word) != nil:
+			return "--" + word
+		}
+	}
+	return ""
+}
+
+// named is how a command was told which resource to work on: by an argument, or by the only flag that refers to one.
+func named(cmd *cobra.Command) string {
+	if first := append(arguments(cmd), "NAME")[0]; first != "NAME" && first != "COMMAND" {
+		return first
+	}
+	var flags []string
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Annotations[refersTo] != nil {
+			flags = append(flags, "--"+f.Name)
+		}
+	})
+	if len(flags) == 1 {
+		return flags[0]
+	}
+	return ""
+}
+
+// arguments are those of the usage line.
+func arguments(cmd *cobra.Command) []string {
+	_, usage, _ := strings.Cut(cmd.Use, " ")
+	return argumentNames.FindAllString(flagNames.ReplaceAllString(usage, ""), -1)
+}
+
+var (
+	wholeNumbers = regexp.MustCompile(`\b[0-9]+\b`)
+	// What a usage line has: flags with their values, and arguments.
+	flagNames     = regexp.MustCompile(`--?[a-z][a-z-]*( [A-Za-z0-9][^ \]]*)?`)
+	argumentNames = regexp.MustCompile(`[A-Z]+`)
+)
 
 // listCommands name the command that lists a kind, where the server's remedies name the HTTP call.
 var listCommands = map[api.Kind]string{
@@ -93,7 +205,8 @@ func unlessCommand(s string) string {
 // sentence ends s with a full stop unless it ends like a sentence already, or is of several lines.
 func sentence(s string) string {
 	s = strings.TrimSpace(s)
-	if s == "" || strings.ContainsAny(s[len(s)-1:], ".?!)") || strings.Contains(s, "\n") {
+	ended := strings.ContainsAny(s[max(0, len(s)-1):], ".?!") || strings.HasSuffix(s, ".)")
+	if s == "" || ended || strings.Contains(s, "\n") {
 		return s
 	}
 	return s + "."
@@ -120,6 +233,9 @@ func missingFlags(cmd *cobra.Command) []string {
 func flagError(cmd *cobra.Command, err error) error {
 	if errors.Is(err, pflag.ErrHelp) {
 		return err
+	}
+	if words := cmd.Flags().Args(); len(words) > 0 && cmd.Annotations[holdsOthers] != "" { // they came before the flag
+		return noCommand(cmd, words[0])
 	}
 	see := "see " + cmd.CommandPath() + " --help"
 	var invalid *pflag.InvalidValueError
@@ -177,6 +293,14 @@ func noArguments(cmd *cobra.Command, args []string) error {
 		return tooMany(cmd, args[0])
 	}
 	return nil
+}
+
+func noCommand(group *cobra.Command, word string) error {
+	hint := "see " + group.CommandPath() + " --help"
+	if s := group.SuggestionsFor(word); len(s) > 0 {
+		hint = "did you mean " + group.CommandPath() + " " + strings.Join(s, " or ") + "?"
+	}
+	return api.Errorf(api.CodeInvalidParameter, "", hint, "there is no command %q", group.CommandPath()+" "+word)
 }
 
 func missingArgument(cmd *cobra.Command, name string) error {

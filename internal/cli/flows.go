@@ -140,6 +140,9 @@ func parseTime(flag, s string, now time.Time) (time.Time, error) {
 }
 
 func (a *app) flows(ctx context.Context, f *flowFlags, follow bool) error {
+	if a.quiet {
+		return api.Errorf(api.CodeInvalidCombination, "--quiet", "take what you need from -o json", "flow records have no ids")
+	}
 	out := flowWriter{app: a, follow: follow}
 	c, errServer := a.client()
 	if errServer == nil {
@@ -225,7 +228,11 @@ func flowRow(r *api.FlowRecord) []string {
 	}
 }
 
+// side is one end of a flow. Addresses of 0.0.0.0/8 are numbers of nodes, of which workloads reach the resolver only.
 func side(addr string, port uint16) string {
+	if strings.HasPrefix(addr, "0.") {
+		return "resolver"
+	}
 	if port == 0 {
 		return addr
 	}

@@ -27,14 +27,15 @@ type Streams struct {
 type app struct {
 	Streams
 	settings
-	output string
-	quiet  bool
+	output   string
+	quiet    bool
+	badFlags bool // flags were not read to their end
 }
 
 // Main runs one command line, without the program's name, and returns the exit status: 0, 1 after a failure, or what a
 // command says itself (that of the program it ran).
 func Main(ctx context.Context, args []string, s Streams) int {
-	root := New(s)
+	root, a := build(s)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -44,8 +45,29 @@ func Main(ctx context.Context, args []string, s Streams) int {
 	if errors.As(err, &status) {
 		return int(status)
 	}
-	fmt.Fprintln(s.Err, render(cmd, err))
+	report(s.Err, a.errorFormat(args), explained(cmd, err))
 	return 1
+}
+
+// errorFormat is what --output asks for, also when flags before it were wrong.
+func (a *app) errorFormat(args []string) string {
+	if !a.badFlags {
+		return a.output
+	}
+	format := a.output
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		for _, flag := range []string{"--output", "-o"} {
+			if arg == flag && i+1 < len(args) {
+				format = args[i+1]
+			} else if value, is := strings.CutPrefix(arg, flag+"="); is {
+				format = value
+			}
+		}
+	}
+	return format
 }
 
 // exitStatus ends the program with a status and no message.
@@ -55,6 +77,11 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 
 // New makes the command tree.
 func New(s Streams) *cobra.Command {
+	root, _ := build(s)
+	return root
+}
+
+func build(s Streams) (*cobra.Command, *app) {
 	a := &app{Streams: s, settings: settings{getenv: os.Getenv}}
 	root := group("culvert", "Private endpoints for services on machines you own", `
 Culvert lets a workload in one VPC reach a service in another by a private address of its own VPC: no peering, no
@@ -69,7 +96,10 @@ Then see:                 culvert status`, `
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.SetIn(s.In)
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		a.badFlags = true
+		return flagError(cmd, err)
+	})
 	root.CompletionOptions.DisableDefaultCmd = true
 	a.globalFlags(root.PersistentFlags())
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.checkOutput() }
@@ -92,7 +122,7 @@ Then see:                 culvert status`, `
 		a.runCommand())
 	root.AddCommand(a.versionCommand(), completionCommand())
 	completeNothing(root)
-	return root
+	return root, a
 }
 
 func (a *app) globalFlags(f *pflag.FlagSet) {
@@ -101,7 +131,7 @@ func (a *app) globalFlags(f *pflag.FlagSet) {
 	f.StringVar(&a.caFile, "ca", "", "`file` with the server's CA certificate (CULVERT_CA)")
 	f.StringVar(&a.account, "account", "", "act for this `account`, id or name; for administrators (CULVERT_ACCOUNT)")
 	f.StringVar(&a.socket, "socket", "", "`path` of the local agent's socket (CULVERT_AGENT_SOCKET)")
-	f.StringVarP(&a.output, "output", "o", "table", "`format`: table, json or yaml")
+	f.StringVarP(&a.output, "output", "o", "table", "`format` of answers and errors: table, json or yaml")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print ids only, one a line")
 }
 
@@ -138,11 +168,7 @@ func group(use, short, long, example string) *cobra.Command {
 		if len(args) == 0 {
 			return cmd.Help()
 		}
-		hint := "see " + cmd.CommandPath() + " --help"
-		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
-			hint = "did you mean " + cmd.CommandPath() + " " + strings.Join(s, " or ") + "?"
-		}
-		return api.Errorf(api.CodeInvalidParameter, "", hint, "there is no command %q", cmd.CommandPath()+" "+args[0])
+		return noCommand(cmd, args[0])
 	}
 	c.SuggestionsMinimumDistance = 2
 	return c

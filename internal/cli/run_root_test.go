@@ -130,7 +130,7 @@ func TestRunThatCannot(t *testing.T) {
 	socket := serveNoting(t, agent)
 	for args, want := range map[string]string{
 		"run --eni " + jobENI + " -- no-such-program": "COMMAND: ",
-		"run --eni " + jobENI + " -- true":            "eniId: ",
+		"run --eni " + jobENI + " -- true":            "--eni: ",
 		"run -- true":                                 "--eni",
 		"run --eni " + jobENI:                         "COMMAND",
 	} {

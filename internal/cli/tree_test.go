@@ -135,6 +135,24 @@ func TestOneWordOneThing(t *testing.T) {
 	}
 }
 
+// TestFlagsForFields: what stands for a field of the API is a flag or an argument of some command.
+func TestFlagsForFields(t *testing.T) {
+	have := map[string]bool{}
+	each(newTree(), func(c *cobra.Command) {
+		eachFlag(c, func(f *pflag.Flag) { have[f.Name] = true })
+		for _, name := range arguments(c) {
+			have[name] = true
+		}
+	})
+	for field, words := range flagsFor {
+		for _, word := range words {
+			if !have[word] {
+				t.Errorf("%s: no command has %s", field, word)
+			}
+		}
+	}
+}
+
 func TestEveryFlagCompletes(t *testing.T) {
 	each(newTree(), func(c *cobra.Command) {
 		eachFlag(c, func(f *pflag.Flag) {
