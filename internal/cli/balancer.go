@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +31,14 @@ var targetGroupKind = kind[api.TargetGroup]{
 			}
 		}
 		return []string{v.ID, v.Name, v.VPC, string(v.Protocol), strconv.Itoa(int(v.Port)), strings.Join(targets, ",")}
+	},
+	shown: func(v *api.TargetGroup) any { // with the ports in force
+		g := *v
+		g.Targets = slices.Clone(v.Targets)
+		for i := range g.Targets {
+			g.Targets[i].Port = cmp.Or(g.Targets[i].Port, v.Port)
+		}
+		return &g
 	},
 	empty: "You have no target group yet. Make one: culvert target-group create ledger --vpc VPC --port 8443",
 }

@@ -30,9 +30,10 @@ type kind[T any] struct {
 	byVPC   bool // --vpc narrows lists
 	head    []string
 	row     func(*T) []string
-	whose   string // which of them one sees; default: one's account's
-	empty   string // what to say, and to do next, when there is none
-	sample  string // an id or name for examples
+	shown   func(*T) any // what describe shows as text, where that is not the resource as it is
+	whose   string       // which of them one sees; default: one's account's
+	empty   string       // what to say, and to do next, when there is none
+	sample  string       // an id or name for examples
 }
 
 func meta[T any](v *T) *api.Meta { return any(v).(interface{ GetMeta() *api.Meta }).GetMeta() }
@@ -147,7 +148,11 @@ func (k kind[T]) describe(a *app, items []T) error {
 			if i > 0 {
 				fmt.Fprintln(w)
 			}
-			if err := details(w, &items[i]); err != nil {
+			var v any = &items[i]
+			if k.shown != nil {
+				v = k.shown(&items[i])
+			}
+			if err := details(w, v); err != nil {
 				return err
 			}
 		}

@@ -81,6 +81,24 @@ var nodeKind = kind[api.NodeReport]{
 		}
 		return []string{v.ID, v.Name, string(v.State), yesNo(v.Live), revision, strings.Join(v.Underlay, ","), v.Version, problems}
 	},
+	shown: func(v *api.NodeReport) any {
+		type status struct {
+			AppliedRevision int64     `json:"applied revision"`
+			SeenAt          time.Time `json:"seenAt"`
+			Errors          []string  `json:"errors"`
+			Attached        []string  `json:"attachedEniIds"`
+			Generation      uint32    `json:"generation"`
+		}
+		n := struct {
+			api.Node
+			Live   bool    `json:"live"`
+			Status *status `json:"status"`
+		}{Node: v.Node, Live: v.Live}
+		if s := v.Status; s != nil {
+			n.Status = &status{s.Revision, s.SeenAt, s.Errors, s.Attached, s.Generation}
+		}
+		return &n
+	},
 	whose: "They are the mesh's: everybody sees them, but only administrators their addresses, version and errors.",
 	empty: "No machine has joined yet. Let one join: culvert token create",
 }

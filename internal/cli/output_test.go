@@ -6,10 +6,13 @@ import (
 	"context"
 	"io"
 	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/dev"
 )
 
@@ -69,6 +72,42 @@ export CULVERT_SERVER='unix:/run/it'\''s/server.sock'
 export CULVERT_CA='/x/ca.pem'
 export CULVERT_API_KEY='key-1.secret'
 `)
+}
+
+// TestDescribed: what two fields would call the same has two names, and a target's port is the one in force.
+func TestDescribed(t *testing.T) {
+	n := &api.NodeReport{Node: api.Node{Meta: api.Meta{Name: "host-a", Revision: 3}}, Status: &api.NodeStatus{Revision: 9}}
+	var b bytes.Buffer
+	if err := details(&b, nodeKind.shown(n)); err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]int{`(?m)^revision +3$`: 1, `(?m)^applied revision +9$`: 1, `(?m)^[a-z ]*revision `: 2} {
+		if have := len(regexp.MustCompile(line).FindAllString(b.String(), -1)); have != want {
+			t.Errorf("%d lines are like %s, not %d:\n%s", have, line, want, &b)
+		}
+	}
+	b.Reset()
+	g := &api.TargetGroup{Port: 8443, Targets: []api.Target{{ENI: "eni-1"}, {ENI: "eni-2", Port: 9443}}}
+	if err := details(&b, targetGroupKind.shown(g)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"eni-1  8443\n", "eni-2  9443\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("there is no %q in\n%s", want, &b)
+		}
+	}
+	if g.Targets[0].Port != 0 {
+		t.Error("the resource itself was changed")
+	}
+}
+
+// TestFlowRow: what a node translates to the resolver is called so.
+func TestFlowRow(t *testing.T) {
+	r := &api.FlowRecord{Tuple: api.FlowTuple{SrcAddr: "10.0.1.5", SrcPort: 4000, DstAddr: "10.0.0.2", DstPort: 53},
+		Translated: api.FlowTuple{SrcAddr: "10.0.1.5", SrcPort: 4000, DstAddr: "0.0.0.1", DstPort: 53}}
+	if got := flowRow(r)[slices.Index(flowHead, "TRANSLATED TO")]; got != "10.0.1.5:4000>resolver" {
+		t.Errorf("translated to %s", got)
+	}
 }
 
 func written(t *testing.T, write func(io.Writer) error, want string) {
