@@ -26,6 +26,8 @@ type world interface {
 	addRoute(path, ifname string, dst netip.Prefix)
 	resolverFile(path string) string
 	setResolverFile(path, text string)
+	inode(path string) uint64
+	doors() []string // names of links that have a chain, there or not
 }
 
 // patience is for what the kernel does on its own time.
@@ -60,6 +62,8 @@ func contract(t *testing.T, make func(t *testing.T) world) {
 		{"equal addresses in two namespaces", contractOverlap},
 		{"what vanished is noticed", contractVanished},
 		{"a replaced namespace", contractReplaced},
+		{"another namespace than meant", contractMeant},
+		{"sweep", contractSweep},
 		{"door", contractDoor},
 		{"tunnel", contractTunnel},
 		{"host link", contractHostLink},
@@ -297,6 +301,55 @@ func contractReplaced(t *testing.T, w world) {
 	now := must(w.Attach(s))(t)
 	if !now.PeerPresent || now.Ifindex == l.Ifindex || now.Up || !now.Closed {
 		t.Fatalf("attached to the new namespace: %+v, before %+v", now, l)
+	}
+}
+
+func contractMeant(t *testing.T, w world) {
+	s := spec(w.namespace("cart"))
+	s.NetnsInode = w.inode(s.Netns)
+	l := must(w.Attach(s))(t)
+	if l.NetnsInode != s.NetnsInode {
+		t.Fatalf("attached in %d, meant %d", l.NetnsInode, s.NetnsInode)
+	}
+	other := s
+	other.Netns = w.namespace("other")
+	_, err := w.Attach(other)
+	wantErr(t, err, ErrNoNamespace)
+	if got := must(w.Workloads())(t); len(got) != 1 || got[0].NetnsInode != s.NetnsInode {
+		t.Fatalf("after it was refused: %+v", got)
+	}
+}
+
+func contractSweep(t *testing.T, w world) {
+	s := spec(w.namespace("cart"))
+	far := s
+	far.ENI, far.Netns, far.Address = "eni-0far", w.namespace("far"), netip.MustParseAddr("10.0.1.6")
+	there := far
+	there.ENI, there.Netns, there.Address = "eni-0there", w.namespace("there"), netip.MustParseAddr("10.0.1.7")
+	must(w.EnsureHostLink(hostSpec()))(t)
+	for _, x := range []WorkloadSpec{s, far, there} {
+		must(w.Attach(x))(t)
+	}
+	w.removeNamespace(s.Netns)
+	w.removeNamespace(far.Netns)
+	netlab.Eventually(t, patience, func() bool { return len(must(w.Workloads())(t)) == 1 }, "links go with their namespaces")
+	all := w.doors()
+	for _, x := range []WorkloadSpec{s, far, there} {
+		if !slices.Contains(all, VethName(x.ENI)) {
+			t.Fatalf("doors %v, want one of %s, too", all, x.ENI)
+		}
+	}
+	if !slices.Contains(all, DatapathName) {
+		t.Fatalf("doors %v, want the host's, too", all)
+	}
+	ok(t, w.Sweep([]string{far.ENI}))
+	want := slices.DeleteFunc(all, func(name string) bool { return name == VethName(s.ENI) })
+	if got := w.doors(); !slices.Equal(got, want) {
+		t.Fatalf("doors after a sweep %v, want %v", got, want)
+	}
+	ok(t, w.Sweep(nil))
+	if got := w.doors(); !slices.Contains(got, VethName(there.ENI)) || slices.Contains(got, VethName(far.ENI)) {
+		t.Fatalf("doors after the second sweep %v", got)
 	}
 }
 

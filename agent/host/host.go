@@ -93,6 +93,7 @@ type HostLink struct {
 type WorkloadSpec struct {
 	ENI          string       // id, 1..64 printable characters without space
 	Netns        string       // path of a namespace file: /run/netns/NAME or /proc/PID/ns/net
+	NetnsInode   uint64       // of the namespace that is meant, if Netns leads to another by now; 0: whatever is there
 	Interface    string       // name inside the namespace; empty: DefaultInterface
 	Address      netip.Addr   // IPv4, inside Subnet
 	Gateway      netip.Addr   // subnet base + 1
@@ -177,6 +178,9 @@ type Host interface {
 	// Watch calls wake after links of the host changed, until ctx ends. It is a hint: calls may be late, merged or
 	// without cause, and Workloads is the truth. It returns nil when ctx ends.
 	Watch(ctx context.Context, wake func()) error
+
+	// Sweep removes doors of attachments whose link is gone, as with its namespace, but not those of the ENIs to keep.
+	Sweep(keep []string) error
 
 	// Cleanup removes every link, door and resolver file that Culvert made on this host. The tunnel's TUN stays,
 	// without its door.

@@ -206,6 +206,9 @@ func (m *Mem) Attach(spec WorkloadSpec) (WorkloadLink, error) {
 	if w == nil {
 		return WorkloadLink{}, fmt.Errorf("attach %s: open namespace %s: %w", spec.ENI, spec.Netns, ErrNoNamespace)
 	}
+	if spec.NetnsInode != 0 && spec.NetnsInode != w.inode {
+		return WorkloadLink{}, fmt.Errorf("attach %s: %w", spec.ENI, errOther(spec))
+	}
 	name := VethName(spec.ENI)
 	l := m.links[name]
 	if l != nil && !l.ours {
@@ -290,6 +293,21 @@ func (m *Mem) Detach(eni string) error {
 	m.drop(name)
 	delete(m.doors, name)
 	m.restoreFiles(eni)
+	return nil
+}
+
+// Sweep implements Host.
+func (m *Mem) Sweep(keep []string) error {
+	defer m.mu.Unlock()
+	if err := m.begin("Sweep"); err != nil {
+		return err
+	}
+	for name := range m.doors {
+		kept := slices.ContainsFunc(keep, func(eni string) bool { return VethName(eni) == name })
+		if isVethName(name) && !kept && m.links[name] == nil {
+			delete(m.doors, name)
+		}
+	}
 	return nil
 }
 

@@ -21,6 +21,8 @@ func (w memWorld) deleteInterface(path, ifname string) { w.DeleteInterface(path,
 func (w memWorld) openDoor(ifname string)              { w.OpenDoor(ifname) }
 func (w memWorld) resolverFile(path string) string     { return w.ResolverFile(path) }
 func (w memWorld) setResolverFile(path, text string)   { w.SetResolverFile(path, text) }
+func (w memWorld) inode(path string) uint64            { return w.NamespaceInode(path) }
+func (w memWorld) doors() []string                     { return w.Doors() }
 func (w memWorld) addInterface(path, ifname string, a netip.Prefix) {
 	w.AddInterface(path, ifname, a)
 }

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -22,6 +23,23 @@ func (m *Mem) AddNamespace(path string) {
 	w := &memSpace{inode: uint64(m.number())}
 	w.state.links = []spaceLink{{1, "lo"}}
 	m.spaces[path] = w
+}
+
+// NamespaceInode is that of the namespace at path; 0: there is none.
+func (m *Mem) NamespaceInode(path string) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if w := m.spaces[path]; w != nil {
+		return w.inode
+	}
+	return 0
+}
+
+// Doors lists the links that have a door, there or not.
+func (m *Mem) Doors() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.doors))
 }
 
 // RemoveNamespace takes a namespace away, and with it the links into it.

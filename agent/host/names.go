@@ -17,6 +17,7 @@ const (
 
 const (
 	vethPrefix  = "cv"
+	vethHash    = 11 // characters
 	aliasPrefix = "culvert:"
 	aliasHost   = aliasPrefix + "host"
 	aliasDP     = aliasPrefix + "dp"
@@ -26,7 +27,18 @@ const (
 // VethName is the host-side name of an ENI's veth: "cv" and 11 characters (55 bits) of a hash of the ENI's id.
 func VethName(eni string) string {
 	sum := sha256.Sum256([]byte(eni))
-	return vethPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:8]))[:11]
+	return vethPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:8]))[:vethHash]
+}
+
+// isVethName tells whether a name can be one of VethName's.
+func isVethName(name string) bool {
+	hash, ok := strings.CutPrefix(name, vethPrefix)
+	return ok && len(hash) == vethHash
+}
+
+// errOther is the error of an attachment whose namespace is no longer the one that is meant.
+func errOther(s WorkloadSpec) error {
+	return fmt.Errorf("open namespace %s: %w as the one that is meant: another is there", s.Netns, ErrNoNamespace)
 }
 
 // WorkloadMAC is the MAC of a workload's interface: 02 and 40 bits of a hash of VPC number and address, so that it is

@@ -3,9 +3,11 @@
 package host
 
 import (
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/culvert-net/culvert/internal/netlab"
@@ -44,6 +46,20 @@ func (w *kernelWorld) namespace(name string) string {
 }
 
 func (w *kernelWorld) removeNamespace(path string) { w.spaces[path].Remove() }
+
+func (w *kernelWorld) inode(path string) uint64 {
+	w.t.Helper()
+	s := must(openSpace(path))(w.t)
+	defer s.close()
+	return s.inode
+}
+
+func (w *kernelWorld) doors() []string {
+	w.t.Helper()
+	s := must(openSpace(w.ns.Path()))(w.t)
+	defer s.close()
+	return slices.Sorted(maps.Keys(must(s.door().state())(w.t)))
+}
 
 func (w *kernelWorld) addLink(name string) {
 	w.ns.Exec("ip", "tuntap", "add", "dev", name, "mode", "tun")

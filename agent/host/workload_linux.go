@@ -33,6 +33,9 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 		return WorkloadLink{}, err
 	}
 	defer w.close()
+	if spec.NetnsInode != 0 && spec.NetnsInode != w.inode {
+		return WorkloadLink{}, errOther(spec)
+	}
 	if w.inode == s.inode {
 		return WorkloadLink{}, fmt.Errorf("%w: Netns: %s is the host's own namespace", ErrSpec, spec.Netns)
 	}
@@ -208,6 +211,32 @@ func (n *Netlink) detach(s *space, eni string) error {
 		return err
 	}
 	return n.resolvers.restore(eni)
+}
+
+// Sweep implements Host.
+func (n *Netlink) Sweep(keep []string) error {
+	s, err := n.lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	doors, err := s.door().state()
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	for name := range doors {
+		if !isVethName(name) || slices.ContainsFunc(keep, func(eni string) bool { return VethName(eni) == name }) {
+			continue
+		}
+		link, err := s.link(name)
+		if err == nil && link == nil {
+			err = s.door().forget(name)
+		}
+		if err != nil {
+			return fmt.Errorf("sweep: %w", err)
+		}
+	}
+	return nil
 }
 
 // Workloads implements Host.
