@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +42,9 @@ type Config struct {
 	Tick          time.Duration // between checks of the whole state; default 2 s
 	ReadyFile     string        // written when the first round is through; optional
 	Log           *slog.Logger
+
+	// AllowForwarders are where tenants' DNS forwarders may be besides the Internet, at any port.
+	AllowForwarders []netip.Prefix
 }
 
 func (c *Config) setDefaults() {

@@ -112,7 +112,7 @@ func (a *Agent) round(ctx context.Context) []error {
 	applied := !t.fail("datapath", t.datapath(ctx))
 	t.detach()
 	if applied {
-		t.edges.Names.Set(t.plan.Zones, t.plan.Names)
+		t.edges.Names.Set(t.plan.Zones, t.plan.Names, underlay(t.view))
 	}
 	t.openResolver()
 	t.fail("gossip", t.edges.Members.SetMembers(t.view.Members, t.view.GossipKeys))
@@ -144,7 +144,7 @@ func (t *turn) withdrawNames() {
 	}
 	names := slices.DeleteFunc(slices.Clone(old.Names), func(n plan.Name) bool { return !keep[n] })
 	if len(names) != len(old.Names) {
-		t.edges.Names.Set(old.Zones, names)
+		t.edges.Names.Set(old.Zones, names, underlay(t.view))
 	}
 }
 

@@ -91,7 +91,7 @@ func (b *bench) Counters() ([]Count, error) {
 func (b *bench) Flows() (int, error) { return 7, nil }
 
 // Set implements Names.
-func (b *bench) Set(_ []plan.Zone, names []plan.Name) {
+func (b *bench) Set(_ []plan.Zone, names []plan.Name, _ []netip.Addr) {
 	b.note("names %d", len(names))
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -104,6 +104,9 @@ func (b *bench) Listening() error {
 	defer b.mu.Unlock()
 	return b.deaf
 }
+
+// Problems implements Names.
+func (b *bench) Problems() []error { return nil }
 
 // SetMembers implements Members.
 func (b *bench) SetMembers([]api.ViewMember, [][]byte) error { return nil }

@@ -119,7 +119,8 @@ func TestPartsEndBeforeTheirFirstPlan(t *testing.T) {
 	if err := newRecorder(collector).run(ctx); err != nil {
 		t.Error(err)
 	}
-	if err := newResolver(&state.Identity{Mesh: 7, Number: 1}, func() {}, slog.New(slog.DiscardHandler)).run(ctx); err != nil {
+	r := newResolver(&state.Identity{Mesh: 7, Number: 1}, nil, func() {}, slog.New(slog.DiscardHandler))
+	if err := r.run(ctx); err != nil {
 		t.Error(err)
 	}
 }

@@ -71,7 +71,7 @@ type machine struct {
 // openMachine takes up the programs and maps that are pinned, and prepares the rest without I/O.
 func openMachine(cfg Config, id *state.Identity) (_ *machine, err error) {
 	m := &machine{log: cfg.Log, host: host.New(host.Config{})}
-	m.resolver = newResolver(id, func() { m.agent.Wake() }, cfg.Log)
+	m.resolver = newResolver(id, cfg.AllowForwarders, func() { m.agent.Wake() }, cfg.Log)
 	if m.datapath, err = datapath.Open(datapath.Config{PinPath: cfg.PinDir, Log: cfg.Log}); err != nil {
 		return nil, fmt.Errorf("datapath: %w", err)
 	}

@@ -70,6 +70,8 @@ type Config struct {
 	RootCAs *x509.CertPool
 	// Dial reaches a forwarder over the underlay; default: net.Dialer.
 	Dial DialFunc
+	// OwnAddrs are the node's addresses, which no forwarder may have; default: those of the host's interfaces.
+	OwnAddrs func() ([]netip.Addr, error)
 	// DialVPC reaches a forwarder inside a VPC; nil: such forwarders fail, they are never looked for on the underlay.
 	DialVPC DialFunc
 	// ListenPacket and ListenStream make the sockets; default: the host's network, bound to Device.
@@ -129,6 +131,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Dial == nil {
 		c.Dial = underlayDial(c.Mesh)
+	}
+	if c.OwnAddrs == nil {
+		c.OwnAddrs = interfaceAddrs
 	}
 	if c.ListenPacket == nil {
 		c.ListenPacket = listenPacket(c.Device)

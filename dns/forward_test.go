@@ -314,6 +314,59 @@ func TestUntrustedForwarders(t *testing.T) {
 	}
 }
 
+// What the node may not be made to talk to is looked up before each connection: an address that it got since the names
+// were set, and one that a later rule refuses, is not asked; a kept connection does not help.
+func TestForwarderMustStayInReach(t *testing.T) {
+	up := newUpstream(t, example)
+	var own atomic.Pointer[netip.Addr]
+	broken := errors.New("no addresses")
+	cfg := Config{Dial: reach(up), RootCAs: up.roots, OwnAddrs: func() ([]netip.Addr, error) {
+		if a := own.Load(); a != nil {
+			return []netip.Addr{*a}, nil
+		}
+		return nil, broken
+	}}
+	has := func(text string) {
+		a := netip.MustParseAddr(text)
+		own.Store(&a)
+	}
+	for _, forwarder := range []string{"192.0.2.1", "tls://192.0.2.1"} {
+		r := startPay(t, testZone(t, forwarder), cfg)
+		answer := func(name, want string) {
+			t.Helper()
+			if got := show(r.exchange(t, "udp", ask(name, miekg.TypeA))); !strings.HasPrefix(got, want) {
+				t.Errorf("%s, %s: %s, want %s", forwarder, name, got, want)
+			}
+		}
+		before := len(up.seen())
+		own.Store(nil)
+		answer("a.com.", "SERVFAIL")
+		has("192.0.2.1")
+		answer("b.com.", "SERVFAIL")
+		has("192.0.2.9")
+		answer("c.com.", "NXDOMAIN")
+		if n := len(up.seen()) - before; n != 1 {
+			t.Errorf("%d of three queries left the node, want the last", n)
+		}
+		names, vpcs := testRows(forwarder)
+		z, err := zone.New(names, vpcs, zone.Reach{Allow: documentation.Allow, Refuse: documentation.Allow})
+		if err == nil || !strings.Contains(err.Error(), "of the mesh") {
+			t.Errorf("zone: %v", err)
+		}
+		before = len(up.seen())
+		r.Set(z)
+		answer("d.com.", "NXDOMAIN") // no forwarder is left
+		if r.Zone().Forwarders(pay) != nil || len(up.seen()) != before {
+			t.Errorf("%v, asked %v", r.Zone().Forwarders(pay), up.seen())
+		}
+		r.Set(testZone(t, forwarder))
+	}
+	list, err := interfaceAddrs()
+	if err != nil || !slices.Contains(list, netip.MustParseAddr("127.0.0.1")) || !slices.Contains(list, netip.IPv6Loopback()) {
+		t.Errorf("this machine's addresses: %v, %v", list, err)
+	}
+}
+
 // Equal questions at the same time are one query to the forwarder; private names are answered meanwhile; answers
 // overtake each other.
 func TestSlowForwarder(t *testing.T) {
@@ -426,7 +479,7 @@ func TestShareOfCache(t *testing.T) {
 	for i := range uint32(4) {
 		vpcs = append(vpcs, zone.VPC{Number: i + 1, CIDR: cidr, Forwarders: forwarders})
 	}
-	z, err := zone.New(nil, vpcs)
+	z, err := zone.New(nil, vpcs, documentation)
 	if err != nil {
 		t.Fatal(err)
 	}

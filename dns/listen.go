@@ -62,6 +62,21 @@ func underlayDial(mesh uint32) DialFunc {
 	}
 }
 
+// interfaceAddrs are the addresses of the interfaces of this process's network namespace.
+func interfaceAddrs() ([]netip.Addr, error) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Addr
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Addr())
+		}
+	}
+	return out, nil
+}
+
 // sockets are what the server reads from: one pair per listen address.
 type sockets struct {
 	packets []net.PacketConn

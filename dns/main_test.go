@@ -52,9 +52,13 @@ func testRows(forwarders ...string) ([]zone.Name, []zone.VPC) {
 	}
 }
 
+// documentation is where the forwarders of tests are.
+var documentation = zone.Reach{Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}
+
 func testZone(t testing.TB, forwarders ...string) *zone.Zone {
 	t.Helper()
-	z, err := zone.New(testRows(forwarders...))
+	names, vpcs := testRows(forwarders...)
+	z, err := zone.New(names, vpcs, documentation)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +109,9 @@ func start(t testing.TB, cfg Config, z *zone.Zone) *running {
 	cfg.Listen = []string{"[::1]:0"}
 	cfg.Identify = r.identify
 	cfg.QueryLog = r.record
+	if cfg.OwnAddrs == nil { // this machine may have one of documentation
+		cfg.OwnAddrs = func() ([]netip.Addr, error) { return nil, nil }
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}

@@ -249,7 +249,7 @@ func TestSet(t *testing.T) {
 		t.Errorf("after a nil zone: %s", got)
 	}
 	_, vpcs := testRows()
-	z, err := zone.New([]zone.Name{{VPC: shop, Name: "new.internal", Address: clientAddr}}, vpcs)
+	z, err := zone.New([]zone.Name{{VPC: shop, Name: "new.internal", Address: clientAddr}}, vpcs, zone.Reach{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,7 @@ import (
 type upstream struct {
 	vpc      uint32
 	to       zone.Forwarder
+	may      func() error // asked before each connection
 	dial     DialFunc
 	tls      *tls.Config  // nil: plain DNS
 	badUntil atomic.Int64 // UnixNano; asked last before then
@@ -47,7 +48,7 @@ const paddingBlock = 128
 var errNoDialVPC = errors.New("the address lies in the VPC, which this node cannot dial into")
 
 func (s *Server) newUpstream(vpc uint32, to zone.Forwarder) *upstream {
-	u := &upstream{vpc: vpc, to: to, dial: s.cfg.Dial}
+	u := &upstream{vpc: vpc, to: to, may: func() error { return s.mayAsk(to) }, dial: s.cfg.Dial}
 	if to.Inside {
 		u.dial = s.cfg.DialVPC
 		if u.dial == nil {
@@ -61,6 +62,18 @@ func (s *Server) newUpstream(vpc uint32, to zone.Forwarder) *upstream {
 		}
 	}
 	return u
+}
+
+// mayAsk holds a forwarder to the rule of the names in force, against the addresses that the node has at this moment.
+func (s *Server) mayAsk(to zone.Forwarder) error {
+	var own []netip.Addr
+	if !to.Inside {
+		var err error
+		if own, err = s.cfg.OwnAddrs(); err != nil {
+			return fmt.Errorf("this node's addresses: %w", err)
+		}
+	}
+	return s.Zone().CheckForwarder(to, own)
 }
 
 // rank is 1 for an upstream that failed lately, else 0.
@@ -180,6 +193,9 @@ func verify(data []byte, query *miekg.Msg) (*miekg.Msg, error) {
 
 // connect dials and bounds all that follows by the context's deadline and end.
 func (u *upstream) connect(ctx context.Context, network string) (net.Conn, func() bool, error) {
+	if err := u.may(); err != nil {
+		return nil, nil, err
+	}
 	conn, err := u.dial(ctx, u.vpc, network, u.to.Address)
 	if err != nil {
 		return nil, nil, fmt.Errorf("dial forwarder: %w", err)

@@ -34,8 +34,7 @@ func (f Forwarder) String() string {
 }
 
 // ParseForwarder reads "tls://ADDRESS[:853][#SERVERNAME]" or "ADDRESS[:53]". The latter needs plain, unless the address
-// lies in the VPC. An IPv6 address with a port is written in brackets. Loopback, link-local, multicast and unspecified
-// addresses are refused: they would reach the node itself.
+// lies in the VPC. An IPv6 address with a port is written in brackets. Whether a node asks there is Reach's business.
 func ParseForwarder(text string, plain bool, cidr netip.Prefix) (Forwarder, error) {
 	rest, tls := strings.CutPrefix(text, "tls://")
 	rest, server, named := strings.Cut(rest, "#")
@@ -61,10 +60,7 @@ func ParseForwarder(text string, plain bool, cidr netip.Prefix) (Forwarder, erro
 }
 
 func (f Forwarder) check(plain bool, server string, named bool) error {
-	a := f.Address.Addr()
 	switch {
-	case a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast():
-		return errors.New("address is not one of another host")
 	case f.Address.Port() == 0:
 		return errors.New("port must be 1 to 65535")
 	case !f.TLS && named:

@@ -53,7 +53,7 @@ func TestLookupAgreesWithSlow(t *testing.T) {
 			rows = append(rows, Name{VPC: 1, Name: name, Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})})
 		}
 		vpc := VPC{Number: 1, CIDR: netip.MustParsePrefix("10.0.0.0/16"), Forwarders: []string{"tls://192.0.2.1"}}
-		z, err := New(rows, []VPC{vpc})
+		z, err := New(rows, []VPC{vpc}, documentation)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -36,6 +36,7 @@ type Zone struct {
 	vpcs  map[uint32]*space
 	rows  []VPC
 	names []Name
+	reach Reach
 }
 
 // space is one VPC's names.
@@ -61,9 +62,9 @@ type set struct {
 }
 
 // New builds a Zone. Rows that are wrong are left out and named in err; the Zone is usable even then, so that one
-// tenant's bad row does not hold up the others.
-func New(names []Name, vpcs []VPC) (*Zone, error) {
-	z := &Zone{vpcs: make(map[uint32]*space, len(vpcs))}
+// tenant's bad row does not hold up the others. err joins one error for each such row; a forwarder out of reach is one.
+func New(names []Name, vpcs []VPC, reach Reach) (*Zone, error) {
+	z := &Zone{vpcs: make(map[uint32]*space, len(vpcs)), reach: reach}
 	var problems []error
 	byNumber := func(a, b VPC) int { return cmp.Compare(a.Number, b.Number) }
 	for _, v := range slices.SortedFunc(slices.Values(vpcs), byNumber) {
@@ -105,6 +106,9 @@ func (z *Zone) addVPC(v VPC) error {
 	var problems []error
 	for _, text := range v.Forwarders {
 		f, err := ParseForwarder(text, v.Plain, s.cidr)
+		if err == nil {
+			err = z.CheckForwarder(f, nil)
+		}
 		if err == nil && len(s.forwarders) == MaxForwarders {
 			err = fmt.Errorf("forwarder %q: more than %d", text, MaxForwarders)
 		}
@@ -191,6 +195,14 @@ func (z *Zone) Names() []Name { return slices.Clone(z.names) }
 
 // VPCs returns the VPCs that the Zone answers for, sorted by number, as they were given.
 func (z *Zone) VPCs() []VPC { return slices.Clone(z.rows) }
+
+// CheckForwarder tells why a forwarder may not be asked; own are the node's addresses as they are now.
+func (z *Zone) CheckForwarder(f Forwarder, own []netip.Addr) error {
+	if err := z.reach.Check(f, own); err != nil {
+		return fmt.Errorf("forwarder %q: %w", f, err)
+	}
+	return nil
+}
 
 // Forwarders returns the usable forwarders of a VPC, in the order to try them. The caller does not change the slice.
 func (z *Zone) Forwarders(vpc uint32) []Forwarder {

@@ -48,7 +48,7 @@ func testNames() []Name {
 
 func testZone(t testing.TB) *Zone {
 	t.Helper()
-	z, err := New(testNames(), testVPCs())
+	z, err := New(testNames(), testVPCs(), Reach{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestNewLeavesOutWrongRows(t *testing.T) {
 		{names(absent, "e", "a.b", "10.0.1.2")[0], "VPC is unknown"},
 		{names(shop, "vpce-2", "good.example.org", "10.0.1.2")[0], "vpce-1 and vpce-2"},
 	} {
-		z, err := New(append([]Name{c.row}, good...), testVPCs())
+		z, err := New(append([]Name{c.row}, good...), testVPCs(), Reach{})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("row %+v: error %v, want %q", c.row, err, c.want)
 		}
@@ -216,7 +216,7 @@ func TestNewChecksVPCs(t *testing.T) {
 		{[]VPC{{Number: 1, CIDR: cidr, Private: []string{"*.a"}}}, "no wildcard", true, 0},
 		{[]VPC{{Number: 1, CIDR: cidr, Private: []string{"a..b"}}}, "1 to 63", true, 0},
 	} {
-		z, err := New(nil, c.vpcs)
+		z, err := New(nil, c.vpcs, Reach{})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: error %v, want %q", c.vpcs, err, c.want)
 		}
@@ -252,7 +252,7 @@ func TestNewOrder(t *testing.T) {
 	rows := testNames()
 	slices.Reverse(rows)
 	a := testZone(t)
-	b, err := New(append(rows, rows[0], rows[3]), testVPCs())
+	b, err := New(append(rows, rows[0], rows[3]), testVPCs(), Reach{})
 	if err != nil {
 		t.Fatal(err)
 	}

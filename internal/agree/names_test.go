@@ -37,7 +37,7 @@ func TestNamesAgree(t *testing.T) {
 			for _, row := range n.plan.Zones {
 				vpcs = append(vpcs, zone.VPC{Number: row.VPC, CIDR: row.CIDR})
 			}
-			z, err := zone.New(names, vpcs)
+			z, err := zone.New(names, vpcs, zone.Reach{})
 			if err != nil {
 				t.Fatalf("world %d node %s: %v", i, id, err)
 			}

@@ -23,6 +23,7 @@ import (
 func (a *app) agentCommand() *cobra.Command {
 	var p processFlags
 	var cfg agent.Config
+	var forwarders []string
 	c := command("agent [--data-dir DIR] [--socket PATH] [--flow-interval 1m]", "Run the agent of this node", `
 Run this node's agent until it is stopped. The machine must have joined a mesh (agent join), and culvert tunnel runs
 beside it. Its death interrupts nothing: programs and maps stay in the kernel, and the next agent takes them up. Without
@@ -43,6 +44,13 @@ the server it works from the last view that it has heard, also after a restart.`
 			if err := checkAgent(&cfg); err != nil {
 				return err
 			}
+			for _, s := range forwarders {
+				prefix, err := parsePrefix("--allow-forwarder", s)
+				if err != nil {
+					return err
+				}
+				cfg.AllowForwarders = append(cfg.AllowForwarders, prefix)
+			}
 			return agent.Serve(cmd.Context(), cfg)
 		})
 	nodeFlags(c, &cfg)
@@ -50,6 +58,8 @@ the server it works from the last view that it has heard, also after a restart.`
 	f.IntVar(&cfg.TunnelMTU, "mtu", host.DefaultTunnelMTU, "of the tunnel, in bytes; the same as culvert tunnel has")
 	f.DurationVar(&cfg.FlowInterval, "flow-interval", time.Minute, "that a flow record covers: 1s, 10s, 1m or 10m")
 	f.StringVar(&cfg.GossipAddress, "gossip-address", "", "`address` of this machine to gossip from; default: all")
+	f.StringArrayVar(&forwarders, "allow-forwarder", nil,
+		"`CIDR` where DNS forwarders of tenants may be besides the Internet, at any port (may repeat)")
 	c.RegisterFlagCompletionFunc("flow-interval", cobra.FixedCompletions([]string{"1s", "10s", "1m", "10m"},
 		cobra.ShellCompDirectiveNoFileComp))
 	p.flags(c)
