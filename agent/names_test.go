@@ -93,7 +93,7 @@ func TestForwardersOutOfReach(t *testing.T) {
 		zones = append(zones, plan.Zone{VPC: uint32(i) + 1, CIDR: cidr, Forwarders: f + ",tls://9.9.9.9", Plain: true})
 	}
 	good := uint32(len(zones)) + 1
-	zones = append(zones, plan.Zone{VPC: good, CIDR: cidr, Forwarders: "198.18.0.9:5353,tls://2a00::9,9.9.9.9", Plain: true})
+	zones = append(zones, plan.Zone{VPC: good, Account: "7", CIDR: cidr, Forwarders: "198.18.0.9:5353,tls://2a00::9,9.9.9.9", Plain: true})
 	r.Set(zones, nil, underlay(v))
 	for i, f := range refused {
 		if got := r.server.Zone().Forwarders(uint32(i) + 1); len(got) != 1 || got[0].String() != "tls://9.9.9.9:853" {
@@ -105,6 +105,9 @@ func TestForwardersOutOfReach(t *testing.T) {
 	}
 	if got := r.server.Zone().Forwarders(good); len(got) != 3 {
 		t.Errorf("allowed and asked: %v", got)
+	}
+	if got := r.server.Zone().Account(good); got != "7" {
+		t.Errorf("the VPC counts towards account %q", got)
 	}
 	for i := range zones {
 		zones[i].Forwarders = "127.0.0.1"

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Bounds of the cache. It is divided evenly among the VPCs that forward, so that none can push out another's answers.
+// Bounds of the cache. It is divided evenly among the accounts that forward, so that none can push out another's answers.
 const (
 	maxCache      = 10_000 // answers in all
 	maxCacheEntry = 2048   // bytes; longer answers are asked for each time

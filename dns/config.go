@@ -22,14 +22,12 @@ const (
 	plainUDPSize = 512 // without EDNS, RFC 1035
 )
 
-// Limits. None of them is reached by well-behaved workloads; each bounds what one tenant can take.
+// Limits. None of them is reached by well-behaved workloads. What all tenants use is divided among accounts, see shares.
 const (
 	DefaultRateLimit = 1024 // queries per second and client, as AWS allows per network interface
 
 	maxForwards       = 1024 // waiting for forwarders at once
-	maxForwardsPerVPC = 128
-	maxConns          = 512 // TCP connections
-	maxConnsPerVPC    = 128
+	maxConns          = 512  // TCP connections
 	maxConnsPerClient = 32
 	maxPipelined      = 32 // forwarded queries of one connection at once
 )

@@ -16,22 +16,24 @@ import (
 
 // forwarder asks the forwarders of one VPC.
 type forwarder struct {
+	account   string // whose VPC it is
 	list      []zone.Forwarder
 	upstreams []*upstream
 	cache     *cache
 	flight    singleflight.Group // equal questions wait for one answer: also, no birthday attack on ids
-	slots     chan struct{}      // one element per query that waits
 }
 
-func (s *Server) newForwarder(vpc uint32, list []zone.Forwarder) *forwarder {
-	f := &forwarder{list: list, cache: newCache(maxCache), slots: make(chan struct{}, maxForwardsPerVPC)}
+func (s *Server) newForwarder(vpc uint32, account string, list []zone.Forwarder) *forwarder {
+	f := &forwarder{account: account, list: list, cache: newCache(maxCache)}
 	for _, to := range list {
 		f.upstreams = append(f.upstreams, s.newUpstream(vpc, to))
 	}
 	return f
 }
 
-func (f *forwarder) same(list []zone.Forwarder) bool { return slices.Equal(f.list, list) }
+func (f *forwarder) same(account string, list []zone.Forwarder) bool {
+	return f.account == account && slices.Equal(f.list, list)
+}
 
 func (f *forwarder) close() {
 	for _, u := range f.upstreams {
@@ -55,35 +57,15 @@ func (s *Server) startForward(r *request, a zone.Answer, buf []byte) ([]byte, wa
 		r.log.CacheHit = true
 		return s.finish(r, s.render(r, a, e), buf), nil
 	}
-	if !s.acquireForward(f) {
+	if !s.forwards.acquire(f.account) {
 		s.stats.forwardsRefused.Add(1)
 		return s.finish(r, r.reply(miekg.RcodeServerFailure), buf), nil
 	}
 	s.stats.forwarded.Add(1)
 	return nil, func(ctx context.Context) []byte {
-		defer s.releaseForward(f)
+		defer s.forwards.release(f.account)
 		return s.finish(r, s.forward(ctx, r, a, f, k), nil)
 	}
-}
-
-func (s *Server) acquireForward(f *forwarder) bool {
-	select {
-	case f.slots <- struct{}{}:
-	default:
-		return false
-	}
-	select {
-	case s.forwards <- struct{}{}:
-		return true
-	default:
-		<-f.slots
-		return false
-	}
-}
-
-func (s *Server) releaseForward(f *forwarder) {
-	<-s.forwards
-	<-f.slots
 }
 
 // forward asks the forwarders; when none answers, an answer that expired lately is better than none.

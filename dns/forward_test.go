@@ -409,28 +409,54 @@ func TestSlowForwarder(t *testing.T) {
 	}
 }
 
-// Too many that wait: SERVFAIL at once, per VPC, so that no VPC's dead forwarder stops another's.
+// Too many that wait: SERVFAIL at once. An account's VPCs share what it gets, and another account finds room.
 func TestForwardsAreBounded(t *testing.T) {
-	s := offline(t)
+	s := New(Config{RateLimit: -1})
+	const vpcs, stranger = 8, 100
+	var rows []zone.VPC
+	row := zone.VPC{CIDR: netip.MustParsePrefix("10.0.0.0/16"), Forwarders: []string{"tls://192.0.2.1"}, Account: "evil"}
+	for row.Number = 1; row.Number <= vpcs; row.Number++ {
+		rows = append(rows, row)
+	}
+	row.Number, row.Account = stranger, "shop"
+	z, err := zone.New(nil, append(rows, row), documentation)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Set(z)
 	data, err := ask("example.com.", miekg.TypeA).Pack()
 	if err != nil {
 		t.Fatal(err)
 	}
-	waits := 0
-	for range maxForwardsPerVPC + 5 {
-		out, wait := s.handleAs(pay, data, false)
-		if wait != nil {
-			waits++
-		} else if m := new(miekg.Msg); m.Unpack(out) != nil || m.Rcode != miekg.RcodeServerFailure {
-			t.Errorf("answer %x", out)
+	fill := func(vpc uint32) (waits []waiting) {
+		for range maxForwards {
+			out, wait := s.handleAs(vpc, data, false)
+			if wait != nil {
+				waits = append(waits, wait)
+			} else if m := new(miekg.Msg); m.Unpack(out) != nil || m.Rcode != miekg.RcodeServerFailure {
+				t.Errorf("answer %x", out)
+			}
 		}
+		return waits
 	}
-	if waits != maxForwardsPerVPC || s.Stats().ForwardsRefused != 5 || len(s.forwards) != waits {
-		t.Errorf("%d wait, %+v", waits, s.Stats())
+	var held []waiting
+	for vpc := range uint32(vpcs) {
+		held = append(held, fill(vpc+1)...)
 	}
-	out, _ := s.handleAs(pay, unhex(t, "0001 0100 0001 0000 0000 0000 "+ledgerName+inA), false)
-	if out == nil || out[3]&15 != miekg.RcodeSuccess {
-		t.Errorf("private name then: %x", out)
+	refused := s.Stats().ForwardsRefused
+	if len(held) != maxForwards/2 || refused != vpcs*maxForwards-uint64(len(held)) {
+		t.Errorf("%d of an account's queries wait, want half of %d; %d refused", len(held), maxForwards, refused)
+	}
+	if n := len(fill(stranger)); n != maxForwards/4 {
+		t.Errorf("%d of another account's queries wait, want half of what is left", n)
+	}
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, wait := range held {
+		wait(over)
+	}
+	if n := len(fill(1)); n != maxForwards*3/8 {
+		t.Errorf("%d wait after the first ones ended, want half of what is left", n)
 	}
 }
 
@@ -472,21 +498,36 @@ func TestPadding(t *testing.T) {
 	}
 }
 
+// However many VPCs an account has, it gets as much of the cache as any other.
 func TestShareOfCache(t *testing.T) {
 	s := New(Config{})
 	var vpcs []zone.VPC
 	cidr, forwarders := netip.MustParsePrefix("10.0.0.0/16"), []string{"tls://192.0.2.1"}
-	for i := range uint32(4) {
-		vpcs = append(vpcs, zone.VPC{Number: i + 1, CIDR: cidr, Forwarders: forwarders})
+	for i, account := range []string{"many", "many", "many", "many", "one"} {
+		vpcs = append(vpcs, zone.VPC{Number: uint32(i) + 1, Account: account, CIDR: cidr, Forwarders: forwarders})
 	}
-	z, err := zone.New(nil, vpcs, documentation)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Set(z)
-	for vpc, f := range s.state.Load().forwarders {
-		if f.cache.max != maxCache/4 {
-			t.Errorf("vpc %d: %d entries, want a quarter", vpc, f.cache.max)
+	vpcs = append(vpcs, zone.VPC{Number: 9, Account: "forwards nothing", CIDR: cidr})
+	set := func() map[uint32]*forwarder {
+		z, err := zone.New(nil, vpcs, documentation)
+		if err != nil {
+			t.Fatal(err)
 		}
+		s.Set(z)
+		return s.state.Load().forwarders
+	}
+	before := set()
+	for vpc, f := range before {
+		want := maxCache / 8
+		if vpc == 5 {
+			want = maxCache / 2
+		}
+		if f.cache.max != want {
+			t.Errorf("vpc %d: %d entries, want %d", vpc, f.cache.max, want)
+		}
+	}
+	vpcs[0].Account = "one" // a number that came back as another's
+	after := set()
+	if after[1] == before[1] || after[2] != before[2] || after[1].cache.max != maxCache/4 {
+		t.Errorf("another account's VPC has the cache of the one before: %d entries", after[1].cache.max)
 	}
 }

@@ -28,7 +28,7 @@ func FuzzHandle(f *testing.F) {
 			if unreadable || !forwards || got != nil || s.Zone().Private(vpc, query.Question[0].Name) {
 				t.Fatalf("forwarded: %x", data)
 			}
-			s.releaseForward(s.state.Load().forwarders[vpc])
+			s.forwards.release("")
 			return
 		}
 		if got == nil {

@@ -50,37 +50,61 @@ func (r *rateLimit) allow(c client, now time.Time) bool {
 	}
 }
 
-// connLimit bounds TCP connections in all, per VPC and per client.
+// shares divides places among accounts. An account gets one more only while it has fewer than are free. So one account
+// alone gets half of them, n accounts get 1/(n+1) each, and whoever comes next always finds some.
+type shares struct {
+	mu       sync.Mutex
+	free     int
+	accounts map[string]int
+}
+
+func newShares(places int) *shares { return &shares{free: places, accounts: map[string]int{}} }
+
+func (s *shares) acquire(account string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.accounts[account] >= s.free {
+		return false
+	}
+	s.free--
+	s.accounts[account]++
+	return true
+}
+
+func (s *shares) release(account string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free++
+	if s.accounts[account]--; s.accounts[account] == 0 {
+		delete(s.accounts, account)
+	}
+}
+
+// connLimit bounds TCP connections per account and per client.
 type connLimit struct {
+	shares  *shares
 	mu      sync.Mutex
-	total   int
-	vpcs    map[uint32]int
 	clients map[client]int
 }
 
 func newConnLimit() *connLimit {
-	return &connLimit{vpcs: map[uint32]int{}, clients: map[client]int{}}
+	return &connLimit{shares: newShares(maxConns), clients: map[client]int{}}
 }
 
-func (l *connLimit) acquire(c client) bool {
+func (l *connLimit) acquire(account string, c client) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.total >= maxConns || l.vpcs[c.vpc] >= maxConnsPerVPC || l.clients[c] >= maxConnsPerClient {
+	if l.clients[c] >= maxConnsPerClient || !l.shares.acquire(account) {
 		return false
 	}
-	l.total++
-	l.vpcs[c.vpc]++
 	l.clients[c]++
 	return true
 }
 
-func (l *connLimit) release(c client) {
+func (l *connLimit) release(account string, c client) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.total--
-	if l.vpcs[c.vpc]--; l.vpcs[c.vpc] == 0 {
-		delete(l.vpcs, c.vpc)
-	}
+	l.shares.release(account)
 	if l.clients[c]--; l.clients[c] == 0 {
 		delete(l.clients, c)
 	}

@@ -21,7 +21,7 @@ type Server struct {
 	setMu    sync.Mutex // held while state is replaced
 	rate     *rateLimit
 	conns    *connLimit
-	forwards chan struct{} // one element per query that waits for a forwarder
+	forwards *shares // queries that wait for a forwarder
 	rotation atomic.Uint32
 	stats    counters
 
@@ -45,7 +45,7 @@ func New(cfg Config) *Server {
 		cfg:      cfg,
 		rate:     newRateLimit(cfg.RateLimit),
 		conns:    newConnLimit(),
-		forwards: make(chan struct{}, maxForwards),
+		forwards: newShares(maxForwards),
 		ready:    make(chan struct{}),
 		deaf:     errNotRunning,
 	}
@@ -69,20 +69,29 @@ func (s *Server) Set(z *zone.Zone) {
 		if len(list) == 0 {
 			continue
 		}
-		if f := old[v.Number]; f != nil && f.same(list) {
+		if f := old[v.Number]; f != nil && f.same(v.Account, list) {
 			next[v.Number] = f
 			continue
 		}
-		next[v.Number] = s.newForwarder(v.Number, list)
+		next[v.Number] = s.newForwarder(v.Number, v.Account, list)
 	}
-	for _, f := range next {
-		f.cache.resize(maxCache / len(next))
-	}
+	divideCache(next)
 	s.state.Store(&state{zone: z, forwarders: next})
 	for vpc, f := range old {
 		if next[vpc] != f {
 			f.close()
 		}
+	}
+}
+
+// divideCache gives each account the same part of the cache, and each of its VPCs the same part of that.
+func divideCache(forwarders map[uint32]*forwarder) {
+	vpcs := map[string]int{}
+	for _, f := range forwarders {
+		vpcs[f.account]++
+	}
+	for _, f := range forwarders {
+		f.cache.resize(maxCache / len(vpcs) / vpcs[f.account])
 	}
 }
 

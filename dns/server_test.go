@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -397,29 +398,60 @@ func TestConnLimit(t *testing.T) {
 
 func TestConnLimitCounts(t *testing.T) {
 	l := newConnLimit()
-	var held []client
-	take := func(c client) bool {
-		ok := l.acquire(c)
-		if ok {
-			held = append(held, c)
-		}
-		return ok
+	type conn struct {
+		account string
+		client
 	}
-	for vpc := range uint32(10) {
-		for host := range 10 {
-			for range maxConnsPerClient + 1 {
-				take(client{vpc + 1, netip.AddrFrom4([4]byte{10, 0, 0, byte(host)})})
+	var held []conn
+	fill := func(account string, first, vpcs uint32) (n int) {
+		for vpc := first; vpc < first+vpcs; vpc++ {
+			for host := range 10 {
+				c := conn{account, client{vpc, netip.AddrFrom4([4]byte{10, 0, 0, byte(host)})}}
+				for range maxConnsPerClient + 1 {
+					if l.acquire(c.account, c.client) {
+						held = append(held, c)
+						n++
+					}
+				}
+				if l.clients[c.client] > maxConnsPerClient {
+					t.Errorf("%d connections of one client", l.clients[c.client])
+				}
 			}
 		}
+		return n
 	}
-	if len(held) != maxConns || l.vpcs[1] != maxConnsPerVPC {
-		t.Errorf("%d connections, %d of one VPC", len(held), l.vpcs[1])
+	if n := fill("evil", 1, 10); n != maxConns/2 {
+		t.Errorf("an account with ten VPCs has %d connections, want half of %d", n, maxConns)
+	}
+	if n := fill("shop", 20, 1); n != maxConns/4 {
+		t.Errorf("the next account has %d connections, want half of what is left", n)
 	}
 	for _, c := range held {
-		l.release(c)
+		l.release(c.account, c.client)
 	}
-	if l.total != 0 || len(l.vpcs) != 0 || len(l.clients) != 0 {
-		t.Errorf("after release: %d, %v, %v", l.total, l.vpcs, l.clients)
+	if l.shares.free != maxConns || len(l.shares.accounts) != 0 || len(l.clients) != 0 {
+		t.Errorf("after release: %d, %v, %v", l.shares.free, l.shares.accounts, l.clients)
+	}
+}
+
+// Of n accounts that take all they can get each has about 1/(n+1), and another one that comes gets something.
+func TestSharesLeaveSomething(t *testing.T) {
+	const places = 1000
+	for n := 1; n <= 20; n++ {
+		s := newShares(places)
+		for range places {
+			for i := range n {
+				s.acquire(strconv.Itoa(i))
+			}
+		}
+		for account, have := range s.accounts {
+			if want := places / (n + 1); have < want || have > want+1 {
+				t.Errorf("%d accounts: %s has %d, want %d", n, account, have, want)
+			}
+		}
+		if s.free < places/(n+1)-n || !s.acquire("late") {
+			t.Errorf("%d accounts leave %d", n, s.free)
+		}
 	}
 }
 

@@ -20,26 +20,31 @@ func (s *Server) serveStreams(ctx context.Context, l net.Listener, wg *sync.Wait
 			}
 			continue
 		}
-		c, ok := s.admit(conn)
+		c, account, ok := s.admit(conn)
 		if !ok {
 			s.stats.connsRefused.Add(1)
 			_ = conn.Close()
 			continue
 		}
 		wg.Go(func() {
-			defer s.conns.release(c)
+			defer s.conns.release(account, c)
 			s.serveConn(ctx, conn, c)
 		})
 	}
 }
 
-func (s *Server) admit(conn net.Conn) (client, bool) {
+// admit counts a connection of a client towards its account, which is the VPC's of now.
+func (s *Server) admit(conn net.Conn) (c client, account string, ok bool) {
 	remote, ok := addrPort(conn.RemoteAddr())
 	if !ok {
-		return client{}, false
+		return client{}, "", false
 	}
-	c, _, ok := s.identify(remote.Addr())
-	return c, ok && s.conns.acquire(c)
+	c, st, ok := s.identify(remote.Addr())
+	if !ok {
+		return client{}, "", false
+	}
+	account = st.zone.Account(c.vpc)
+	return c, account, s.conns.acquire(account, c)
 }
 
 // serveConn answers the queries of one connection; private names in order, forwarded ones as they come in (RFC 7766

@@ -20,6 +20,7 @@ type Name struct {
 // VPC is a VPC that asks this node.
 type VPC struct {
 	Number     uint32       // 1..2^32-1
+	Account    string       // whose it is, for limits; those of "" count as one account's
 	CIDR       netip.Prefix // IPv4; its reverse names are answered here
 	Forwarders []string     // see ParseForwarder; at most MaxForwarders
 	Plain      bool         // plain DNS over the underlay is allowed
@@ -41,6 +42,7 @@ type Zone struct {
 
 // space is one VPC's names.
 type space struct {
+	account    string
 	cidr       netip.Prefix
 	forwarders []Forwarder
 	domains    map[string]*domain      // by apex
@@ -96,6 +98,7 @@ func (z *Zone) addVPC(v VPC) error {
 		return fmt.Errorf("cidr %v: must be an IPv4 prefix", v.CIDR)
 	}
 	s := &space{
+		account:   v.Account,
 		cidr:      v.CIDR.Masked(),
 		domains:   map[string]*domain{},
 		ancestors: map[string]struct{}{},
@@ -195,6 +198,14 @@ func (z *Zone) Names() []Name { return slices.Clone(z.names) }
 
 // VPCs returns the VPCs that the Zone answers for, sorted by number, as they were given.
 func (z *Zone) VPCs() []VPC { return slices.Clone(z.rows) }
+
+// Account is whose a VPC is.
+func (z *Zone) Account(vpc uint32) string {
+	if s := z.vpcs[vpc]; s != nil {
+		return s.account
+	}
+	return ""
+}
 
 // CheckForwarder tells why a forwarder may not be asked; own are the node's addresses as they are now.
 func (z *Zone) CheckForwarder(f Forwarder, own []netip.Addr) error {
