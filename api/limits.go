@@ -48,6 +48,14 @@ const (
 	MaxGrantTargetsPerNodeAndAccount = 32_768
 )
 
+// What is kept of the audit log. An event takes about a kilobyte of the store, so all of them take an eighth of its 4 GB; 400 days
+// let a yearly review look at a whole year.
+const (
+	MaxAuditEvents           = 500_000
+	MaxAuditEventsPerAccount = 50_000
+	AuditRetentionDays       = 400
+)
+
 // VPC and subnet sizes in prefix bits, AWS's.
 const (
 	MinPrefixBits = 16

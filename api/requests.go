@@ -320,4 +320,7 @@ type AuditEvent struct {
 	RequestID string    `json:"requestId"`
 	Source    string    `json:"source,omitempty"` // address that the request came from
 	Outcome   string    `json:"outcome"`          // "success" or an ErrorCode
+	// Count is how many requests the event stands for when it is not one: refusals of one kind within a minute, of which the
+	// first has an event of its own and the last is described here; for prune-audit, how many events were forgotten.
+	Count uint64 `json:"count,omitempty"`
 }

@@ -31,6 +31,7 @@ func (s *Server) keepHouse(ctx context.Context) {
 		now := s.cfg.Now()
 		s.due(ctx, "expire connections and tokens", s.expire)
 		s.saveStatuses(ctx)
+		s.due(ctx, "write counted refusals", func(ctx context.Context) error { return s.flushRefusals(ctx, false) })
 		if now.Sub(swept) >= sweepEvery {
 			swept = now
 			s.due(ctx, "prune flow log", func(context.Context) error {
@@ -38,6 +39,7 @@ func (s *Server) keepHouse(ctx context.Context) {
 				return err
 			})
 			s.due(ctx, "forget old answers", s.forgetAnswers)
+			s.due(ctx, "prune audit log", s.pruneAudit)
 		}
 		s.due(ctx, "forget nodes", s.forgetNodes)
 		select {

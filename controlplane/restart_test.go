@@ -106,7 +106,7 @@ func TestHousekeeping(t *testing.T) {
 		t.Error("the node's status is forgotten")
 	}
 	events := must(mem.List(later.ctx(), store.PrefixAudit, "", 100))(t)
-	if last := string(events[len(events)-1].Value); !strings.Contains(last, "delete-token") || !strings.Contains(last, actorSystem) {
+	if last := string(events[0].Value); !strings.Contains(last, "delete-token") || !strings.Contains(last, actorSystem) {
 		t.Errorf("the last event is %s", last)
 	}
 }

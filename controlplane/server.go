@@ -61,6 +61,14 @@ type Config struct {
 	Tick              time.Duration // full views are sent again, housekeeping is done
 	// Now is the clock; default time.Now.
 	Now func() time.Time
+
+	audit auditLimits // tests keep less
+}
+
+// auditLimits say how much of the audit log is kept.
+type auditLimits struct {
+	each, all int // events: of one account, of all together
+	age       time.Duration
 }
 
 // Info tells what became of a Config.
@@ -82,6 +90,7 @@ type Server struct {
 	ca       *ca.Authority
 	viewKey  ed25519.PrivateKey
 	gossip   gossipRing
+	refusals refusals
 	flows    *flowlog.Log
 	index    indexCache
 	stopping chan struct{}
@@ -96,6 +105,7 @@ func New(cfg Config) *Server {
 	setDefault(&cfg.FlowRetention, DefaultFlowRetention)
 	setDefault(&cfg.Tick, DefaultTick)
 	setDefault(&cfg.Version, "devel")
+	setDefault(&cfg.audit, auditLimits{api.MaxAuditEventsPerAccount, api.MaxAuditEvents, api.AuditRetentionDays * 24 * time.Hour})
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -204,6 +214,7 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	}
 	wg.Wait()
 	s.saveStatuses(context.WithoutCancel(ctx))
+	s.due(context.WithoutCancel(ctx), "write counted refusals", func(ctx context.Context) error { return s.flushRefusals(ctx, true) })
 	return err
 }
 

@@ -2,13 +2,11 @@ package controlplane
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"slices"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
-	"github.com/culvert-net/culvert/controlplane/store"
 )
 
 func (s *Server) registerStatus() {
@@ -113,70 +111,4 @@ func (w *wait) next() bool {
 		w.reported = w.s.hub.waiter()
 	}
 	return true
-}
-
-// maxAudit bounds the events of one answer.
-const maxAudit = 10_000
-
-// auditPage is how many events are read at once.
-const auditPage = 1000
-
-// listAudit returns the newest events, those of the account, or all for an administrator.
-func listAudit(c *call, in *struct {
-	Limit  int    `query:"limit" minimum:"0" maximum:"10000" doc:"The newest so many; 0: 1000"`
-	Before uint64 `query:"before" doc:"Only events with a smaller sequence number; to read further back"`
-}) (*api.List[api.AuditEvent], error) {
-	most := min(in.Limit, maxAudit)
-	if most == 0 {
-		most = auditPage
-	}
-	end, err := c.s.lastAudit(c.ctx)
-	if err != nil {
-		return nil, err
-	}
-	end++
-	if in.Before > 0 {
-		end = min(end, in.Before)
-	}
-	var found []api.AuditEvent // newest first
-	for end > 1 && len(found) < most {
-		start := uint64(1)
-		if end > auditPage {
-			start = end - auditPage
-		}
-		page, err := c.s.store.List(c.ctx, store.PrefixAudit, store.AuditKey(start-1), int(end-start))
-		if err != nil {
-			return nil, err
-		}
-		for _, kv := range slices.Backward(page) {
-			var e api.AuditEvent
-			if err := json.Unmarshal(kv.Value, &e); err != nil {
-				return nil, err
-			}
-			if e.Seq < end && len(found) < most && (c.account == "" && c.who.admin() || c.account != "" && e.Account == c.account) {
-				found = append(found, e)
-			}
-		}
-		end = start
-	}
-	slices.Reverse(found)
-	return &api.List[api.AuditEvent]{Items: append([]api.AuditEvent{}, found...), Revision: c.r.Revision}, nil
-}
-
-// lastAudit finds the sequence number of the newest event, 0 when there is none. Numbers have no gaps, so halving finds it.
-func (s *Server) lastAudit(ctx context.Context) (uint64, error) {
-	low, high := uint64(0), uint64(1)<<40 // low exists or is 0, high does not exist
-	for high-low > 1 {
-		mid := low + (high-low)/2
-		later, err := s.store.List(ctx, store.PrefixAudit, store.AuditKey(mid-1), 1)
-		if err != nil {
-			return 0, err
-		}
-		if len(later) > 0 {
-			low = mid
-		} else {
-			high = mid
-		}
-	}
-	return low, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -194,9 +195,61 @@ func TestConcurrentCommitsAreSerial(t *testing.T) {
 		}
 		for i, kv := range events {
 			var e api.AuditEvent
-			if err := json.Unmarshal(kv.Value, &e); err != nil || e.Seq != uint64(i+1) {
+			if err := json.Unmarshal(kv.Value, &e); err != nil || e.Seq != uint64(workers*each-i) { // newest first
 				t.Fatalf("event %d: %s, %v", i, kv.Value, err)
 			}
+		}
+	})
+}
+
+func TestAuditEventsOfAnAccount(t *testing.T) {
+	both(t, func(t *testing.T, s Store, _ func() Store) {
+		const n = 12
+		for i := range n {
+			if _, err := s.Txn(t.Context(), func(tx *Tx) error {
+				tx.Audit(api.AuditEvent{Account: []string{"", "1", "10"}[i%3], Action: fmt.Sprint(i)})
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seqs := func(prefix, after string, limit int) (out []uint64) {
+			t.Helper()
+			page, err := s.List(t.Context(), prefix, after, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, kv := range page {
+				var e api.AuditEvent
+				if err := json.Unmarshal(kv.Value, &e); err != nil || kv.Key != AuditKey(prefix, e.Seq) {
+					t.Fatalf("%s: %s, %v", kv.Key, kv.Value, err)
+				}
+				out = append(out, e.Seq)
+			}
+			return out
+		}
+		of1 := AuditPrefixOf("1")
+		if got := seqs(of1, "", 100); !slices.Equal(got, []uint64{11, 8, 5, 2}) {
+			t.Errorf("of 1: %v", got)
+		}
+		if got := seqs(of1, AuditKey(of1, 11), 2); !slices.Equal(got, []uint64{8, 5}) {
+			t.Errorf("of 1, before 11: %v", got)
+		}
+		if got := seqs(PrefixAudit, AuditKey(PrefixAudit, 4), 100); !slices.Equal(got, []uint64{3, 2, 1}) {
+			t.Errorf("before 4: %v", got)
+		}
+		if _, err := s.Txn(t.Context(), func(tx *Tx) error {
+			tx.ForgetAudit(&api.AuditEvent{Seq: 8, Account: "1"})
+			tx.ForgetAudit(&api.AuditEvent{Seq: 1})
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if got := seqs(of1, "", 100); !slices.Equal(got, []uint64{11, 5, 2}) {
+			t.Errorf("of 1: %v", got)
+		}
+		if got := seqs(PrefixAudit, "", 100); !slices.Equal(got, []uint64{12, 11, 10, 9, 7, 6, 5, 4, 3, 2}) {
+			t.Errorf("all: %v", got)
 		}
 	})
 }

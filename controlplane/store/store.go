@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"sort"
 	"strings"
 	"sync"
@@ -44,7 +45,8 @@ type KV struct {
 
 // Side keys, relative to the store's root.
 const (
-	PrefixAudit       = "audit/"       // + 20 digits: an api.AuditEvent
+	PrefixAudit       = "audit/"       // + 20 digits: an api.AuditEvent; the newest sorts first
+	prefixAuditOf     = "audit-of/"    // + account, "/" and 20 digits: the same event once more
 	PrefixIdempotency = "idempotency/" // + scope: an answer to repeat
 	PrefixSecret      = "secret/"      // + name: keys of the CA, of views, of gossip
 	PrefixStatus      = "status/"      // + node id: an api.NodeStatus
@@ -167,6 +169,13 @@ func (tx *Tx) Audit(e api.AuditEvent) {
 	tx.events = append(tx.events, &e)
 }
 
+// ForgetAudit removes an event that was read.
+func (tx *Tx) ForgetAudit(e *api.AuditEvent) {
+	for _, key := range auditKeys(e) {
+		tx.SetSide(key, nil)
+	}
+}
+
 // write is one key of a commit; a nil value deletes it.
 type write struct {
 	key   string
@@ -193,7 +202,9 @@ func (tx *Tx) writes() ([]write, error) {
 		out = append(out, write{key, value})
 	}
 	for _, e := range tx.events {
-		errs = append(errs, add(AuditKey(e.Seq), e))
+		for _, key := range auditKeys(e) {
+			errs = append(errs, add(key, e))
+		}
 	}
 	if tx.mesh != nil {
 		errs = append(errs, add(keyMesh, tx.mesh))
@@ -209,8 +220,23 @@ func (tx *Tx) writes() ([]write, error) {
 	return out, nil
 }
 
-// AuditKey is the side key of an audit event.
-func AuditKey(seq uint64) string { return fmt.Sprintf("%s%020d", PrefixAudit, seq) }
+// AuditPrefixOf is where an account's audit events are. Each stands there and under PrefixAudit, so that neither an account's nor
+// all of them are looked for among others.
+func AuditPrefixOf(account string) string { return prefixAuditOf + account + "/" }
+
+// AuditKey is the side key of an audit event under PrefixAudit or AuditPrefixOf. Numbers count down, so that lists begin with the
+// newest.
+func AuditKey(prefix string, seq uint64) string {
+	return fmt.Sprintf("%s%020d", prefix, math.MaxUint64-seq)
+}
+
+func auditKeys(e *api.AuditEvent) []string {
+	keys := []string{AuditKey(PrefixAudit, e.Seq)}
+	if e.Account != "" {
+		keys = append(keys, AuditKey(AuditPrefixOf(e.Account), e.Seq))
+	}
+	return keys
+}
 
 // state is what both stores share: the newest snapshot and who waits for it.
 type state struct {
