@@ -271,8 +271,8 @@ type Node struct {
 	CertificateSerial string `json:"certificateSerial"`
 	// PreviousSerial is that of the certificate which the newest one replaces: good until the newest one is used.
 	PreviousSerial string `json:"previousSerial,omitempty"`
-	Version           string `json:"version"`
-	GossipPort        uint16 `json:"gossipPort"`
+	Version        string `json:"version"`
+	GossipPort     uint16 `json:"gossipPort"`
 }
 
 // NodeStatus is what a node last reported. It is kept apart from Node: it changes often and grants nothing.
