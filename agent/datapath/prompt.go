@@ -11,12 +11,16 @@ import (
 )
 
 // A revoked flow is cut at its next packet from a workload, which is answered with a RST. An end that only listens sends
-// none, and would wait for ever. So when connections went, each local TCP end of their flows is prompted: it gets a bare
-// ACK that cannot be part of its connection (sequence number 0), to which RFC 9293, 3.10.7.4 demands an ACK in answer.
-// That ACK meets the programs.
+// none, and would wait for ever. So when connections went, each local TCP end of their flows is prompted: it gets a segment
+// that cannot be part of its connection (sequence number 0), to which RFC 9293, 3.10.7.4 demands an ACK in answer. That
+// ACK meets the programs. The segment has data, as Linux answers bare ones twice a second at most, and a probe of the
+// window may just have been one.
 
-// promptSize is an Ethernet frame with IPv4 and TCP headers, in bytes.
-const promptSize = 14 + 20 + 20
+// promptData is how many bytes of data a prompt has; even, for its sum.
+const promptData = 2
+
+// promptSize is an Ethernet frame with IPv4 and TCP headers and data, in bytes.
+const promptSize = 14 + 20 + 20 + promptData
 
 // connections are the numbers that the rows name.
 func (r *rows) connections() map[uint32]bool {
@@ -86,7 +90,7 @@ func promptFrame(e *bpf.Flow, eni *bpf.ENI) []byte {
 	copy(f, eni.Mac[:])
 	copy(f[6:], eni.GatewayMac[:])
 	binary.BigEndian.PutUint16(f[12:], unix.ETH_P_IP)
-	ip := []byte{0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, unix.IPPROTO_TCP, 0, 0}
+	ip := []byte{0x45, 0, 0, 20 + 20 + promptData, 0, 0, 0x40, 0, 64, unix.IPPROTO_TCP, 0, 0}
 	ip = binary.NativeEndian.AppendUint32(ip, e.Saddr)
 	ip = binary.NativeEndian.AppendUint32(ip, e.Daddr)
 	binary.BigEndian.PutUint16(ip[10:], ^sum16(ip))
@@ -94,6 +98,7 @@ func promptFrame(e *bpf.Flow, eni *bpf.ENI) []byte {
 	tcp := binary.NativeEndian.AppendUint16(nil, e.Sport)
 	tcp = binary.NativeEndian.AppendUint16(tcp, e.Dport)
 	tcp = append(tcp, 0, 0, 0, 0, 0, 0, 0, 0, 5<<4, ack, window>>8, window&0xff, 0, 0, 0, 0)
+	tcp = append(tcp, make([]byte, promptData)...)
 	pseudo := append(append([]byte{}, ip[12:20]...), 0, unix.IPPROTO_TCP, 0, byte(len(tcp)))
 	binary.BigEndian.PutUint16(tcp[16:], ^sum16(append(pseudo, tcp...)))
 	return append(append(f, ip...), tcp...)
