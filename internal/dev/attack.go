@@ -87,7 +87,7 @@ func (l *Lab) Attack(ctx context.Context, hostName, endpoint string) (*AttackRep
 	}
 	for i := range report.Attempts {
 		a := &report.Attempts[i]
-		if err := netns.Do(netns.Path(h.Netns), func() error { return sendRaw(host.DefaultTunnel, a) }); err != nil {
+		if err := netns.Do(netns.Path(h.Netns), func() error { return sendRaw(ctx, host.DefaultTunnel, a) }); err != nil {
 			return nil, fmt.Errorf("%s: %w", a.What, err)
 		}
 		if a.Reason != "" {
@@ -239,7 +239,7 @@ func forge(mesh, from, to uint32, own, target netip.Addr, number uint16) []Attem
 }
 
 // sendRaw writes TCP SYNs into the tunnel's interface, past every program that was there.
-func sendRaw(ifname string, a *Attempt) error {
+func sendRaw(ctx context.Context, ifname string, a *Attempt) error {
 	ifi, err := net.InterfaceByName(ifname)
 	if err != nil {
 		return err
@@ -251,11 +251,22 @@ func sendRaw(ifname string, a *Attempt) error {
 	}
 	defer unix.Close(fd)
 	to := &unix.SockaddrLinklayer{Protocol: ethPIPv6>>8 | ethPIPv6&0xff<<8, Ifindex: ifi.Index}
-	for i := range attackPackets {
-		if err := unix.Sendto(fd, syn(a.src.Addr(), a.dst.Addr(), uint16(40000+i), a.dstPort), 0, to); err != nil {
+	deadline := time.Now().Add(5 * time.Second)
+	for a.Sent < attackPackets {
+		err := unix.Sendto(fd, syn(a.src.Addr(), a.dst.Addr(), uint16(40000+a.Sent), a.dstPort), 0, to)
+		switch {
+		case err == nil:
+			a.Sent++
+		case errors.Is(err, unix.ENOBUFS) && time.Now().Before(deadline):
+			// Dropped on its way out: the queue is full, or a program is there still, as the kernel detaches in its own time.
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(10 * time.Millisecond):
+			}
+		default:
 			return err
 		}
-		a.Sent++
 	}
 	return nil
 }
