@@ -48,6 +48,17 @@ const (
 	MaxGrantTargetsPerNodeAndAccount = 32_768
 )
 
+// How often one API key, or one node, may ask: so many at once, and then so many a second. Administrators' keys may always.
+const (
+	ReadsPerSecond  = 100
+	ReadBurst       = 400
+	WritesPerSecond = 20
+	WriteBurst      = 200
+)
+
+// MaxAnswersPerKey bounds the answers that are kept for repeated calls of one API key; each is kept for a day.
+const MaxAnswersPerKey = 10_000
+
 // What is kept of the audit log. An event takes about a kilobyte of the store, so all of them take an eighth of its 4 GB; 400 days
 // let a yearly review look at a whole year.
 const (

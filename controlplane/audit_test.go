@@ -154,7 +154,9 @@ func TestRefusalsAreCounted(t *testing.T) {
 	at := time.Now()
 	now.Store(&at)
 	mem := store.NewMem()
-	l := startLab(t, func(c *Config) { c.Store, c.Tick, c.Now = mem, 20*time.Millisecond, func() time.Time { return *now.Load() } })
+	l := startLab(t, func(c *Config) {
+		c.Store, c.Tick, c.Now = mem, 20*time.Millisecond, func() time.Time { return *now.Load() }
+	})
 	l.as("shop")
 	l.as("pay")
 	user := l.rawClient(nil)

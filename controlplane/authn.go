@@ -216,6 +216,11 @@ func (s *Server) require(o operation, mutates bool) func(huma.Context, func(huma
 	return func(ctx huma.Context, next func(huma.Context)) {
 		r, w := humago.Unwrap(ctx)
 		who, e := s.authenticate(r, o.policy)
+		if who != nil {
+			if tooOften := s.mayAsk(w, who, mutates); tooOften != nil {
+				e = tooOften
+			}
+		}
 		if e != nil {
 			writeError(w, r, e)
 		} else {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -36,6 +37,7 @@ type call struct {
 	account string    // whose resources the caller deals with; "": an administrator's view of all
 	now     time.Time
 	subject string // id of the resource, for the audit event
+	kept    bool   // the answer is kept for repetition
 }
 
 func (s *Server) newCall(ctx context.Context, r *api.Resources) *call {
@@ -302,6 +304,9 @@ func writing[I any, P interface {
 			who.audited = true
 			return nil, e
 		}
+		if c.kept {
+			s.answers.add(who.id())
+		}
 		setRevision(out, rev)
 		return &output{Revision: strconv.FormatInt(rev, 10), Body: out}, nil
 	})
@@ -339,6 +344,11 @@ func once[T any](c *call, op, key string, in any, f func() (*T, error)) (*T, err
 		if out, err := recall[T](c, side, op, request); out != nil || err != nil {
 			return out, err
 		}
+		if !c.s.answers.room(c.who.id()) {
+			return nil, api.Errorf(api.CodeLimitExceeded, "Idempotency-Key", "leave it out, or wait: an answer is kept for 24 hours",
+				"%d answers are kept for the key %s, no more fit", api.MaxAnswersPerKey, c.who.id())
+		}
+		c.kept = true
 	}
 	out, err := f()
 	if err != nil {
@@ -363,6 +373,35 @@ func once[T any](c *call, op, key string, in any, f func() (*T, error)) (*T, err
 	}
 	c.tx.SetSide(side, data)
 	return out, nil
+}
+
+// answers counts what is kept for repetition, by API key. It may be off by what other servers on the same store keep, until the
+// next count.
+type answers struct {
+	mu   sync.Mutex
+	kept map[string]int
+}
+
+func (a *answers) room(key string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.kept[key] < api.MaxAnswersPerKey
+}
+
+func (a *answers) add(key string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.kept == nil {
+		a.kept = map[string]int{}
+	}
+	a.kept[key]++
+}
+
+// set replaces the counts by what the store was found to hold.
+func (a *answers) set(kept map[string]int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.kept = kept
 }
 
 // recall returns the first answer to a repeated request, brought up to date where the resource still exists.

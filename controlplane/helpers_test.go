@@ -45,7 +45,7 @@ func startLab(t testing.TB, change func(*Config)) *lab {
 	ready := make(chan Info, 1)
 	cfg := Config{
 		DataDir: dir, Listen: []string{"unix:" + filepath.Join(dir, "s.sock")}, Store: store.NewMem(), Version: "test",
-		Ready: func(i Info) { ready <- i }, AdminKey: func(k string) { l.adminKey = k },
+		Ready: func(i Info) { ready <- i }, AdminKey: func(k string) { l.adminKey = k }, unlimited: true,
 	}
 	if change != nil {
 		change(&cfg)

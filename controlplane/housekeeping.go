@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
@@ -42,6 +43,7 @@ func (s *Server) keepHouse(ctx context.Context) {
 			s.due(ctx, "prune audit log", s.pruneAudit)
 		}
 		s.due(ctx, "forget nodes", s.forgetNodes)
+		s.due(ctx, "forget rates", s.forgetRates)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -103,16 +105,21 @@ func (c *call) retagShort() error {
 	return nil
 }
 
-// forgetAnswers deletes answers that are not repeated any more.
+// forgetAnswers deletes answers that are not repeated any more, and counts the others.
 func (s *Server) forgetAnswers(ctx context.Context) error {
 	now := s.cfg.Now()
-	return s.eachSide(ctx, store.PrefixIdempotency, func(kv store.KV) error {
+	kept := map[string]int{}
+	err := s.eachSide(ctx, store.PrefixIdempotency, func(kv store.KV) error {
 		var old remembered
 		if err := json.Unmarshal(kv.Value, &old); err == nil && now.Sub(old.At) <= idempotencyLife {
+			key, _, _ := strings.Cut(strings.TrimPrefix(kv.Key, store.PrefixIdempotency), "/")
+			kept[key]++
 			return nil
 		}
 		return s.store.Delete(ctx, kv.Key)
 	})
+	s.answers.set(kept)
+	return err
 }
 
 // forgetNodes drops what was remembered of nodes that are deleted.

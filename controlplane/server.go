@@ -62,7 +62,8 @@ type Config struct {
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 
-	audit auditLimits // tests keep less
+	audit     auditLimits // tests keep less
+	unlimited bool        // tests ask as often as they like
 }
 
 // auditLimits say how much of the audit log is kept.
@@ -91,6 +92,8 @@ type Server struct {
 	viewKey  ed25519.PrivateKey
 	gossip   gossipRing
 	refusals refusals
+	rates    rates
+	answers  answers
 	flows    *flowlog.Log
 	index    indexCache
 	stopping chan struct{}

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -209,7 +210,8 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any, opt
 	return nil
 }
 
-// do sends one request; a status of 400 and above becomes an error. The caller closes the body.
+// do sends one request; a status of 400 and above becomes an error. A server that is asked too often says when to come again, and
+// do then does, a few times. The caller closes the body.
 func (c *Client) do(ctx context.Context, method, path string, in any, opts ...Option) (*http.Response, error) {
 	o := callOptions{query: url.Values{}, header: http.Header{}}
 	if c.cfg.Account != "" {
@@ -218,42 +220,70 @@ func (c *Client) do(ctx context.Context, method, path string, in any, opts ...Op
 	for _, f := range opts {
 		f(&o)
 	}
-	var body io.Reader
+	var body []byte
 	switch v := in.(type) {
 	case nil:
 	case []byte:
-		body = bytes.NewReader(v)
+		body = v
 		o.header.Set("Content-Type", "application/x-ndjson")
 	default:
 		data, err := json.Marshal(in)
 		if err != nil {
 			return nil, fmt.Errorf("%s %s: encode request: %w", method, path, err)
 		}
-		body = bytes.NewReader(data)
+		body = data
 		o.header.Set("Content-Type", "application/json")
 	}
 	target := c.base + path
 	if len(o.query) > 0 {
 		target += "?" + o.query.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, body)
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	req.Header = o.header
-	req.Header.Set("User-Agent", c.cfg.UserAgent)
+	o.header.Set("User-Agent", c.cfg.UserAgent)
 	if c.cfg.APIKey != "" {
-		req.Header.Set("Authorization", "Bearer "+c.cfg.APIKey)
+		o.header.Set("Authorization", "Bearer "+c.cfg.APIKey)
 	}
-	resp, err := c.http.Do(req)
+	for tries := 1; ; tries++ {
+		req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		}
+		req.Header = o.header.Clone()
+		resp, err := c.http.Do(req)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		}
+		if resp.StatusCode < 400 {
+			return resp, nil
+		}
+		err = readError(resp, method, path)
+		resp.Body.Close()
+		if tries == maxTries || resp.StatusCode != http.StatusTooManyRequests || !pause(ctx, resp.Header.Get("Retry-After")) {
+			return nil, err
+		}
+	}
+}
+
+// maxTries of a request that the server puts off.
+const maxTries = 5
+
+// pause waits for as many seconds as the server says; false: there is no such number, or ctx does not last as long.
+func pause(ctx context.Context, seconds string) bool {
+	n, err := strconv.ParseUint(seconds, 10, 16)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		return false
 	}
-	if resp.StatusCode >= 400 {
-		defer resp.Body.Close()
-		return nil, readError(resp, method, path)
+	wait := time.Duration(n) * time.Second
+	if end, ok := ctx.Deadline(); ok && time.Until(end) < wait {
+		return false
 	}
-	return resp, nil
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
 }
 
 func readError(resp *http.Response, method, path string) error {

@@ -1,0 +1,150 @@
+package controlplane
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/controlplane/store"
+)
+
+func TestAKeyMayAskSoOften(t *testing.T) {
+	var now atomic.Pointer[time.Time]
+	at := time.Now()
+	now.Store(&at)
+	l := startLab(t, func(c *Config) { c.unlimited, c.Now = false, func() time.Time { return *now.Load() } })
+	l.as("shop")
+	l.as("pay")
+	user := l.rawClient(nil)
+	ask := func(method, who string) *answer { return user.do(method, "/v1/vpcs/nothing", l.keys[who], "") }
+	spend := func(method, who string, n int) {
+		t.Helper()
+		for i := range n {
+			if a := ask(method, who); a.status != http.StatusNotFound {
+				t.Fatalf("%s %d: %d %s", method, i, a.status, a.body)
+			}
+		}
+	}
+	refused := func(method, who string) {
+		t.Helper()
+		a := ask(method, who)
+		e := a.refusal(t)
+		if wait, err := strconv.Atoi(a.header.Get("Retry-After")); e.Code != api.CodeRequestLimit || e.Remedy == "" || err != nil || wait != 1 {
+			t.Errorf("got %v, wait %q", e, a.header.Get("Retry-After"))
+		}
+	}
+	spend("DELETE", "shop", api.WriteBurst)
+	refused("DELETE", "shop")
+	// Reading is another thing, and so are others; administrators may always.
+	spend("GET", "shop", api.ReadBurst)
+	refused("GET", "shop")
+	spend("DELETE", "pay", 1)
+	for range api.ReadBurst + 1 {
+		if a := user.do("GET", "/v1/vpcs/nothing", l.adminKey, ""); a.status != http.StatusNotFound {
+			t.Fatalf("an administrator: %d %s", a.status, a.body)
+		}
+	}
+	// What no key may do is bounded with the rest.
+	if e := user.do("POST", "/v1/accounts", l.keys["shop"], `{}`).refusal(t); e.Code != api.CodeRequestLimit {
+		t.Errorf("%v", e)
+	}
+	later := at.Add(time.Second)
+	now.Store(&later)
+	spend("DELETE", "shop", api.WritesPerSecond)
+	spend("GET", "shop", api.ReadsPerSecond)
+	refused("DELETE", "shop")
+	limited := 0
+	for _, e := range l.audited() {
+		if e.Outcome == string(api.CodeRequestLimit) {
+			limited++
+		}
+	}
+	if limited != 2 { // delete-vpc and create-account, the rest is counted
+		t.Errorf("%d events of who asked too often", limited)
+	}
+}
+
+func TestANodeMayRenewSoOften(t *testing.T) {
+	l := startLab(t, func(c *Config) { c.unlimited = false })
+	h := l.host("host-a")
+	machine := l.rawClient(h.cert)
+	var e *api.Error
+	for range 2 * api.WriteBurst {
+		if a := machine.do("POST", "/v1/node/renew", "", `{"csr":"AA=="}`); a.status == http.StatusTooManyRequests {
+			e = a.refusal(t)
+			break
+		}
+	}
+	if e == nil {
+		t.Error("a node fills the audit log as fast as it can")
+	}
+}
+
+// The client waits as it is told.
+func TestTheClientComesAgain(t *testing.T) {
+	l := startLab(t, func(c *Config) { c.unlimited = false })
+	shop := l.as("shop")
+	id, _, _ := strings.Cut(l.keys["shop"], ".")
+	for l.s.rates.wait(id, true, time.Now()) == 0 {
+	}
+	start := time.Now()
+	must(shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16")}))(t)
+	if took := time.Since(start); took < time.Second/2 {
+		t.Errorf("it took %s", took)
+	}
+}
+
+func TestBucketsAreForgotten(t *testing.T) {
+	var r rates
+	now := time.Now()
+	for i := range 10 {
+		r.wait(fmt.Sprint(i), true, now.Add(time.Duration(i)*time.Second))
+	}
+	r.forget(now.Add(forgetAskers))
+	if len(r.ask) != 9 {
+		t.Errorf("%d left", len(r.ask))
+	}
+}
+
+func TestAnswersOfAKeyAreBounded(t *testing.T) {
+	l := startLab(t, nil)
+	shop := l.as("shop")
+	create := func(key string) error {
+		_, err := shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16")}, client.WithIdempotencyKey(key))
+		return err
+	}
+	if err := create("first"); err != nil {
+		t.Fatal(err)
+	}
+	id, _, _ := strings.Cut(l.keys["shop"], ".")
+	l.s.answers.mu.Lock()
+	have := l.s.answers.kept[id]
+	l.s.answers.kept[id] = api.MaxAnswersPerKey
+	l.s.answers.mu.Unlock()
+	if have != 1 {
+		t.Errorf("counted %d", have)
+	}
+	if e := wantCode(t, create("second"), api.CodeLimitExceeded); e.Field != "Idempotency-Key" || e.Remedy == "" {
+		t.Errorf("%v", e)
+	}
+	if err := create("first"); err != nil { // what is kept is still given
+		t.Error(err)
+	}
+	must(shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16")}))(t)
+	// Counting finds how many there are.
+	if err := l.s.forgetAnswers(l.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if err := create("second"); err != nil {
+		t.Error(err)
+	}
+	if kvs := must(l.s.store.List(l.ctx(), store.PrefixIdempotency+id+"/", "", 10))(t); len(kvs) != 2 {
+		t.Errorf("%d answers", len(kvs))
+	}
+}
