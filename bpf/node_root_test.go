@@ -50,7 +50,7 @@ func ip(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 // node is one loaded collection.
 type node struct {
-	t    *testing.T
+	t    testing.TB
 	coll *ebpf.Collection
 	id   uint32
 	cfg  Config
@@ -70,14 +70,14 @@ const (
 	actRedirect = 7
 )
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: loads BPF programs")
 	}
 }
 
-func newNode(t *testing.T, id uint32, change ...func(*ebpf.CollectionSpec)) *node {
+func newNode(t testing.TB, id uint32, change ...func(*ebpf.CollectionSpec)) *node {
 	t.Helper()
 	needRoot(t)
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -366,7 +366,7 @@ func (r result) forwarded(t *testing.T, next Next, ifindex uint32, want []byte) 
 	sameBytes(t, r.frame, want)
 }
 
-func (r result) refused(t *testing.T, reason Reason) {
+func (r result) refused(t testing.TB, reason Reason) {
 	t.Helper()
 	if Reason(r.outcome.Reason) != reason {
 		t.Fatalf("reason %s, want %s", Reason(r.outcome.Reason), reason)

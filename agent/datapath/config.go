@@ -11,7 +11,7 @@ import (
 )
 
 // Sizes are the capacities of the maps in entries. Zero fields get the defaults named. A pinned map keeps the size that
-// it was made with.
+// it was made with, until the machine boots or the pins are removed.
 type Sizes struct {
 	Links        uint32 // workload interfaces and their ENIs; default 1024
 	Addresses    uint32 // default 65,536
@@ -20,7 +20,7 @@ type Sizes struct {
 	TargetTables uint32 // default 8,192: likewise
 	Grants       uint32 // default 32,768
 	GrantTargets uint32 // default 131,072
-	Flows        uint32 // entries, two a flow and half; default 131,072 (about 25 MB of kernel memory)
+	Flows        uint32 // entries, two a flow and half; default 524,288 (8 MiB of kernel memory when empty, 136 MiB when full)
 	Counters     uint32 // default 8,192
 	Refusals     uint32 // default 8,192
 	EventBytes   uint32 // ring buffer, a power of two of pages; default 1 MiB
@@ -61,7 +61,7 @@ func (c *Config) setDefaults() {
 	size(&s.TargetTables, 2*plan.MaxTargetTables)
 	size(&s.Grants, plan.MaxGrants)
 	size(&s.GrantTargets, plan.MaxGrantTargets)
-	size(&s.Flows, 131_072)
+	size(&s.Flows, 524_288)
 	size(&s.Counters, 8_192)
 	size(&s.Refusals, 8_192)
 	size(&s.EventBytes, 1<<20)

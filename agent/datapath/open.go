@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -57,7 +58,8 @@ type Datapath struct {
 	sets   map[uint32]string
 
 	sweepMu sync.Mutex
-	pressed bool // the flow table was nearly full after the last sweep
+	pressed bool         // the flow table was nearly full after the last sweep
+	flows   atomic.Int64 // that were left then
 }
 
 // Open loads the programs, takes up pinned maps or makes them, and replaces the programs of pinned links. Links whose
@@ -165,7 +167,9 @@ func mountBPFFS(path string) error {
 	return nil
 }
 
-// adopt makes the specification agree with pinned maps, which keep the size that they were made with.
+// adopt makes the specification agree with pinned maps, which keep the size that they were made with, and whether their
+// entries are made in advance. A table of another size would have to be filled while some interfaces' programs write the
+// old one and some the new one: flows would be lost, or answers would find none.
 func (d *Datapath) adopt(dir string) error {
 	for name, spec := range d.spec.Maps {
 		if private[name] || strings.HasPrefix(name, ".") {
@@ -180,9 +184,11 @@ func (d *Datapath) adopt(dir string) error {
 			return fmt.Errorf("pinned map %s: %w", name, err)
 		}
 		if had := m.MaxEntries(); had != spec.MaxEntries {
-			d.log.Info("a pinned map keeps its size", "map", name, "entries", had, "configured", spec.MaxEntries)
+			d.log.Info("a pinned map keeps its size until this machine boots", "map", name, "entries", had,
+				"configured", spec.MaxEntries)
 			spec.MaxEntries = had
 		}
+		spec.Flags = spec.Flags&^unix.BPF_F_NO_PREALLOC | m.Flags()&unix.BPF_F_NO_PREALLOC
 		m.Close()
 	}
 	return nil

@@ -51,8 +51,11 @@ struct {
 	__array(values, struct target_map);
 } target_tables SEC(".maps");
 
-/* What the programs write. Flows are never evicted by the kernel: a full table refuses, the agent sweeps. */
-MAP(flows, HASH, struct flow_key, struct flow, 4096, 0);
+/*
+ * What the programs write. Flows are never evicted by the kernel: a full table refuses, the agent sweeps. Their entries
+ * are made on demand: a table is large for the busiest minute, and empty most of the time.
+ */
+MAP(flows, HASH, struct flow_key, struct flow, 4096, BPF_F_NO_PREALLOC);
 MAP(counters, PERCPU_HASH, struct counter_key, struct counter, 2048, 0);
 MAP(refusals, HASH, struct refusal_key, struct refusal, 1024, 0);
 MAP(losses, PERCPU_ARRAY, __u32, __u64, LOSS_MAX, 0);
