@@ -78,7 +78,7 @@ func coverage(t *testing.T, seen map[verdict.Reason]int) {
 	}
 }
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: loads BPF programs")

@@ -48,8 +48,8 @@ func (f *Flow) set(e *bpf.Flow) {
 
 // Flows reads the whole table, joined and sorted by id.
 func (d *Datapath) Flows(ctx context.Context) ([]Flow, error) {
-	var flows []Flow
-	at := map[uint64]int{}
+	expect := int(d.flows.Load()) // spares growing
+	flows, at := make([]Flow, 0, expect), make(map[uint64]int, expect)
 	if err := d.walk(ctx, func(e *bpf.Flow) {
 		i, ok := at[e.Id]
 		if !ok {

@@ -6,27 +6,37 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/bpf"
 )
 
 const (
-	// sweepEvery is how often the flow table is swept at most; a sweep takes 2 % of the time at most.
+	// The flow table is swept every two seconds, less often when that would take more than 2 % of a CPU, but every ten
+	// seconds at least: what is over for longer stands in nobody's way, but takes room.
 	sweepEvery = 2 * time.Second
 	sweepShare = 50
+	sweepMost  = 10 * time.Second
+	// A crowded table is swept as soon as another flow comes, with at most a fifth of a CPU.
+	crowdedEvery = 250 * time.Millisecond
+	crowdedShare = 5
 	// maxRemoved bounds the removed flows that nobody has asked for yet.
 	maxRemoved = 65_536
 )
 
 // Source is the datapath as package flow reads it. Run sweeps the flow table and reads events; without it nothing ends.
 type Source struct {
-	d      *Datapath
-	events chan flow.Event
+	d       *Datapath
+	events  chan flow.Event
+	entries atomic.Int64  // of the flow table: those that the last sweep left, and those made since
+	crowd   chan struct{} // holds one when the table is crowded
 
 	mu       sync.Mutex
 	removed  []flow.Flow
@@ -38,7 +48,9 @@ var _ flow.Source = (*Source)(nil)
 
 // NewSource makes a source; it reads nothing yet.
 func NewSource(d *Datapath) *Source {
-	return &Source{d: d, events: make(chan flow.Event, 1024), partial: map[uint64]Flow{}}
+	return &Source{
+		d: d, events: make(chan flow.Event, 1024), crowd: make(chan struct{}, 1), partial: map[uint64]Flow{},
+	}
 }
 
 // Run works until ctx ends.
@@ -64,18 +76,55 @@ func (s *Source) Run(ctx context.Context) error {
 }
 
 func (s *Source) sweep(ctx context.Context) {
-	wait := sweepEvery
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		start := time.Now()
+	runtime.LockOSThread() // whose time is measured: on a busy machine the clock says little of what a sweep costs
+	defer runtime.UnlockOSThread()
+	var cost time.Duration
+	for s.rest(ctx, cost) {
+		start := threadTime()
 		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
 			s.d.log.Error("sweep flows", "error", err)
 		}
-		wait = max(sweepEvery, sweepShare*time.Since(start))
+		cost = threadTime() - start
+	}
+}
+
+// rest waits until it is time for a sweep, after one that cost so much; false: ctx has ended.
+func (s *Source) rest(ctx context.Context, cost time.Duration) bool {
+	least, most := pauses(cost)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(least):
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-s.crowd:
+	case <-time.After(most - least):
+	}
+	return true
+}
+
+// pauses are how long to wait after a sweep, while the table is crowded and else.
+func pauses(cost time.Duration) (crowded, quiet time.Duration) {
+	within := func(share int, least time.Duration) time.Duration {
+		return min(max(time.Duration(share)*cost, least), sweepMost)
+	}
+	return within(crowdedShare, crowdedEvery), within(sweepShare, sweepEvery)
+}
+
+// threadTime is the CPU time of the calling thread.
+func threadTime() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_THREAD, &u) // cannot fail
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// crowded asks for a sweep soon.
+func (s *Source) crowded() {
+	select {
+	case s.crowd <- struct{}{}:
+	default:
 	}
 }
 
@@ -90,7 +139,15 @@ func (s *Source) Sweep(ctx context.Context) error {
 }
 
 func (s *Source) sweepAt(ctx context.Context, now time.Duration) (Swept, error) {
+	select {
+	case <-s.crowd: // by what this sweep sees
+	default:
+	}
 	swept, err := s.d.Sweep(ctx, now)
+	s.entries.Store(int64(swept.Left))
+	if swept.More {
+		s.crowded()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range swept.Removed {
@@ -154,7 +211,17 @@ func (s *Source) read(reader *ringbuf.Reader) {
 
 func (s *Source) event(e *bpf.Event) {
 	out := flow.Event{Kind: flow.EventKind(e.Kind), FlowID: e.FlowId, TimeNS: e.TimeNs}
-	if bpf.EventKind(e.Kind) == bpf.EventRemoved {
+	switch bpf.EventKind(e.Kind) {
+	case bpf.EventOpen:
+		if s.entries.Add(2) > int64(s.d.FlowEntries()/2) {
+			s.crowded()
+		}
+	case bpf.EventRefused:
+		if bpf.Reason(e.Reason) == bpf.ReasonFlowTableFull {
+			s.crowded()
+		}
+	case bpf.EventRemoved:
+		s.entries.Add(-1)
 		s.removedEntry(e)
 		out.Kind = flow.EventClose
 	}

@@ -28,7 +28,7 @@ const (
 type Swept struct {
 	Removed []Flow // with their final counters
 	Left    int    // entries that remain
-	More    bool   // there was more to remove than one sweep takes
+	More    bool   // there may be more to remove than one sweep takes
 }
 
 // Sweep removes the flows that were revoked and those whose time is over, at now, which is boot time. Each removed flow is
@@ -47,7 +47,11 @@ func (d *Datapath) Sweep(ctx context.Context, now time.Duration) (swept Swept, e
 	if err != nil {
 		return Swept{}, err
 	}
-	swept.Left, swept.More = l.entries, l.more
+	swept.Left, swept.More = l.entries, l.full()
+	defer func() {
+		d.pressed = d.nearlyFull(swept.Left)
+		d.flows.Store(int64(swept.Left / 2))
+	}()
 	if len(l.over) > 0 {
 		if err = d.mark(l.marks()); err == nil {
 			err = d.settle(ctx)
@@ -56,7 +60,6 @@ func (d *Datapath) Sweep(ctx context.Context, now time.Duration) (swept Swept, e
 			err = d.remove(l.over, &swept)
 		}
 	}
-	d.pressed = d.nearlyFull(swept.Left)
 	return swept, err
 }
 
@@ -73,7 +76,6 @@ type look struct {
 	entries int
 	half    map[uint64]bpf.Flow // by id: entries that are ripe, whose pair was not met yet
 	over    []Flow
-	more    bool
 	err     error
 }
 
@@ -86,14 +88,17 @@ func (d *Datapath) look(ctx context.Context, now time.Duration, pressed bool) (*
 	}
 	err := d.walk(ctx, l.visit)
 	for _, e := range l.half {
-		l.consider(l.complete(&e))
+		if l.full() {
+			break
+		}
+		l.alone(&e)
 	}
 	return l, errors.Join(err, l.err)
 }
 
 func (l *look) visit(e *bpf.Flow) {
 	l.entries++
-	if !l.ripe(e) {
+	if l.full() || !l.ripe(e) {
 		return
 	}
 	pair, met := l.half[e.Id]
@@ -107,7 +112,14 @@ func (l *look) visit(e *bpf.Flow) {
 	case len(l.half) < maxSwept:
 		l.half[e.Id] = *e
 	default:
-		l.consider(l.complete(e))
+		l.alone(e)
+	}
+}
+
+// alone considers an entry whose pair was not met. An answering entry speaks only for a flow without an opening one.
+func (l *look) alone(e *bpf.Flow) {
+	if f := l.complete(e); f.Reply.Id == 0 || f.Opening.Id == 0 || bpf.FlowFlag(e.Flags)&bpf.FlowOpening != 0 {
+		l.consider(f)
 	}
 }
 
@@ -136,14 +148,13 @@ func (l *look) complete(e *bpf.Flow) (f Flow) {
 }
 
 func (l *look) consider(f Flow) {
-	switch {
-	case !l.ended(f.entry(), f.Flags(), f.LastNS(), f.Reply.Packets > 0):
-	case len(l.over) < maxSwept:
+	if l.ended(f.entry(), f.Flags(), f.LastNS(), f.Reply.Packets > 0) {
 		l.over = append(l.over, f)
-	default:
-		l.more = true
 	}
 }
+
+// full: the rest is only counted.
+func (l *look) full() bool { return len(l.over) >= maxSwept }
 
 // ended says whether a flow is revoked or its time is over; e is either entry, last the newest packet's boot time.
 func (l *look) ended(e *bpf.Flow, flags bpf.FlowFlag, last uint64, answered bool) bool {

@@ -319,3 +319,40 @@ func TestSweepsRaceWithPackets(t *testing.T) {
 		return packets == want
 	}, "every packet in a flow")
 }
+
+// A packet and the sweep remove one entry each: the flow is told of once, with the counters of both, whoever tells first.
+func TestRemovedByBoth(t *testing.T) {
+	for name, event := range map[string]func(s *Source, half *Flow, e *bpf.Event){
+		"sweep first": func(s *Source, half *Flow, e *bpf.Event) { s.joinLocked(half); s.event(e) },
+		"event first": func(s *Source, half *Flow, e *bpf.Event) { s.event(e); s.joinLocked(half) },
+	} {
+		d := openTable(t, 64)
+		now := bootTime(t, 0)
+		fill(t, d, 1, now, func(_ int, open, reply *bpf.Flow) { open.Packets, reply.Packets = 5, 7 })
+		l, err := d.look(t.Context(), now+time.Hour, false)
+		if err != nil || len(l.over) != 1 {
+			t.Fatal(len(l.over), err)
+		}
+		if err := d.mark(l.marks()); err != nil {
+			t.Fatal(err)
+		}
+		taken := []bpf.FlowRemoval{{Key: l.over[0].Reply.Key, Id: l.over[0].ID()}}
+		if err := bpf.RemoveFlows(d.coll.Programs[bpf.ABIProgRemoveFlows], taken); err != nil || taken[0].Removed != 1 {
+			t.Fatal(taken, err)
+		}
+		swept := Swept{Left: 1}
+		if err := d.remove(l.over, &swept); err != nil || len(swept.Removed) != 1 || !swept.Removed[0].Half || swept.Left != 0 {
+			t.Fatalf("%s: %+v, %v", name, swept, err)
+		}
+		e := bpf.Event{Kind: uint8(bpf.EventRemoved), FlowId: taken[0].Id, Packets: taken[0].Packets, Flags: taken[0].Flags}
+		e.Key.Vpc, e.Key.View, e.Key.Protocol = taken[0].Key.Vpc, taken[0].Key.View, taken[0].Key.Protocol
+		s := NewSource(d)
+		event(s, &swept.Removed[0], &e)
+		if len(s.removed) != 1 || len(s.partial) != 0 {
+			t.Fatalf("%s: %+v removed, %+v waits", name, s.removed, s.partial)
+		}
+		if f := s.removed[0]; f.Packets != 5 || f.ReplyPackets != 7 || !f.Removed || f.Dead {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
+}
