@@ -130,6 +130,8 @@ type Edges struct {
 	Names    Names
 	Members  Members
 	Recorder Recorder
+	// Namespaces are those that ENIs can be attached in.
+	Namespaces Namespaces
 	// Dial makes a client of the control plane.
 	Dial func(id *state.Identity, certificate func() (*tls.Certificate, error)) (ControlPlane, error)
 	// BootTime is the time since boot.
@@ -150,7 +152,10 @@ type Agent struct {
 	id          *state.Identity
 	cp          ControlPlane
 	attachments []plan.Attachment
-	applied     *plan.Plan // last plan that was applied whole
+	held        map[string]*Namespace // of attachments, by ENI
+	lost        []lost                // oldest first
+	leaving     map[string]bool       // ENIs of which the host may still have something
+	applied     *plan.Plan            // last plan that was applied whole
 	appliedView *api.View
 	begun       uint64        // rounds that have looked at the attachments
 	roundDone   chan struct{} // closed and replaced after each round
@@ -163,7 +168,7 @@ type Agent struct {
 func New(cfg Config, edges Edges) *Agent {
 	cfg.setDefaults()
 	a := &Agent{cfg: cfg, edges: edges, dir: state.Dir(cfg.DataDir), log: cfg.Log, wake: make(chan struct{}, 1),
-		roundDone: make(chan struct{}), linkErrors: map[string]error{}}
+		roundDone: make(chan struct{}), linkErrors: map[string]error{}, held: map[string]*Namespace{}, leaving: map[string]bool{}}
 	return a
 }
 
@@ -224,10 +229,11 @@ func (a *Agent) useIdentity(id *state.Identity) error {
 }
 
 // Run works until ctx ends. Links, programs and maps stay behind, on purpose: see Leave.
-func (a *Agent) Run(ctx context.Context) error {
+func (a *Agent) Run(ctx context.Context) (err error) {
 	if err := a.load(); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, a.release()) }()
 	defer a.removeReady()
 	return together(ctx,
 		a.loop,

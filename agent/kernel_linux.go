@@ -2,11 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/culvert-net/culvert/agent/datapath"
 	"github.com/culvert-net/culvert/agent/flow"
+	"github.com/culvert-net/culvert/agent/host"
+	"github.com/culvert-net/culvert/internal/netns"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -47,6 +50,43 @@ func (p programs) Counters() ([]Count, error) {
 		out[i] = Count{ENI: c.ENI, Hook: flow.Hook(c.Hook).String(), Reason: c.Reason.String(), Packets: c.Packets, Bytes: c.Bytes}
 	}
 	return out, nil
+}
+
+// namespaces are those of this machine.
+type namespaces struct{}
+
+var _ Namespaces = namespaces{}
+
+// Open implements Namespaces.
+func (namespaces) Open(path string) (*Namespace, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	keeper, err := netns.KeptBy(path)
+	if err != nil {
+		return nil, noNamespace(path, err)
+	}
+	n, err := netns.Open(path)
+	if err != nil {
+		return nil, noNamespace(path, err)
+	}
+	return &Namespace{Namespace: plan.Namespace{Boot: boot, Cookie: n.Cookie, Process: keeper == netns.Process}, Inode: n.Inode,
+		Rooted: keeper == netns.Root, Close: n.Close}, nil
+}
+
+// Inode implements Namespaces.
+func (namespaces) Inode(path string) (uint64, error) {
+	inode, err := netns.Inode(path)
+	return inode, noNamespace(path, err)
+}
+
+// noNamespace says it in the words of agent/host.
+func noNamespace(path string, err error) error {
+	if errors.Is(err, netns.ErrNone) {
+		return fmt.Errorf("open namespace %s: %w", path, host.ErrNoNamespace)
+	}
+	return err
 }
 
 // Flows implements Datapath.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -72,6 +73,8 @@ type turn struct {
 	view   *api.View
 	signed api.SignedView
 	facts  plan.Facts
+	inodes map[string]uint64 // of attachments' namespaces, by ENI
+	failed map[string]error  // interfaces that cannot be, by ENI
 	plan   *plan.Plan
 	errs   []error
 	open   uint16 // port of the host that the mesh may reach
@@ -94,10 +97,13 @@ func (a *Agent) round(ctx context.Context) []error {
 		return []error{errors.New("no view yet: the control plane has not been heard, and none is on disk")}
 	}
 	a.mu.Lock()
-	t.facts.Attachments = slices.Clone(a.attachments)
 	a.begun++
 	t.number = a.begun
 	a.mu.Unlock()
+	t.facts.Attachments, t.inodes, t.failed = a.namespaces()
+	for _, eni := range slices.Sorted(maps.Keys(t.failed)) {
+		t.fail("interface "+eni, t.failed[eni])
+	}
 
 	if t.fail("view", t.compile()) { // not usable: everything stays as it was
 		return t.errs
@@ -197,15 +203,14 @@ func (a *Agent) appliedIssuedAt() time.Time {
 
 // links makes the workloads' interfaces and notes which are ready.
 func (t *turn) links() {
-	failed := map[string]error{}
 	for _, l := range t.plan.Links {
 		if err := t.link(l); err != nil {
-			failed[l.ENI] = err
+			t.failed[l.ENI] = err
 			t.fail("interface "+l.ENI, err)
 		}
 	}
 	t.mu.Lock()
-	t.linkErrors, t.linksSeen = failed, t.number
+	t.linkErrors, t.linksSeen = t.failed, t.number
 	t.mu.Unlock()
 	have, err := t.edges.Host.Workloads()
 	if t.fail("interfaces", err) {
@@ -213,7 +218,7 @@ func (t *turn) links() {
 	}
 	for _, w := range have {
 		wanted := slices.ContainsFunc(t.plan.Links, func(l plan.Link) bool { return l.ENI == w.ENI })
-		if wanted && w.PeerPresent && failed[w.ENI] == nil {
+		if wanted && w.PeerPresent && t.failed[w.ENI] == nil {
 			t.facts.Ready = append(t.facts.Ready, plan.ReadyLink{ENI: w.ENI, Ifindex: uint32(w.Ifindex), MAC: w.MAC,
 				GatewayMAC: w.GatewayMAC})
 		}
@@ -222,7 +227,7 @@ func (t *turn) links() {
 
 func (t *turn) link(l plan.Link) error {
 	w, err := t.edges.Host.Attach(host.WorkloadSpec{
-		ENI: l.ENI, Netns: l.Netns, Interface: l.Interface, Address: l.Address,
+		ENI: l.ENI, Netns: l.Netns, NetnsInode: t.inodes[l.ENI], Interface: l.Interface, Address: l.Address,
 		Gateway: l.Subnet.Masked().Addr().Next(), Subnet: l.Subnet, VPC: l.VPCCIDR, MTU: l.MTU,
 		DefaultRoute: l.DefaultRoute, MAC: host.WorkloadMAC(l.VPC, l.Address), Resolver: l.Resolver, Search: l.Search,
 	})
@@ -238,17 +243,32 @@ func (t *turn) link(l plan.Link) error {
 	return nil
 }
 
-// detach removes interfaces that nothing asks for any more, after the datapath has forgotten them.
+// detach removes interfaces that nothing asks for any more, after the datapath has forgotten them, and what is left of
+// those that went with their namespace.
 func (t *turn) detach() {
 	have, err := t.edges.Host.Workloads()
 	if t.fail("interfaces", err) {
 		return
 	}
+	t.mu.Lock()
+	gone := maps.Clone(t.leaving)
+	t.mu.Unlock()
 	for _, w := range have {
-		if !slices.ContainsFunc(t.plan.Links, func(l plan.Link) bool { return l.ENI == w.ENI }) {
-			t.fail("detach "+w.ENI, t.edges.Host.Detach(w.ENI))
+		gone[w.ENI] = true
+	}
+	var keep []string
+	for _, l := range t.plan.Links {
+		keep = append(keep, l.ENI)
+		delete(gone, l.ENI) // attached again
+	}
+	for _, eni := range slices.Sorted(maps.Keys(gone)) {
+		if !t.fail("detach "+eni, t.edges.Host.Detach(eni)) {
+			t.mu.Lock()
+			delete(t.leaving, eni)
+			t.mu.Unlock()
 		}
 	}
+	t.fail("doors", t.edges.Host.Sweep(keep))
 }
 
 // tunnel gives the device its key and peers. A device that has lost its key is a restarted tunnel process: it is told to

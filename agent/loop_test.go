@@ -25,13 +25,14 @@ import (
 
 // bench is an agent on a host in memory. Every edge writes what it was told to do into one list, so that order shows.
 type bench struct {
-	t     *testing.T
-	agent *Agent
-	host  *host.Mem
-	wire  *wire.Mem
-	priv  ed25519.PrivateKey
-	id    *state.Identity
-	dir   state.Dir
+	t      *testing.T
+	agent  *Agent
+	host   *host.Mem
+	spaces *memSpaces
+	wire   *wire.Mem
+	priv   ed25519.PrivateKey
+	id     *state.Identity
+	dir    state.Dir
 
 	mu         sync.Mutex
 	log        []string
@@ -132,6 +133,7 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{t: t, host: host.NewMem(), wire: &wire.Mem{}, priv: priv, dir: state.Dir(t.TempDir())}
+	b.spaces = &memSpaces{host: b.host, boot: "boot-1", others: map[string]bool{}, cookies: map[uint64]uint64{}}
 	b.host.AddLink("culvert0")
 	b.host.AddNamespace("/run/netns/cart")
 	keyPEM, certPEM := selfSigned(t)
@@ -147,7 +149,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) start() {
 	b.t.Helper()
 	b.agent = New(Config{DataDir: string(b.dir), Log: slog.New(slog.DiscardHandler)}, Edges{
-		Host: b.host, Wire: b.wire, Datapath: b, Names: b, Members: b, Recorder: b,
+		Host: b.host, Wire: b.wire, Datapath: b, Names: b, Members: b, Recorder: b, Namespaces: b.spaces,
 		Dial: func(*state.Identity, func() (*tls.Certificate, error)) (ControlPlane, error) {
 			return nil, nil
 		},
@@ -155,6 +157,17 @@ func (b *bench) start() {
 	})
 	if err := b.agent.load(); err != nil {
 		b.t.Fatal(err)
+	}
+}
+
+// stop ends the process.
+func (b *bench) stop() {
+	b.t.Helper()
+	if err := b.agent.release(); err != nil {
+		b.t.Fatal(err)
+	}
+	if n := b.spaces.open.Load(); n != 0 {
+		b.t.Fatalf("%d namespaces are still open", n)
 	}
 }
 
@@ -212,7 +225,17 @@ func testView(revision int64) *api.View {
 
 func (b *bench) attach() {
 	b.t.Helper()
-	if _, err := b.agent.setAttachment(plan.Attachment{ENI: eni, Netns: "/run/netns/cart", Interface: "eni0"}); err != nil {
+	b.attachIn("/run/netns/cart")
+}
+
+func (b *bench) attachIn(path string) {
+	b.t.Helper()
+	ns, err := b.spaces.Open(path)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	att := plan.Attachment{ENI: eni, Netns: path, Interface: "eni0", Namespace: ns.Namespace}
+	if _, err := b.agent.setAttachment(att, ns); err != nil {
 		b.t.Fatal(err)
 	}
 }

@@ -88,7 +88,7 @@ func openMachine(cfg Config, id *state.Identity) (_ *machine, err error) {
 	})
 	m.agent = New(cfg, Edges{
 		Host: m.host, Wire: wire.NewUAPI(cfg.TunnelSocket), Datapath: programs{m.datapath}, Names: m.resolver,
-		Members: m.members, Recorder: m.recorder, Dial: dial, BootTime: bootTime,
+		Members: m.members, Recorder: m.recorder, Namespaces: namespaces{}, Dial: dial, BootTime: bootTime,
 	})
 	return m, nil
 }

@@ -30,10 +30,16 @@ func (a *Agent) Attach(ctx context.Context, r local.AttachRequest) (local.Attach
 	if err != nil {
 		return local.AttachResponse{}, err
 	}
-	if err := a.awaitENI(ctx, att.ENI); err != nil {
-		return local.AttachResponse{}, err
+	ns, err := a.edges.Namespaces.Open(att.Netns) // once: what is there now is meant
+	if err != nil {
+		return local.AttachResponse{}, linkError(err)
 	}
-	had, err := a.setAttachment(att)
+	att.Namespace = ns.Namespace
+	if err := a.awaitENI(ctx, att.ENI); err != nil {
+		return local.AttachResponse{}, errors.Join(err, ns.Close())
+	}
+	a.namespaces() // so that what is gone does not stand in the way
+	had, err := a.setAttachment(att, ns)
 	if err != nil {
 		return local.AttachResponse{}, err
 	}
@@ -86,45 +92,46 @@ func (a *Agent) awaitENI(ctx context.Context, eni string) error {
 	}
 }
 
-// setAttachment notes the wish, durably. had reports that the same wish was there already.
-func (a *Agent) setAttachment(att plan.Attachment) (had bool, err error) {
+// setAttachment notes the wish, durably, and takes over the namespace. had reports that the same wish was there already;
+// the same one but for the namespace that is now at the path is replaced.
+func (a *Agent) setAttachment(att plan.Attachment, ns *Namespace) (had bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer func() { err = errors.Join(err, a.discard(att.ENI, ns)) }()
 	for _, x := range a.attachments {
+		moved := x
+		moved.Namespace = att.Namespace
 		switch {
 		case x == att:
 			return true, nil
+		case moved == att:
 		case x.ENI == att.ENI:
 			return false, &api.Error{Code: api.CodeENIInUse, Field: "eniId",
 				Message: fmt.Sprintf("%s is attached in %s as %s", att.ENI, x.Netns, x.Interface),
 				Remedy:  "detach it first: culvert eni detach " + att.ENI}
-		case x.Netns == att.Netns && x.Interface == att.Interface:
+		case same(x.Namespace, att.Namespace) && x.Interface == att.Interface:
 			return false, &api.Error{Code: api.CodeENIInUse, Field: "interface",
 				Message: fmt.Sprintf("%s in %s is %s already", x.Interface, x.Netns, x.ENI),
 				Remedy:  "choose another name with --interface"}
 		}
 	}
-	next := append(slices.Clone(a.attachments), att)
+	others := slices.DeleteFunc(slices.Clone(a.attachments), func(x plan.Attachment) bool { return x.ENI == att.ENI })
+	next := append(others, att)
 	slices.SortFunc(next, func(x, y plan.Attachment) int { return cmp.Compare(x.ENI, y.ENI) })
 	if err := a.dir.SaveAttachments(next); err != nil {
 		return false, err
 	}
 	a.attachments = next
-	return false, nil
+	delete(a.leaving, att.ENI)
+	a.forgetLost(att.ENI)
+	return false, a.hold(att.ENI, ns)
 }
 
 func (a *Agent) dropAttachment(eni string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	next := slices.DeleteFunc(slices.Clone(a.attachments), func(x plan.Attachment) bool { return x.ENI == eni })
-	if len(next) == len(a.attachments) {
-		return nil
-	}
-	if err := a.dir.SaveAttachments(next); err != nil {
-		return err
-	}
-	a.attachments = next
-	return nil
+	a.forgetLost(eni)
+	return a.drop(eni)
 }
 
 // awaitLink waits for a whole round that began after the wish was noted, and tells how the interface came out.
@@ -222,7 +229,7 @@ func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 	_, s.Connected = a.box.state()
 	a.mu.Lock()
 	s.Errors = slices.Clone(a.errors)
-	applied, view, attachments := a.applied, a.appliedView, slices.Clone(a.attachments)
+	applied, view, attachments, gone := a.applied, a.appliedView, slices.Clone(a.attachments), slices.Clone(a.lost)
 	a.mu.Unlock()
 	names := map[string]string{}
 	if applied != nil {
@@ -244,6 +251,10 @@ func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 	s.Members = a.edges.Members.States()
 	for _, att := range attachments {
 		s.Workloads = append(s.Workloads, a.workload(att, applied))
+	}
+	for _, x := range gone {
+		s.Workloads = append(s.Workloads,
+			local.Workload{ENI: x.ENI, Netns: x.Netns, Interface: x.Interface, State: x.reason.Error()})
 	}
 	s.PendingSend, s.Lost = a.edges.Recorder.Pending()
 	var err1, err2 error

@@ -252,9 +252,17 @@ type Facts struct {
 // Attachment is a user's wish that an ENI be in a namespace.
 type Attachment struct {
 	ENI          string
-	Netns        string
+	Netns        string // path that led to it
 	Interface    string
 	DefaultRoute bool
+	Namespace    Namespace `json:",omitzero"` // zero: noted by an agent that did not look
+}
+
+// Namespace tells a network namespace from all others, whatever its path leads to later.
+type Namespace struct {
+	Boot    string // of the host: cookies begin anew with it
+	Cookie  uint64 // the kernel's, given once in a boot
+	Process bool   `json:",omitempty"` // its path names a process, not a namespace
 }
 
 // ReadyLink is a workload interface that exists.

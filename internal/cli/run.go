@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -69,7 +68,7 @@ func (a *app) runInside(ctx context.Context, f *runFlags, argv []string) error {
 		if err := netns.Loopback(); err != nil {
 			return err
 		}
-		got, err := a.attachAnew(ctx, f, path)
+		got, err := a.attachInside(ctx, f, path)
 		if err != nil {
 			return err
 		}
@@ -91,26 +90,10 @@ func (a *app) runInside(ctx context.Context, f *runFlags, argv []string) error {
 	})
 }
 
-// attachAnew attaches, and first takes interfaces out of namespaces of processes that have ended: the one named may have been
-// left there by a culvert run that was killed.
-func (a *app) attachAnew(ctx context.Context, f *runFlags, path string) (*local.AttachResponse, error) {
+// attachInside attaches in the namespace at path. What a culvert run that was killed has left, the agent takes back.
+func (a *app) attachInside(ctx context.Context, f *runFlags, path string) (*local.AttachResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	agent, err := a.agent()
-	if err != nil {
-		return nil, err
-	}
-	status, err := agent.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range status.Workloads {
-		if strings.HasPrefix(w.Netns, "/proc/") && !netns.Exists(w.Netns) {
-			if err := agent.Detach(ctx, local.DetachRequest{ENI: w.ENI}); err != nil {
-				return nil, err
-			}
-		}
-	}
 	return a.attach(ctx, f.vpc, f.eni, local.AttachRequest{Netns: path, Interface: f.ifname, DefaultRoute: true})
 }
 

@@ -25,7 +25,6 @@ type notingAgent struct {
 	attached []local.AttachRequest
 	inside   os.FileInfo // the namespace of the last one
 	detached []string
-	stale    []local.Workload
 	refuse   error
 }
 
@@ -48,10 +47,6 @@ func (c *notingAgent) Detach(_ context.Context, r local.DetachRequest) error {
 	defer c.mu.Unlock()
 	c.detached = append(c.detached, r.ENI)
 	return nil
-}
-
-func (c *notingAgent) Status(context.Context) (local.Status, error) {
-	return local.Status{Workloads: c.stale}, nil
 }
 
 func serveNoting(t *testing.T, c *notingAgent) (socket string) {
@@ -80,10 +75,7 @@ func serveNoting(t *testing.T, c *notingAgent) (socket string) {
 const jobENI = "eni-00000000000000009"
 
 func TestRunInsideANetworkOfItsOwn(t *testing.T) {
-	agent := &notingAgent{stale: []local.Workload{
-		{ENI: jobENI, Netns: "/proc/999999999/ns/net"}, {ENI: "eni-other", Netns: "/proc/self/ns/net"},
-		{ENI: "eni-named", Netns: "/run/netns/gone"},
-	}}
+	agent := &notingAgent{}
 	socket := serveNoting(t, agent)
 	status, out, errOut := once(t, "run", "--socket", socket, "--eni", jobENI, "--interface", "eth7", "--",
 		"sh", "-c", "cat /etc/resolv.conf; ls /sys/class/net; cat /sys/class/net/lo/flags; exit 7")
@@ -96,7 +88,7 @@ func TestRunInsideANetworkOfItsOwn(t *testing.T) {
 	if a := agent.attached; len(a) != 1 || a[0].ENI != jobENI || a[0].Interface != "eth7" || !a[0].DefaultRoute {
 		t.Errorf("attached %+v", agent.attached)
 	}
-	if !slices.Equal(agent.detached, []string{jobENI, jobENI}) { // what a killed run had left, and its own
+	if !slices.Equal(agent.detached, []string{jobENI}) {
 		t.Errorf("detached %v", agent.detached)
 	}
 	netlab.Eventually(t, patience, func() bool { // its thread is gone, or another has its number
