@@ -27,6 +27,13 @@ const (
 	DefaultPinDir  = "/sys/fs/bpf/culvert"
 )
 
+// Entries of the flow table: two a flow and half, 256 bytes of kernel memory each while they are there.
+const (
+	DefaultFlowEntries = 524_288
+	MinFlowEntries     = 1_024
+	MaxFlowEntries     = 16_777_216
+)
+
 // Config of an agent. Zero fields get the defaults named.
 type Config struct {
 	DataDir       string        // identity, view, attachments, flow segments; default DefaultDataDir
@@ -39,6 +46,7 @@ type Config struct {
 	GossipPort    uint16        // UDP and TCP; likewise, DefaultGossipPort
 	GossipAddress string        // to bind to; default all
 	FlowInterval  time.Duration // aggregation: 1, 10, 60 or 600 s; default 60 s
+	FlowEntries   uint32        // which the flow table keeps until the machine boots; default DefaultFlowEntries
 	Tick          time.Duration // between checks of the whole state; default 2 s
 	ReadyFile     string        // written when the first round is through; optional
 	Log           *slog.Logger
@@ -69,6 +77,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.FlowInterval == 0 {
 		c.FlowInterval = time.Minute
+	}
+	if c.FlowEntries == 0 {
+		c.FlowEntries = DefaultFlowEntries
 	}
 	if c.Tick == 0 {
 		c.Tick = 2 * time.Second

@@ -72,7 +72,9 @@ type machine struct {
 func openMachine(cfg Config, id *state.Identity) (_ *machine, err error) {
 	m := &machine{log: cfg.Log, host: host.New(host.Config{})}
 	m.resolver = newResolver(id, cfg.AllowForwarders, func() { m.agent.Wake() }, cfg.Log)
-	if m.datapath, err = datapath.Open(datapath.Config{PinPath: cfg.PinDir, Log: cfg.Log}); err != nil {
+	if m.datapath, err = datapath.Open(datapath.Config{
+		PinPath: cfg.PinDir, Sizes: datapath.Sizes{Flows: cfg.FlowEntries}, Log: cfg.Log,
+	}); err != nil {
 		return nil, fmt.Errorf("datapath: %w", err)
 	}
 	m.source = datapath.NewSource(m.datapath)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -57,6 +58,8 @@ the server it works from the last view that it has heard, also after a restart.`
 	f := c.Flags()
 	f.IntVar(&cfg.TunnelMTU, "mtu", host.DefaultTunnelMTU, "of the tunnel, in bytes; the same as culvert tunnel has")
 	f.DurationVar(&cfg.FlowInterval, "flow-interval", time.Minute, "that a flow record covers: 1s, 10s, 1m or 10m")
+	f.Uint32Var(&cfg.FlowEntries, "flow-table-entries", agent.DefaultFlowEntries,
+		"`number` of entries in the flow table, two a flow; a table that is there keeps its size until this machine boots")
 	f.StringVar(&cfg.GossipAddress, "gossip-address", "", "`address` of this machine to gossip from; default: all")
 	f.StringArrayVar(&forwarders, "allow-forwarder", nil,
 		"`CIDR` where DNS forwarders of tenants may be besides the Internet, at any port (may repeat)")
@@ -84,6 +87,10 @@ func dataDirFlag(c *cobra.Command, to *string) {
 func checkAgent(cfg *agent.Config) error {
 	if !slices.Contains(flow.Intervals, cfg.FlowInterval) {
 		return invalidFlag("--flow-interval", cfg.FlowInterval.String(), "use 1s, 10s, 1m or 10m")
+	}
+	if n := cfg.FlowEntries; n < agent.MinFlowEntries || n > agent.MaxFlowEntries {
+		return invalidFlag("--flow-table-entries", strconv.FormatUint(uint64(n), 10),
+			fmt.Sprintf("use %d to %d; each takes 256 bytes of memory while it is used", agent.MinFlowEntries, agent.MaxFlowEntries))
 	}
 	if err := checkMTU(cfg.TunnelMTU); err != nil {
 		return err
