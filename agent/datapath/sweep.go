@@ -20,8 +20,8 @@ const maxSwept = 65_536
 const (
 	// pressedClosed outlasts the retransmission of what was sent before a FIN.
 	pressedClosed = time.Second
-	// pressedHandshake outlasts the pause before the third SYN.
-	pressedHandshake = 5 * time.Second
+	// pressedUnanswered outlasts the pause before the third SYN, and what asks for an answer by UDP.
+	pressedUnanswered = 5 * time.Second
 )
 
 // Swept is what a sweep did.
@@ -72,6 +72,7 @@ func (d *Datapath) nearlyFull(entries int) bool { return entries > d.FlowEntries
 type look struct {
 	d       *Datapath
 	now     time.Duration
+	pressed bool // the table is nearly full
 	limits  Timeouts
 	entries int
 	half    map[uint64]bpf.Flow // by id: entries that are ripe, whose pair was not met yet
@@ -80,11 +81,11 @@ type look struct {
 }
 
 func (d *Datapath) look(ctx context.Context, now time.Duration, pressed bool) (*look, error) {
-	l := &look{d: d, now: now, limits: d.cfg.Timeouts, half: map[uint64]bpf.Flow{}}
+	l := &look{d: d, now: now, pressed: pressed, limits: d.cfg.Timeouts, half: map[uint64]bpf.Flow{}}
 	if pressed {
 		l.limits.Closed = min(l.limits.Closed, pressedClosed)
 		l.limits.ClosedProvider = min(l.limits.ClosedProvider, pressedClosed)
-		l.limits.Handshake = min(l.limits.Handshake, pressedHandshake)
+		l.limits.Handshake = min(l.limits.Handshake, pressedUnanswered)
 	}
 	err := d.walk(ctx, l.visit)
 	for _, e := range l.half {
@@ -174,7 +175,7 @@ func (l *look) ended(e *bpf.Flow, flags bpf.FlowFlag, last uint64, answered bool
 		limit = l.limits.ClosedProvider
 	case flags&bpf.FlowClosed != 0:
 		limit = l.limits.Closed
-	case e.Key.Protocol == unix.IPPROTO_TCP && !answered:
+	case !answered && (e.Key.Protocol == unix.IPPROTO_TCP || l.pressed):
 		limit = min(limit, l.limits.Handshake)
 	}
 	return l.now-time.Duration(last) > limit
