@@ -22,7 +22,8 @@ const DefaultInterval = time.Second
 
 const (
 	urgentMin  = 250 * time.Millisecond
-	urgentMax  = time.Second
+	urgentMax  = 10 * time.Second // after reading a table so big that it took a second
+	prompt     = time.Second      // an interval up to this needs no reading in between
 	finalGrace = 2 * time.Second
 )
 
@@ -144,7 +145,7 @@ func (c *Collector) open(ctx context.Context) bool {
 		l, found, err := OpenLog(c.cfg.Log)
 		c.trouble("open flow log", err)
 		if err != nil {
-			wait(ctx, nil, urgentMax)
+			wait(ctx, nil, prompt)
 			continue
 		}
 		if found.Lost > 0 {
@@ -176,7 +177,7 @@ func (c *Collector) loop(ctx context.Context) {
 		// A big table is not read so often that reading it becomes the load.
 		pause = min(max(10*time.Since(began), urgentMin), urgentMax)
 		urgent.Stop()
-		if armed = unsettled > 0 && interval > urgentMax; armed {
+		if armed = unsettled > 0 && interval > prompt; armed {
 			urgent.Reset(pause)
 		}
 	}
@@ -194,7 +195,7 @@ func (c *Collector) loop(ctx context.Context) {
 		case _, ok := <-events:
 			if !ok {
 				events = nil
-			} else if !armed && interval > urgentMax {
+			} else if !armed && interval > prompt {
 				armed = true
 				urgent.Reset(pause)
 			}
