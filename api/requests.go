@@ -291,7 +291,7 @@ type FlowEnvelope struct {
 	Node     string          `json:"node"`     // set by the control plane from the certificate
 	Boot     string          `json:"boot"`     // the agent's boot id; Seq counts within it
 	Seq      uint64          `json:"seq"`      // 1, 2, 3, …; a gap is a loss
-	Accounts []string        `json:"accounts"` // ids of the accounts that may read it
+	Accounts []string        `json:"accounts"` // ids of the accounts that may read it; the control plane says who
 	End      time.Time       `json:"end"`
 	Record   json.RawMessage `json:"record"` // a FlowRecord; stored as it came
 }
@@ -306,7 +306,7 @@ type FlowQuery struct {
 type FlowReceipt struct {
 	Stored     int `json:"stored"`
 	Duplicates int `json:"duplicates"`
-	Refused    int `json:"refused"` // named an account that the node has nothing to do with
+	Refused    int `json:"refused"` // about what the node has nothing to do with; sending them again does not help
 }
 
 // AuditEvent says who did what.

@@ -276,8 +276,9 @@ func TestAuditIsPruned(t *testing.T) {
 		t.Errorf("%v", of)
 	}
 	events := l.audited()
-	if last := events[len(events)-1]; last.Action != "prune-audit" || last.Actor != actorSystem || last.Count != uint64(2502-of["000000000001"]-of["000000000002"]) {
-		t.Errorf("%+v", last)
+	last, gone := events[len(events)-1], uint64(2502-of["000000000001"]-of["000000000002"])
+	if last.Action != "prune-audit" || last.Actor != actorSystem || last.Count != gone {
+		t.Errorf("%+v, %d are gone", last, gone)
 	}
 	if newest := events[len(events)-2].Action; newest != "2499" {
 		t.Errorf("the newest that is left is %s", newest)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -56,11 +55,12 @@ func (s *Server) takeFlows(ctx context.Context, in *flowBatch) (*flowAnswer, err
 			return nil, api.Errorf(api.CodeInvalidParameter, fmt.Sprintf("line %d", line), "send one FlowEnvelope per line", "%v", err)
 		}
 		e.Node = node
-		if s.mayRecord(&e, len(text), c.now) {
-			good = append(good, e)
-		} else {
+		if why := s.mayRecord(&e, len(text), c.now); why != "" {
 			receipt.Refused++
+			s.refusedFlows.add(node, why)
+			continue
 		}
+		good = append(good, e)
 	}
 	stored, err := s.flows.Append(good)
 	if err != nil {
@@ -70,19 +70,23 @@ func (s *Server) takeFlows(ctx context.Context, in *flowBatch) (*flowAnswer, err
 	return &flowAnswer{receipt}, nil
 }
 
-// mayRecord reports whether a node may write a record: one of its own, about accounts that it has to do with, of a time that the
-// log keeps.
-func (s *Server) mayRecord(e *api.FlowEnvelope, size int, now time.Time) bool {
+// mayRecord tells why a node may not write a record, "" when it may: one of its own, of a time that the log keeps, about what the
+// node has or had to do with. Whose it is the server says, whatever the envelope does.
+func (s *Server) mayRecord(e *api.FlowEnvelope, size int, now time.Time) (why string) {
 	var r api.FlowRecord
 	switch {
 	case size > flowlog.MaxRecord, e.Boot == "", len(e.Boot) > maxBootLen, e.Seq == 0:
-		return false
+		return "an envelope that is too large, or lacks boot or number"
+	case json.Unmarshal(e.Record, &r) != nil, r.Node != e.Node, r.Boot != e.Boot, r.Sequence != e.Seq, !r.End.Equal(e.End):
+		return "a record that is not the envelope's"
 	case e.End.After(now.Add(maxAhead)), e.End.Before(now.Add(-s.cfg.FlowRetention)):
-		return false
-	case json.Unmarshal(e.Record, &r) != nil, r.Node != e.Node, r.Boot != e.Boot, r.Sequence != e.Seq:
-		return false
+		return "a time that is not kept"
 	}
-	return !slices.ContainsFunc(e.Accounts, func(a string) bool { return a == "" || !s.hub.isRelated(e.Node, a) })
+	if v := s.store.Snapshot().VPCs[r.VPC]; v != nil && v.Account != r.Account {
+		return "another account's VPC"
+	}
+	e.Accounts, why = s.hub.accountsOf(e.Node, &r, s.cfg.ViewMaxAge+maxAhead)
+	return why
 }
 
 type flowFilter struct {

@@ -32,6 +32,8 @@ func (s *Server) keepHouse(ctx context.Context) {
 		now := s.cfg.Now()
 		s.due(ctx, "expire connections and tokens", s.expire)
 		s.saveStatuses(ctx)
+		s.due(ctx, "save what nodes have to do with", s.saveRelated)
+		s.tellRefusedFlows()
 		s.due(ctx, "write counted refusals", func(ctx context.Context) error { return s.flushRefusals(ctx, false) })
 		if now.Sub(swept) >= sweepEvery {
 			swept = now
@@ -130,7 +132,7 @@ func (s *Server) forgetNodes(ctx context.Context) error {
 			continue
 		}
 		s.hub.forget(id)
-		if err := s.store.Delete(ctx, store.PrefixStatus+id); err != nil {
+		if err := errors.Join(s.store.Delete(ctx, store.PrefixStatus+id), s.forgetRelated(id)); err != nil {
 			return err
 		}
 	}

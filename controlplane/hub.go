@@ -13,9 +13,6 @@ import (
 // liveFor is how long after its last word a node without a stream counts as live.
 const liveFor = time.Minute
 
-// relatedFor is how long after an account stopped concerning a node its late flow records are still taken.
-const relatedFor = 24 * time.Hour
-
 // hub knows who is connected and what nodes said last. It is memory only; losing it costs nothing but a report.
 type hub struct {
 	mu       sync.Mutex
@@ -29,7 +26,7 @@ type nodeLife struct {
 	seen    time.Time
 	status  *api.NodeStatus
 	dirty   bool
-	related map[string]time.Time // by account: when the node last had to do with it
+	related *related
 }
 
 func newHub() *hub {
@@ -39,7 +36,7 @@ func newHub() *hub {
 // life returns a node's entry; the lock is held.
 func (h *hub) life(node string) *nodeLife {
 	if h.nodes[node] == nil {
-		h.nodes[node] = &nodeLife{related: map[string]time.Time{}}
+		h.nodes[node] = &nodeLife{related: newRelated()}
 	}
 	return h.nodes[node]
 }
@@ -144,36 +141,6 @@ func (h *hub) lastUsed(key string) time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.keysUsed[key]
-}
-
-// relate remembers which accounts a node's view concerns.
-func (h *hub) relate(node string, v *api.View, accountOf func(vpc uint32) string, now time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	l := h.life(node)
-	for _, p := range v.VPCs {
-		l.related[p.Account] = now
-	}
-	for _, g := range v.Grants {
-		l.related[g.ConsumerAccount] = now
-		l.related[accountOf(g.ProviderVPC)] = now
-	}
-	for a, at := range l.related {
-		if now.Sub(at) > relatedFor {
-			delete(l.related, a)
-		}
-	}
-}
-
-func (h *hub) isRelated(node, account string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	l := h.nodes[node]
-	if l == nil {
-		return false
-	}
-	_, ok := l.related[account]
-	return ok
 }
 
 // indexCache keeps the index of the newest picture, since all streams need the same one.

@@ -16,12 +16,8 @@ import (
 	"github.com/culvert-net/culvert/controlplane/ca"
 )
 
-// Bounds of what a node tells about itself.
-const (
-	maxVersionLen   = 64   // bytes
-	maxStatusErrors = 100  // in one report
-	maxStatusError  = 4096 // bytes of one
-)
+// maxVersionLen bounds what a node says of its version, in bytes.
+const maxVersionLen = 64
 
 // fromNode is the input of a node's mutation; it neither tries things out nor repeats them under a key.
 type fromNode[B any] struct {
@@ -201,9 +197,10 @@ func (s *Server) takeStatus(ctx context.Context, in *struct{ Body api.NodeStatus
 		return nil, api.Errorf(api.CodeUnauthorized, "nodeId", "report for the node that the certificate names",
 			"the caller is the node %s", c.who.node.ID)
 	}
-	if len(st.Errors) > maxStatusErrors || slices.ContainsFunc(st.Errors, func(e string) bool { return len(e) > maxStatusError }) {
+	tooLong := func(e string) bool { return len(e) > api.MaxStatusErrorLen }
+	if len(st.Errors) > api.MaxStatusErrors || slices.ContainsFunc(st.Errors, tooLong) {
 		return nil, api.Errorf(api.CodeInvalidParameter, "errors", "report the most important ones, shortened",
-			"at most %d errors of %d bytes are kept", maxStatusErrors, maxStatusError)
+			"at most %d errors of %d bytes are kept", api.MaxStatusErrors, api.MaxStatusErrorLen)
 	}
 	for _, id := range st.Attached {
 		if !api.IsID(api.KindENI.Prefix(), id) {

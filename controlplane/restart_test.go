@@ -28,7 +28,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 	must(pay.AcceptConnections(l.ctx(), "ledger", []string{"ledger"}))(t)
 	h := l.host("host-c")
 	must(pay.CreateENI(l.ctx(), api.CreateENIRequest{Subnet: "pay-b", Name: "third", Node: "host-c"}))(t)
-	must(h.SendFlows(l.ctx(), []api.FlowEnvelope{record(h.id, 1, api.FlowRecord{}, l.account("pay"))}))(t)
+	must(h.SendFlows(l.ctx(), []api.FlowEnvelope{record(h.id, 1, l.about("third", api.FlowRecord{}))}))(t)
 	if err := h.ReportStatus(l.ctx(), api.NodeStatus{Node: h.id, Revision: 7}); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 	h = &host{Client: h.Client, id: h.id, join: h.join, cert: h.cert}
 	views, _ := h.views(t)
 	until(t, views, "the view", func(v *api.View) bool { return v.Revision >= before.Revision && len(v.ENIs) == 1 })
-	if r := must(h.SendFlows(again.ctx(), []api.FlowEnvelope{record(h.id, 1, api.FlowRecord{}, again.account("pay"))}))(t); r.Duplicates != 1 {
+	if r := must(h.SendFlows(again.ctx(), []api.FlowEnvelope{record(h.id, 1, again.about("third", api.FlowRecord{}))}))(t); r.Duplicates != 1 {
 		t.Errorf("%+v", r)
 	}
 	must(again.as("shop").CreateEndpoint(again.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "second"}))(t)

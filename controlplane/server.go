@@ -36,7 +36,7 @@ const (
 
 // Config says where a server keeps its data and where it listens.
 type Config struct {
-	// DataDir holds everything: etcd/ (with the CA's key), flows/, ca.pem. Made with mode 0700.
+	// DataDir holds everything: etcd/ (with the CA's key), flows/, related/, ca.pem. Made with mode 0700.
 	DataDir string
 	// Listen addresses, "HOST:PORT" (port 0: a free one) or "unix:/PATH". TLS on all of them.
 	Listen []string
@@ -94,6 +94,9 @@ type Server struct {
 	refusals refusals
 	rates    rates
 	answers  answers
+	// refusedFlows are flow records that nodes may not write.
+	refusedFlows refusedFlows
+
 	flows    *flowlog.Log
 	index    indexCache
 	stopping chan struct{}
@@ -174,6 +177,9 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	if err := s.bootstrap(ctx); err != nil {
 		return err
 	}
+	if err := s.loadRelated(); err != nil {
+		return err
+	}
 	if s.flows, err = flowlog.Open(filepath.Join(s.cfg.DataDir, "flows"), s.cfg.Now()); err != nil {
 		return err
 	}
@@ -217,6 +223,7 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	}
 	wg.Wait()
 	s.saveStatuses(context.WithoutCancel(ctx))
+	s.due(context.WithoutCancel(ctx), "save what nodes have to do with", s.saveRelated)
 	s.due(context.WithoutCancel(ctx), "write counted refusals", func(ctx context.Context) error { return s.flushRefusals(ctx, true) })
 	return err
 }

@@ -140,13 +140,11 @@ func (s *Server) sendView(ctx context.Context, out *lines, node, serial string) 
 	return true, out.send(signed)
 }
 
-// viewOf computes a node's view and remembers whom it concerns.
+// viewOf computes a node's view and remembers what it concerns.
 func (s *Server) viewOf(r *api.Resources, node string) *api.View {
 	v := s.index.get(r).View(node)
-	accounts := map[uint32]string{}
-	for _, p := range v.VPCs {
-		accounts[p.Number] = p.Account
+	if now := s.cfg.Now(); v != nil { // nil: it was deleted a moment ago
+		s.hub.relate(node, v, r, now, now.Add(-s.cfg.FlowRetention))
 	}
-	s.hub.relate(node, v, func(vpc uint32) string { return accounts[vpc] }, s.cfg.Now())
 	return v
 }
