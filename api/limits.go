@@ -83,6 +83,12 @@ const (
 	UDPIdleTimeout        = 120
 )
 
+// What a node reports of its state.
+const (
+	MaxStatusErrors   = 100  // in one report
+	MaxStatusErrorLen = 4096 // bytes
+)
+
 // Join tokens' lifetimes in seconds.
 const (
 	MinTokenTTL     = 60
