@@ -157,6 +157,8 @@ type Agent struct {
 	log   *slog.Logger
 	box   *inbox
 	wake  chan struct{}
+	hint  chan struct{}
+	made  time.Time
 	key   wire.PrivateKey
 
 	mu          sync.Mutex
@@ -178,8 +180,9 @@ type Agent struct {
 // New makes an agent; it does nothing yet.
 func New(cfg Config, edges Edges) *Agent {
 	cfg.setDefaults()
-	a := &Agent{cfg: cfg, edges: edges, dir: state.Dir(cfg.DataDir), log: cfg.Log, wake: make(chan struct{}, 1),
-		roundDone: make(chan struct{}), linkErrors: map[string]error{}, held: map[string]*Namespace{}, leaving: map[string]bool{}}
+	a := &Agent{cfg: cfg, edges: edges, dir: state.Dir(cfg.DataDir), log: cfg.Log, made: time.Now(),
+		wake: make(chan struct{}, 1), hint: make(chan struct{}, 1), roundDone: make(chan struct{}),
+		linkErrors: map[string]error{}, held: map[string]*Namespace{}, leaving: map[string]bool{}}
 	return a
 }
 
@@ -187,6 +190,15 @@ func New(cfg Config, edges Edges) *Agent {
 func (a *Agent) Wake() {
 	select {
 	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Hint is Wake for what others can cause as often as they like, such as gossip and what workloads do to their interfaces:
+// the loop looks again, but not at once after it has. It never blocks.
+func (a *Agent) Hint() {
+	select {
+	case a.hint <- struct{}{}:
 	default:
 	}
 }
@@ -251,7 +263,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		func(ctx context.Context) error { return a.box.follow(ctx, a.controlPlane) },
 		func(ctx context.Context) error { return renewal(ctx, a) },
 		a.report,
-		func(ctx context.Context) error { return a.edges.Host.Watch(ctx, a.Wake) },
+		func(ctx context.Context) error { return a.edges.Host.Watch(ctx, a.Hint) },
 		func(ctx context.Context) error { return local.Serve(ctx, a.cfg.LocalSocket, a, a.log) },
 	)
 }

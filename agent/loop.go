@@ -27,17 +27,42 @@ func (a *Agent) loop(ctx context.Context) error {
 	defer tick.Stop()
 	ready := false
 	for {
+		select {
+		case <-a.hint: // this round looks
+		default:
+		}
 		errs := a.round(ctx)
 		a.finishRound(errs)
 		if !ready && a.lastPlan() != nil {
 			ready = true
 			a.writeReady()
 		}
+		if !a.next(ctx, tick.C) {
+			return nil
+		}
+	}
+}
+
+// hintPause is the least time between a round and one that a hint causes.
+const hintPause = time.Second
+
+// next waits for a reason to look again; false: ctx has ended.
+func (a *Agent) next(ctx context.Context, tick <-chan time.Time) bool {
+	pause := time.NewTimer(hintPause)
+	defer pause.Stop()
+	var hint chan struct{} // nil: hints wait
+	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return false
 		case <-a.wake:
-		case <-tick.C:
+			return true
+		case <-tick:
+			return true
+		case <-hint:
+			return true
+		case <-pause.C:
+			hint = a.hint
 		}
 	}
 }

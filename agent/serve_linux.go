@@ -86,7 +86,7 @@ func openMachine(cfg Config, id *state.Identity) (_ *machine, err error) {
 	}
 	m.recorder = newRecorder(collector)
 	m.members = gossip.New(gossip.Config{
-		Node: id.Node, Address: cfg.GossipAddress, Port: cfg.GossipPort, Log: cfg.Log, Wake: func() { m.agent.Wake() },
+		Node: id.Node, Address: cfg.GossipAddress, Port: cfg.GossipPort, Log: cfg.Log, Wake: func() { m.agent.Hint() },
 	})
 	m.agent = New(cfg, Edges{
 		Host: m.host, Wire: wire.NewUAPI(cfg.TunnelSocket), Datapath: programs{m.datapath}, Names: m.resolver,
