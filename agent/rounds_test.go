@@ -43,7 +43,7 @@ func TestHintsDoNotKeepTheLoopBusy(t *testing.T) {
 		if n := b.rounds() - before; n < 5 || n > 15 {
 			t.Errorf("%d rounds in ten seconds of hints, want about ten with those of the clock", n)
 		}
-		<-time.After(time.Second + hintPause) // between two ticks
+		<-time.After(hintPause + hintPause/2) // between two ticks
 		before = b.rounds()
 		for range 5 {
 			b.agent.Wake()
