@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -320,7 +321,7 @@ func (a *Agent) report(ctx context.Context) error {
 func (a *Agent) nodeStatus() api.NodeStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := api.NodeStatus{Node: a.id.Node, SeenAt: time.Now(), Errors: slices.Clone(a.errors)}
+	s := api.NodeStatus{Node: a.id.Node, SeenAt: time.Now(), Errors: reported(a.errors)}
 	if a.applied != nil {
 		s.Revision, s.Generation = a.applied.Revision, a.applied.Generation
 		for _, e := range a.applied.ENIs {
@@ -329,6 +330,21 @@ func (a *Agent) nodeStatus() api.NodeStatus {
 		slices.Sort(s.Attached)
 	}
 	return s
+}
+
+// reported are errors as the control plane takes them: the first, shortened.
+func reported(errors []string) []string {
+	out := slices.Clone(errors)
+	if over := len(out) - api.MaxStatusErrors; over > 0 {
+		out = append(out[:api.MaxStatusErrors-1], fmt.Sprintf("%d more: see culvert status on this node", over+1))
+	}
+	const ellipsis = "…"
+	for i, e := range out {
+		if len(e) > api.MaxStatusErrorLen {
+			out[i] = strings.ToValidUTF8(e[:api.MaxStatusErrorLen-len(ellipsis)], "") + ellipsis
+		}
+	}
+	return out
 }
 
 // removeReady takes back what writeReady said.

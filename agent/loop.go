@@ -150,6 +150,9 @@ func (a *Agent) round(ctx context.Context) []error {
 	if applied {
 		t.publish()
 	}
+	for _, problem := range t.plan.Problems {
+		t.errs = append(t.errs, errors.New(problem))
+	}
 	return t.errs
 }
 

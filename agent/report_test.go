@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/plan"
+)
+
+// What does not fit the node is said where people look, and what is revoked meanwhile goes.
+func TestTooLargeViewIsSaid(t *testing.T) {
+	b := newBench(t)
+	b.hear(testView(1))
+	b.attach()
+	b.mustRound()
+	v := testView(2)
+	v.Names = nil
+	for i := range plan.MaxForwarders + 1 {
+		v.VPCs[0].Forwarders = append(v.VPCs[0].Forwarders, fmt.Sprintf("tls://192.0.2.%d", i))
+	}
+	b.hear(v)
+	_, errs := b.round()
+	if len(errs) != 1 || !strings.HasPrefix(errs[0].Error(), "forwarders: 1 of account 1 left out (vpc-1)") {
+		t.Errorf("errors %v", errs)
+	}
+	if len(b.names) != 0 || b.agent.lastPlan().Revision != 2 {
+		t.Errorf("names %v, revision %d", b.names, b.agent.lastPlan().Revision)
+	}
+	s, err := b.agent.Status(t.Context())
+	if err != nil || !slices.Contains(s.Errors, errs[0].Error()) || !slices.Contains(b.agent.nodeStatus().Errors, errs[0].Error()) {
+		t.Errorf("status %v, %v; report %v", s.Errors, err, b.agent.nodeStatus().Errors)
+	}
+}
+
+// A report that the control plane refuses for its length would make the node look dead.
+func TestReportedErrorsAreBounded(t *testing.T) {
+	many := slices.Repeat([]string{strings.Repeat("é", api.MaxStatusErrorLen)}, api.MaxStatusErrors+7)
+	got := reported(many)
+	if len(got) != api.MaxStatusErrors || !strings.HasPrefix(got[len(got)-1], "8 more: ") {
+		t.Errorf("%d errors, the last %q", len(got), got[len(got)-1])
+	}
+	if e := got[0]; len(e) > api.MaxStatusErrorLen || !strings.HasSuffix(e, "é…") || strings.ToValidUTF8(e, "?") != e {
+		t.Errorf("an error of %d bytes", len(e))
+	}
+	if few := many[:api.MaxStatusErrors]; len(reported(few)) != len(few) || len(few[0]) != 2*api.MaxStatusErrorLen {
+		t.Error("what fits is not left as it is")
+	}
+}
