@@ -176,6 +176,7 @@ type Agent struct {
 	linkErrors  map[string]error
 	linksSeen   uint64 // the round that linkErrors are of
 	errors      []string
+	warned      bool // that there is no view
 }
 
 // New makes an agent; it does nothing yet.

@@ -81,14 +81,32 @@ func (a *Agent) finishRound(errs []error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.logRound(errs, texts)
+	a.errors = texts
+	close(a.roundDone)
+	a.roundDone = make(chan struct{})
+}
+
+// errNoView is normal for a moment: at a node's first start, the control plane has not been heard.
+var errNoView = errors.New("no view yet: the control plane has not been heard, and none is on disk")
+
+// viewPatience is how long no view is not worth a warning.
+const viewPatience = 5 * time.Second
+
+// logRound logs errors that the round before did not have. With a.mu.
+func (a *Agent) logRound(errs []error, texts []string) {
+	if len(errs) == 1 && errors.Is(errs[0], errNoView) {
+		if !a.warned && time.Since(a.made) >= viewPatience {
+			a.warned = true
+			a.log.Warn("round", "error", errNoView)
+		}
+		return
+	}
 	if !slices.Equal(texts, a.errors) {
 		for _, t := range texts {
 			a.log.Error("round", "error", t)
 		}
 	}
-	a.errors = texts
-	close(a.roundDone)
-	a.roundDone = make(chan struct{})
 }
 
 // turn is one round's working state.
@@ -119,7 +137,7 @@ func (a *Agent) round(ctx context.Context) []error {
 	t.facts.Config.TunnelMTU = uint16(a.cfg.TunnelMTU)
 	t.view, t.signed = a.box.latest()
 	if t.view == nil {
-		return []error{errors.New("no view yet: the control plane has not been heard, and none is on disk")}
+		return []error{errNoView}
 	}
 	a.mu.Lock()
 	a.begun++

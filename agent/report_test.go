@@ -1,10 +1,16 @@
 package agent
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/plan"
@@ -48,4 +54,48 @@ func TestReportedErrorsAreBounded(t *testing.T) {
 	if few := many[:api.MaxStatusErrors]; len(reported(few)) != len(few) || len(few[0]) != 2*api.MaxStatusErrorLen {
 		t.Error("what fits is not left as it is")
 	}
+}
+
+// lines collects what is logged.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) count(of string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), of)
+}
+
+// A first start without a view is normal, and is said only when it lasts.
+func TestNoViewYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, log := newBench(t), &lines{}
+		b.agent.log = slog.New(slog.NewTextHandler(log, nil))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- b.agent.loop(ctx) }()
+		<-time.After(viewPatience - time.Second)
+		if n := log.count("no view yet"); n != 0 {
+			t.Errorf("logged %d times within moments", n)
+		}
+		if s, err := b.agent.Status(ctx); err != nil || len(s.Errors) != 1 || !strings.Contains(s.Errors[0], "no view yet") {
+			t.Errorf("status %v, %v", s.Errors, err)
+		}
+		<-time.After(time.Minute)
+		if n, errs := log.count("level=WARN"), log.count("level=ERROR"); n != 1 || errs != 0 || log.count("no view yet") != 1 {
+			t.Errorf("%d warnings and %d errors after a minute", n, errs)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
