@@ -308,3 +308,38 @@ func TestLostAttachmentsAreBounded(t *testing.T) {
 		t.Error("one is up")
 	}
 }
+
+// A namespace ends before its ENI is detached, or unbound from the node: the door and the resolver file go as well.
+func TestNothingStaysOfAnENIWhoseNamespaceWasFirst(t *testing.T) {
+	const cart = "/run/netns/cart"
+	for name, end := range map[string]func(b *bench){
+		"detached": func(b *bench) {
+			if err := b.agent.dropAttachment(eni); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"unbound": func(b *bench) {
+			v := testView(2)
+			v.ENIs = nil
+			b.hear(v)
+		},
+	} {
+		b := newBench(t)
+		b.hear(testView(1))
+		b.attach()
+		b.mustRound()
+		door := host.VethName(eni)
+		if !slices.Contains(b.host.Doors(), door) || b.host.ResolverFile(cart) == "" {
+			t.Fatalf("doors %v, resolver %q", b.host.Doors(), b.host.ResolverFile(cart))
+		}
+		b.host.RemoveNamespace(cart)
+		end(b)
+		b.round()
+		if slices.Contains(b.host.Doors(), door) {
+			t.Errorf("%s: the door stays", name)
+		}
+		if f := b.host.ResolverFile(cart); name == "detached" && f != "" {
+			t.Errorf("%s: the resolver file stays: %s", name, f)
+		}
+	}
+}
