@@ -26,8 +26,11 @@ func (cannedAgent) Status(context.Context) (local.Status, error) {
 	return local.Status{Node: "node-0a1b2c3d4e5f60718", Name: "node-a", Version: "v0-test", Revision: 7, Generation: 3,
 		ViewAge: 4 * time.Second, Connected: true, Errors: []string{"table routes: no such device"}, Flows: 2,
 		Peers: []local.PeerStatus{{Node: "node-0a1b2c3d4e5f60719", Underlay: "192.0.2.2:51820", RxBytes: 148, TxBytes: 92}},
-		Workloads: []local.Workload{{ENI: "eni-0a1b2c3d4e5f60718", Address: netip.MustParseAddr("10.0.1.5"),
-			Netns: "/run/netns/cart", Interface: "eni0", State: "up"}},
+		Workloads: []local.Workload{
+			{ENI: "eni-0a1b2c3d4e5f60718", Address: netip.MustParseAddr("10.0.1.5"), Netns: "/run/netns/cart", Interface: "eni0",
+				State: "up"},
+			{ENI: "eni-0a1b2c3d4e5f60719", Netns: "/proc/4711/ns/net", Interface: "eni0", State: "detached: /proc/4711/ns/net is gone"},
+		},
 		Counters: []local.Counter{{ENI: "eni-0a1b2c3d4e5f60718", Hook: "workload", Reason: "FORWARDED", Packets: 9, Bytes: 900}},
 	}, nil
 }

@@ -134,7 +134,11 @@ func writeNode(w io.Writer, n *local.Status, counters bool) error {
 		peers = append(peers, []string{p.Node, p.Underlay, stamp(p.LastHandshake), number(p.RxBytes), number(p.TxBytes)})
 	}
 	for _, x := range n.Workloads {
-		workloads = append(workloads, []string{x.ENI, x.Address.String(), x.Netns, x.Interface, x.State})
+		address := "-" // not up
+		if x.Address.IsValid() {
+			address = x.Address.String()
+		}
+		workloads = append(workloads, []string{x.ENI, address, x.Netns, x.Interface, x.State})
 	}
 	for _, c := range n.Counters {
 		counts = append(counts, []string{c.ENI, c.Hook, c.Reason, number(c.Packets), number(c.Bytes)})
