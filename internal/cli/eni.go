@@ -139,7 +139,10 @@ func (a *app) eniAttach() *cobra.Command {
 Put a workload's network interface into an existing network namespace of this machine, and return when it forwards. The
 namespace is named as by ip netns, or given as a path, or as that of a process. The agent here does it, so this needs
 root. An interface that is bound to no node is bound to this one first, which needs a server and an API key; bound
-already and named by id, it is attached without the server.`, `
+already and named by id, it is attached without the server.
+
+Under a name that is root's alone, a namespace that is made anew, also at boot, gets the interface again. That of a
+process has it until it ends; then attach it anew.`, `
   culvert eni attach cart --netns cart --default-route
   culvert eni attach eni-0a1b2c3d4e5f60718 --pid 4711 --interface eth1`,
 		func(cmd *cobra.Command, args []string) error {
