@@ -25,7 +25,8 @@ type FlowTuple struct {
 }
 
 // FlowRecord is one flow at one node over one aggregation interval, or the aggregate of refusals of one kind. Both ends
-// of a flow that crosses nodes write one. Counts are of tenant IP packets and bytes, offload expanded.
+// of a flow that crosses nodes write one. Counts are of tenant IP packets and bytes, offload expanded. The control plane gives an
+// account the records of the other side of a connection without what tells of that side's own network: those fields are empty.
 type FlowRecord struct {
 	// Node, Boot and Sequence identify the record: Sequence has no gaps within a boot of the agent's log.
 	Node     string `json:"node"` // node id

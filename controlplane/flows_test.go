@@ -95,6 +95,19 @@ func TestFlowsAreScoped(t *testing.T) {
 			t.Errorf("%+v: got %v, want %v", c.q, got, c.want)
 		}
 	}
+	// Each side sees of it what it may.
+	for who, want := range map[*client.Client]string{shop: "", pay: e.ID, l.admin(): e.ID} {
+		q := api.FlowQuery{FlowFilter: api.FlowFilter{Service: "pay/ledger"}}
+		if err := who.Flows(l.ctx(), q, func(got api.FlowEnvelope) error {
+			var r api.FlowRecord
+			if err := json.Unmarshal(got.Record, &r); err != nil || r.Sequence != 2 || r.Interface != want {
+				t.Errorf("%s, %v; want the interface %q", got.Record, err, want)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}
 	// What is deleted still has its records.
 	must(pay.DeregisterTargets(l.ctx(), "ledger", []api.TargetRequest{{ENI: "third"}}))(t)
 	must(pay.DeleteENI(l.ctx(), "third"))(t)

@@ -44,9 +44,9 @@ func (l *Log) Query(ctx context.Context, account string, q api.FlowQuery, each f
 		bell, r = l.subscribe()
 		defer l.unsubscribe(bell)
 	}
-	match := matcher(account, q)
+	show := shower(account, q)
 	sent := map[source]*spans{} // what the files gave, so that the live part does not give it again
-	found, err := l.newest(q, limit, match)
+	found, err := l.newest(q, limit, show)
 	if err != nil {
 		return err
 	}
@@ -64,10 +64,13 @@ func (l *Log) Query(ctx context.Context, account string, q api.FlowQuery, each f
 		return nil
 	}
 	return l.follow(ctx, r, bell, wake, idle, func(e api.FlowEnvelope) error {
-		if s := sent[source{e.Node, e.Boot}]; s != nil && s.has(e.Seq) || !match(e) {
+		if s := sent[source{e.Node, e.Boot}]; s != nil && s.has(e.Seq) {
 			return nil
 		}
-		return each(e)
+		if e, ok := show(e); ok {
+			return each(e)
+		}
+		return nil
 	})
 }
 
@@ -99,7 +102,7 @@ func (l *Log) follow(ctx context.Context, r *reader, bell, wake <-chan struct{},
 }
 
 // newest reads the files of the days asked for.
-func (l *Log) newest(q api.FlowQuery, limit int, match func(api.FlowEnvelope) bool) ([]stored, error) {
+func (l *Log) newest(q api.FlowQuery, limit int, show func(api.FlowEnvelope) (api.FlowEnvelope, bool)) ([]stored, error) {
 	days, err := l.days()
 	if err != nil {
 		return nil, err
@@ -114,7 +117,7 @@ func (l *Log) newest(q api.FlowQuery, limit int, match func(api.FlowEnvelope) bo
 		}
 		var today []stored
 		err := l.scan(day, func(e api.FlowEnvelope) error {
-			if match(e) {
+			if e, ok := show(e); ok {
 				today = append(today, stored{e, len(today)})
 			}
 			if len(today) >= 2*limit+1024 { // keep memory bounded: records come nearly in order
@@ -135,24 +138,25 @@ func (l *Log) newest(q api.FlowQuery, limit int, match func(api.FlowEnvelope) bo
 	return found[max(0, len(found)-limit):], nil
 }
 
-// matcher decides by the envelope, and by the record where the query asks for more.
-func matcher(account string, q api.FlowQuery) func(api.FlowEnvelope) bool {
+// shower decides by the envelope, and by the record where the query asks for more, and gives what the account may see of it. What
+// it may not see does not decide: an answer would tell it.
+func shower(account string, q api.FlowQuery) func(api.FlowEnvelope) (api.FlowEnvelope, bool) {
 	// The envelope's End decides about time here, as documented; the rest is the record's.
 	detailed := q.FlowFilter
 	detailed.Limit, detailed.Since, detailed.Until = 0, time.Time{}, time.Time{}
-	needsRecord := detailed != api.FlowFilter{}
-	return func(e api.FlowEnvelope) bool {
+	needsRecord := account != "" || detailed != api.FlowFilter{}
+	return func(e api.FlowEnvelope) (api.FlowEnvelope, bool) {
 		if account != "" && !slices.Contains(e.Accounts, account) {
-			return false
+			return e, false
 		}
 		if !q.Since.IsZero() && e.End.Before(q.Since) || !q.Until.IsZero() && !e.End.Before(q.Until) {
-			return false
+			return e, false
 		}
 		if !needsRecord {
-			return true
+			return e, true
 		}
-		var r api.FlowRecord
-		return json.Unmarshal(e.Record, &r) == nil && detailed.Match(&r)
+		e, r, ok := redact(account, e)
+		return e, ok && detailed.Match(&r)
 	}
 }
 
