@@ -284,6 +284,9 @@ func writing[I any, P interface {
 			if err := c.chooseAccount(); err != nil {
 				return err
 			}
+			if e := s.mayAdd(who, o); e != nil {
+				return e
+			}
 			out, err = once(c, o.id, opts.IdempotencyKey, in, func() (*T, error) { return f(c, P(in)) })
 			if err != nil {
 				return err

@@ -30,6 +30,7 @@ func (s *Server) keepHouse(ctx context.Context) {
 	var swept time.Time
 	for {
 		now := s.cfg.Now()
+		s.due(ctx, "look how full the store is", s.lookAtRoom)
 		s.due(ctx, "expire connections and tokens", s.expire)
 		s.saveStatuses(ctx)
 		s.due(ctx, "save what nodes have to do with", s.saveRelated)

@@ -79,6 +79,35 @@ func (s *Server) mayAsk(w http.ResponseWriter, who *caller, writes bool) *api.Er
 		"%s asks more often than it may", who.id())
 }
 
+// tightAt is how full the store may get by what accounts do. The rest is for what nodes must and administrators repair.
+const tightAt = 0.8
+
+// lookAtRoom finds out whether the store is nearly full.
+func (s *Server) lookAtRoom(ctx context.Context) error {
+	fill, err := s.store.Fill(ctx)
+	if err != nil {
+		return err
+	}
+	tight := fill >= tightAt
+	if s.tight.Swap(tight) != tight {
+		s.log.Warn("room in the store", "nearly_full", tight, "filled", fill)
+	}
+	return nil
+}
+
+// mayAdd refuses an account's request that would fill the store further. To take something away stays possible.
+func (s *Server) mayAdd(who *caller, o operation) *api.Error {
+	if !s.tight.Load() || who.key == nil || who.admin() || o.method == http.MethodDelete {
+		return nil
+	}
+	switch o.id {
+	case "reject-connections", "disallow-principals", "deregister-targets":
+		return nil
+	}
+	return api.Errorf(api.CodeLimitExceeded, "", "delete what is not needed and ask an administrator to restart the server, which then makes room",
+		"the server's store is nearly full")
+}
+
 // forgetRates is housekeeping.
 func (s *Server) forgetRates(context.Context) error {
 	s.rates.forget(s.cfg.Now())

@@ -148,3 +148,40 @@ func TestAnswersOfAKeyAreBounded(t *testing.T) {
 		t.Errorf("%d answers", len(kvs))
 	}
 }
+
+func TestAStoreThatIsNearlyFull(t *testing.T) {
+	mem := store.NewMem()
+	l := mesh(t, func(c *Config) { c.Store, c.Tick = mem, 10*time.Millisecond })
+	shop, pay, admin := l.as("shop"), l.as("pay"), l.client(l.adminKey, "shop")
+	must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger"}))(t)
+	create := func(c *client.Client) error {
+		_, err := c.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16")})
+		return err
+	}
+	mem.Filled.Store(79)
+	if err := create(shop); err != nil {
+		t.Fatal(err)
+	}
+	mem.Filled.Store(80)
+	l.eventually("the server to notice", func() bool { return l.s.tight.Load() })
+	if e := wantCode(t, create(shop), api.CodeLimitExceeded); e.Remedy == "" {
+		t.Errorf("%v", e)
+	}
+	_, err := pay.AcceptConnections(l.ctx(), "ledger", []string{"ledger"})
+	wantCode(t, err, api.CodeLimitExceeded)
+	// To take away is possible, and so is what nodes and administrators do.
+	must(pay.RejectConnections(l.ctx(), "ledger", []string{"ledger"}))(t)
+	must(pay.DisallowPrincipals(l.ctx(), "ledger", []string{"shop"}))(t)
+	must(pay.DeregisterTargets(l.ctx(), "ledger", []api.TargetRequest{{ENI: "ledger"}}))(t)
+	must(shop.DeleteEndpoint(l.ctx(), "ledger"))(t)
+	l.renewed(l.host("host-c"))
+	must(l.admin().RevokeNode(l.ctx(), "host-c"))(t)
+	if err := create(admin); err != nil {
+		t.Error(err)
+	}
+	mem.Filled.Store(70)
+	l.eventually("the server to notice", func() bool { return !l.s.tight.Load() })
+	if err := create(shop); err != nil {
+		t.Error(err)
+	}
+}

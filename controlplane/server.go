@@ -94,6 +94,7 @@ type Server struct {
 	refusals refusals
 	rates    rates
 	answers  answers
+	tight    atomic.Bool // the store is nearly full
 	// refusedFlows are flow records that nodes may not write.
 	refusedFlows refusedFlows
 

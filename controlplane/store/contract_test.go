@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -347,5 +350,50 @@ func TestClosedStoreRefuses(t *testing.T) {
 	run(t, s)()
 	if _, err := s.Txn(t.Context(), nothing); !errors.Is(err, ErrNotReady) {
 		t.Errorf("after Run: %v", err)
+	}
+}
+
+// A file that has grown is reported, and is smaller after the next start when little of it is used.
+func TestFillAndShrink(t *testing.T) {
+	cfg := EtcdConfig{Dir: t.TempDir(), NoSync: true, quota: 64 << 20}
+	s := NewEtcd(cfg)
+	stop := run(t, s)
+	fill := func() float64 {
+		t.Helper()
+		f, err := s.Fill(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	if f := fill(); f <= 0 || f > 0.1 {
+		t.Errorf("new: %.3f", f)
+	}
+	writes := 0
+	for ; fill() < 0.5; writes++ { // the file grows a moment later
+		if err := s.Put(t.Context(), "big", bytes.Repeat([]byte{byte(writes)}, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	full := fill()
+	c := s.client.Load()
+	last, err := c.Get(t.Context(), root+"big")
+	if err == nil {
+		_, err = c.Compact(t.Context(), last.Header.Revision, clientv3.WithCompactPhysical())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	s = NewEtcd(cfg)
+	run(t, s)
+	if f := fill(); f > full/2 {
+		t.Errorf("%.3f, and after a start %.3f", full, f)
+	}
+	if v, err := s.Get(t.Context(), "big"); err != nil || len(v) != 1<<20 || v[0] != byte(writes-1) {
+		t.Errorf("%d bytes, %v", len(v), err)
+	}
+	if _, err := NewEtcd(cfg).Fill(t.Context()); !errors.Is(err, ErrNotReady) {
+		t.Errorf("not open: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.uber.org/zap"
 )
 
@@ -28,6 +30,9 @@ const (
 	// maxAttempts bounds how often a transaction runs again after it lost a race with another server.
 	maxAttempts = 32
 	dialTimeout = 10 * time.Second
+	// defaultQuota is how large the file of an embedded etcd may get, in bytes; etcdQuota is an external one's, unless it says so.
+	defaultQuota = 4 << 30
+	etcdQuota    = 2 << 30
 )
 
 // EtcdConfig says which etcd. Exactly one of Dir and Endpoints is given.
@@ -40,6 +45,8 @@ type EtcdConfig struct {
 	// NoSync leaves out fsync. For tests only: a crash of the machine loses data.
 	NoSync bool
 	Log    *slog.Logger
+
+	quota int64 // bytes of an embedded one; tests have less
 }
 
 // Etcd is the store on etcd.
@@ -117,8 +124,37 @@ func (e *Etcd) open(ctx context.Context) (*clientv3.Client, func(), error) {
 		stop()
 		return nil, nil, ctx.Err()
 	}
+	e.shrink(server.Server.Backend())
 	c := v3client.New(server.Server)
 	return c, func() { _ = c.Close(); stop() }, nil
+}
+
+// shrink rewrites the file of an embedded etcd when a good part of it is free: it never gets smaller by itself, and it is the file
+// that must not outgrow the quota. That takes seconds in which nothing else is possible, so it is done at the start.
+func (e *Etcd) shrink(file backend.Backend) {
+	if size := file.Size(); size < cmp.Or(e.cfg.quota, defaultQuota)/4 || file.SizeInUse() > size*3/4 {
+		return
+	}
+	if err := file.Defrag(); err != nil {
+		e.cfg.Log.Warn("store not made smaller", "error", err)
+	}
+}
+
+// Fill implements Store.
+func (e *Etcd) Fill(ctx context.Context) (float64, error) {
+	c := e.client.Load()
+	if c == nil {
+		return 0, ErrNotReady
+	}
+	endpoint := ""
+	if len(e.cfg.Endpoints) > 0 {
+		endpoint = e.cfg.Endpoints[0]
+	}
+	st, err := c.Status(ctx, endpoint)
+	if err != nil {
+		return 0, fmt.Errorf("store: size: %w", err)
+	}
+	return float64(st.DbSize) / float64(cmp.Or(st.DbSizeQuota, etcdQuota)), nil
 }
 
 // embedConfig is a single member that listens nowhere. Its URLs are labels that etcd demands and nobody dials.
@@ -133,7 +169,7 @@ func embedConfig(cfg EtcdConfig) *embed.Config {
 	// With one member an election has one voter: no reason to wait for it.
 	c.TickMs, c.ElectionMs = 10, 100
 	c.MaxTxnOps, c.MaxRequestBytes = maxTxnOps, maxRequestBytes
-	c.QuotaBackendBytes = 4 << 30
+	c.QuotaBackendBytes = cmp.Or(cfg.quota, defaultQuota)
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
 	c.UnsafeNoFsync = cfg.NoSync
 	c.EnableGRPCGateway = false

@@ -17,6 +17,8 @@ type Mem struct {
 	kvMu sync.Mutex
 	kv   map[string][]byte
 	rev  int64
+	// Filled is what Fill answers, in percent.
+	Filled atomic.Int64
 }
 
 // NewMem makes an empty store.
@@ -104,5 +106,8 @@ func (m *Mem) List(_ context.Context, prefix, after string, limit int) ([]KV, er
 	}
 	return out, nil
 }
+
+// Fill implements Store.
+func (m *Mem) Fill(context.Context) (float64, error) { return float64(m.Filled.Load()) / 100, nil }
 
 var _ Store = (*Mem)(nil)

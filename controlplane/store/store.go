@@ -35,6 +35,8 @@ type Store interface {
 	Delete(ctx context.Context, key string) error
 	// List returns at most limit side keys that begin with prefix and sort behind after, in order.
 	List(ctx context.Context, prefix, after string, limit int) ([]KV, error)
+	// Fill is how much of its room the store takes, from 0 to 1. When it is full it refuses every write.
+	Fill(ctx context.Context) (float64, error)
 }
 
 // KV is a side key.
