@@ -12,7 +12,7 @@ import (
 // Apply moves the tables to the plan and reports whether anything differed. What rows refer to (rule sets, target tables)
 // comes first and goes last; of the rows themselves those that are gone go before any comes, so an address that has a
 // new owner never meets an old permission; the configuration with its generation comes last of all. After an error the
-// next call starts from what the kernel then holds.
+// next call starts from what the kernel then holds. Pins that somebody removed are made again.
 func (d *Datapath) Apply(ctx context.Context, p *plan.Plan) (changed bool, err error) {
 	want, err := encode(p)
 	if err != nil {
@@ -20,6 +20,7 @@ func (d *Datapath) Apply(ctx context.Context, p *plan.Plan) (changed bool, err e
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer func() { err = errors.Join(err, d.keepPins()) }()
 	sets, tables := d.ruleSets(want.ruleSets), d.targetTables(want.targetTables)
 	if err := errors.Join(sets.diff(ctx), tables.diff(ctx)); err != nil {
 		return false, err

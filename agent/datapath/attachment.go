@@ -20,6 +20,9 @@ type attachment interface {
 	replace(p *ebpf.Program) error
 	// release takes it off the interface and unpins it. What is gone is no error.
 	release() error
+	// path is where it is pinned; pinAgain pins it there, with its program, after somebody else removed the pin.
+	path() string
+	pinAgain(p *ebpf.Program) error
 	// close lets go of it and leaves it where it is.
 	close() error
 }
