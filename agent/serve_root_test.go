@@ -242,7 +242,7 @@ func TestServeFromDiskThroughCrashAndLeave(t *testing.T) {
 	netlab.Eventually(t, patience, func() bool { return len(m.flows(eni, 53)) > 0 && len(m.flows(tillENI, 80)) > 0 },
 		"the name's and the connection's flows are recorded, the latter at its receiver too")
 	out, err := m.node.Try(os.Args[0], childArg, string(mustJSON(t, m.cfg)))
-	if err == nil || !strings.Contains(out, "an agent runs with this data directory") {
+	if err == nil || !strings.Contains(out, "another process works with this data directory") {
 		t.Errorf("a second agent: %v, %s", err, out)
 	}
 

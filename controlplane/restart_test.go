@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/controlplane/store"
@@ -68,6 +70,17 @@ func TestRestartKeepsEverything(t *testing.T) {
 	}
 	must(again.as("shop").CreateEndpoint(again.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "second"}))(t)
 	again.check()
+}
+
+// A second server on the same directory is refused at once, and the first one does not notice.
+func TestOneServerPerDirectory(t *testing.T) {
+	var dir string
+	l := startLab(t, func(c *Config) { dir = c.DataDir })
+	other := New(Config{DataDir: dir, Listen: []string{"unix:" + filepath.Join(t.TempDir(), "s")}})
+	if err := other.Run(t.Context()); !errors.Is(err, state.ErrLocked) || !strings.Contains(err.Error(), "--data-dir") {
+		t.Errorf("a second server: %v", err)
+	}
+	must(l.admin().Status(l.ctx()))(t)
 }
 
 func TestHousekeeping(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/controlplane/ca"
@@ -143,6 +144,11 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("server: make data directory: %w", err)
 	}
+	unlock, err := state.Dir(s.cfg.DataDir).Lock() // the store would wait for the other one, and say nothing
+	if err != nil {
+		return fmt.Errorf("server: %w: stop it, or choose another --data-dir", err)
+	}
+	defer unlock()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// The store outlives everything that uses it.

@@ -12,7 +12,7 @@ import (
 const lockFile = "lock"
 
 // ErrLocked says that another process works on the directory.
-var ErrLocked = errors.New("an agent runs with this data directory")
+var ErrLocked = errors.New("another process works with this data directory")
 
 // Lock makes the caller the directory's only owner until unlock, or until its process ends. It does not wait: ErrLocked.
 func (d Dir) Lock() (unlock func(), err error) {
