@@ -272,8 +272,8 @@ func (k *kernel) run(p *plan.Plan, packet verdict.Packet, want verdict.Verdict) 
 	return k.compareTouched(want)
 }
 
-// expire marks the flow of an entry; late: as if the newest packet were not the one that the sweep saw.
-func (k *kernel) expire(key verdict.FlowKey, late bool) {
+// expire marks the flow of an entry with a flag; late: as if the newest packet were not the one that the sweep saw.
+func (k *kernel) expire(key verdict.FlowKey, flag bpf.FlowFlag, late bool) {
 	k.t.Helper()
 	var own, pair bpf.Flow
 	flows := k.coll.Maps[bpf.ABIMapFlows]
@@ -283,7 +283,7 @@ func (k *kernel) expire(key verdict.FlowKey, late bool) {
 	if err := flows.Lookup(own.Reverse, &pair); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		k.t.Fatal(err)
 	}
-	mark := bpf.FlowMark{Key: own.Key, Id: own.Id, Flag: uint32(bpf.FlowExpired), LastNs: max(own.LastNs, pair.LastNs)}
+	mark := bpf.FlowMark{Key: own.Key, Id: own.Id, Flag: uint32(flag), LastNs: max(own.LastNs, pair.LastNs)}
 	want := 1
 	if late {
 		mark.LastNs--

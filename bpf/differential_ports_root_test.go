@@ -14,7 +14,7 @@ import (
 
 // The search for a port, try by try: with every number of candidates taken by others, kernel and oracle choose the same
 // or give up together. Taken means by an entry of another flow, or by one of this flow that is dead; an orphan
-// of this flow is free, and so is what expired.
+// of this flow is free, and so is what expired, but for the port of another flow to a provider.
 func TestPortSearch(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: loads BPF programs")
@@ -44,7 +44,10 @@ func TestPortSearch(t *testing.T) {
 			k.apply(p)
 			opening, reverse := search(t, p, c.packet)
 			for taken := range verdict.PortTries + 3 {
-				for _, flags := range []uint8{0, verdict.FlowDead, verdict.FlowClosed, verdict.FlowExpired, orphan} {
+				for _, flags := range []uint8{
+					0, verdict.FlowDead, verdict.FlowClosed, verdict.FlowExpired, verdict.FlowExpired | verdict.FlowDestTagged,
+					another | verdict.FlowExpired, held, held | verdict.FlowDead, held | verdict.FlowClosed, orphan,
+				} {
 					portSearch(t, k, p, c.packet, opening, reverse, taken, flags)
 				}
 			}
@@ -52,8 +55,14 @@ func TestPortSearch(t *testing.T) {
 	}
 }
 
-// orphan marks occupying entries that name the flow itself as their reverse.
-const orphan = 0xff
+const (
+	// another, which is no flag of an entry, marks occupying entries that name another flow as their reverse.
+	another = 0x40
+	// held marks those of another flow to a provider, whose time is over.
+	held = another | verdict.FlowExpired | verdict.FlowDestTagged
+	// orphan marks occupying entries that name the flow itself as their reverse.
+	orphan = 0xff
+)
 
 // search lets the oracle open the flow freely and returns the keys of its entries.
 func search(t *testing.T, p *plan.Plan, packet verdict.Packet) (opening, reverse verdict.FlowKey) {
@@ -75,8 +84,8 @@ func portSearch(t *testing.T, k *kernel, p *plan.Plan, packet verdict.Packet, op
 			key.DestPort = plan.SNATPort(api.AddrHost(opening.Source), api.AddrHost(opening.Dest), opening.SourcePort, opening.DestPort,
 				opening.Protocol, opening.VPC, uint32(try))
 		}
-		f := verdict.Flow{Source: opening.Source, Dest: opening.Dest, Reverse: opening, Flags: flags, Generation: 1}
-		if flags == 0 {
+		f := verdict.Flow{Source: opening.Source, Dest: opening.Dest, Reverse: opening, Flags: flags &^ another, Generation: 1}
+		if flags == 0 || flags != orphan && flags&another != 0 {
 			f.Reverse.SourcePort++
 		}
 		if flags == orphan {
@@ -91,7 +100,8 @@ func portSearch(t *testing.T, k *kernel, p *plan.Plan, packet verdict.Packet, op
 	}
 	v := verdict.Decide(p, s, packet)
 	want := verdict.ReasonForwarded
-	if taken > verdict.PortTries && flags != verdict.FlowExpired && !(flags == orphan && taken == verdict.PortTries+1) {
+	free := flags != orphan && flags&verdict.FlowExpired != 0 && (flags&held != held || flags&verdict.FlowClosed != 0)
+	if taken > verdict.PortTries && !free && !(flags == orphan && taken == verdict.PortTries+1) {
 		want = verdict.ReasonSNATPortsExhausted
 	}
 	if v.Reason != want {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/controlplane/view"
 	"github.com/culvert-net/culvert/internal/plantest"
 	"github.com/culvert-net/culvert/internal/worlds"
@@ -129,7 +130,8 @@ func (x *traffic) change() {
 	x.replan()
 }
 
-// expire marks a flow of the tested node as the agent's sweep does, or tries to when a packet came since it looked.
+// expire marks a flow of the tested node, as over or as revoked, as the agent's sweep does, or tries to when a packet came
+// since it looked. Half of them are a provider's, if there are any.
 func (x *traffic) expire() {
 	x.t.Helper()
 	flows := x.nodes[x.tested].state.Flows
@@ -137,15 +139,23 @@ func (x *traffic) expire() {
 		return
 	}
 	keys := slices.SortedFunc(maps.Keys(flows), compareKeys)
-	key := keys[x.rng.IntN(len(keys))]
-	late := x.rng.IntN(5) == 0
-	x.kernel.expire(key, late)
+	if ports := slices.DeleteFunc(slices.Clone(keys), func(k verdict.FlowKey) bool {
+		return k.View != verdict.ViewProvider
+	}); len(ports) > 0 && x.rng.IntN(2) == 0 {
+		keys = ports
+	}
+	key, flag := keys[x.rng.IntN(len(keys))], verdict.FlowExpired
+	if x.rng.IntN(4) == 0 {
+		flag = verdict.FlowDead
+	}
+	late := flag == verdict.FlowExpired && x.rng.IntN(5) == 0
+	x.kernel.expire(key, bpf.FlowFlag(flag), late)
 	if late {
 		return
 	}
 	for _, k := range []verdict.FlowKey{key, flows[key].Reverse} {
 		if f, ok := flows[k]; ok {
-			f.Flags |= verdict.FlowExpired
+			f.Flags |= uint8(flag)
 			flows[k] = f
 		}
 	}

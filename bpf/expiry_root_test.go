@@ -63,7 +63,8 @@ func (n *node) anew(old Flow) {
 	}
 }
 
-// A flow whose time is over is as good as absent, whatever comes: what may open a flow does, the rest has none.
+// A flow whose time is over is as good as absent, whatever comes: what may open a flow does, the rest has none. At the
+// provider only what opens it anew takes its entries away.
 func TestExpired(t *testing.T) {
 	a, b := pair(t)
 	for name, c := range map[string]struct {
@@ -71,38 +72,53 @@ func TestExpired(t *testing.T) {
 		first, next func() result
 		reason      Reason // of next; FORWARDED: as the first of a new flow
 		reset       bool
+		left        int // entries
 	}{
 		"UDP": {a,
 			func() result { return a.workload(consumer, cart, sent(frame.UDP(cart+":40000", shelf+":80"), 11)) },
 			func() result { return a.workload(consumer, cart, sent(frame.UDP(cart+":40000", shelf+":80"), 11)) },
-			ReasonForwarded, false},
+			ReasonForwarded, false, 0},
 		"SYN": {a,
 			func() result { return a.workload(consumer, cart, sent(syn(), 11)) },
 			func() result { return a.workload(consumer, cart, sent(syn(), 11)) },
-			ReasonForwarded, false},
+			ReasonForwarded, false, 0},
 		"middle of a connection": {a,
 			func() result { return a.workload(consumer, cart, sent(syn(), 11)) },
 			func() result {
 				return a.workload(consumer, cart, sent(frame.TCP(cart+":40000", endpoint+":443", frame.ACK), 11))
 			},
-			ReasonNoFlow, true},
+			ReasonNoFlow, true, 0},
 		"answer to the consumer": {a,
 			func() result { return a.workload(consumer, cart, sent(syn(), 11)) },
 			func() result {
 				return tunneled(a, frame.TCP(ledger+":8443", cart+":40000", frame.SYN|frame.ACK).
 					Between(mesh, provider, 0, consumer, number))
 			},
-			ReasonNoFlow, false},
+			ReasonNoFlow, false, 0},
 		"SYN to the provider": {b,
 			func() result { return tunneled(b, toProvider()) },
 			func() result { return tunneled(b, toProvider()) },
-			ReasonForwarded, false},
+			ReasonForwarded, false, 0},
 		"answer of the provider": {b,
 			func() result { return tunneled(b, toProvider()) },
 			func() result {
 				return b.workload(provider, ledger, sent(frame.TCP(ledger+":8443", balancer+":40000", frame.ACK), 21))
 			},
-			ReasonNoFlow, true},
+			ReasonNoFlow, true, 2},
+		"middle of a connection to the provider": {b,
+			func() result { return tunneled(b, toProvider()) },
+			func() result {
+				middle := toProvider()
+				middle.Flags = frame.ACK
+				return tunneled(b, middle)
+			},
+			ReasonNoFlow, false, 2},
+		"SYN of the provider": {b,
+			func() result { return tunneled(b, toProvider()) },
+			func() result {
+				return b.workload(provider, ledger, sent(frame.TCP(ledger+":8443", balancer+":40000", frame.SYN), 21))
+			},
+			ReasonNoFlow, true, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			prepare(t, a, b)
@@ -114,8 +130,8 @@ func TestExpired(t *testing.T) {
 				c.node.anew(old)
 				return
 			}
-			if again.outcome.Reason != uint32(c.reason) || len(c.node.flows()) != 0 {
-				t.Errorf("%s and %d entries, want %s and none", Reason(again.outcome.Reason), len(c.node.flows()), c.reason)
+			if again.outcome.Reason != uint32(c.reason) || len(c.node.flows()) != c.left {
+				t.Errorf("%s and %d entries, want %s and %d", Reason(again.outcome.Reason), len(c.node.flows()), c.reason, c.left)
 			}
 			if (again.verdict == actRedirect) != c.reset {
 				t.Errorf("verdict %d, want a RST: %t", again.verdict, c.reset)

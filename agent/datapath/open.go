@@ -57,9 +57,10 @@ type Datapath struct {
 	tables map[uint32]string // contents of inner maps that were put or compared since Open
 	sets   map[uint32]string
 
-	sweepMu sync.Mutex
-	pressed bool         // the flow table was nearly full after the last sweep
-	flows   atomic.Int64 // that were left then
+	sweepMu     sync.Mutex
+	pressed     bool                  // the flow table was nearly full after the last sweep
+	quarantines map[uint64]quarantine // by flow id, as the last sweep saw them
+	flows       atomic.Int64          // that were left then
 }
 
 // Open loads the programs, takes up pinned maps or makes them, and replaces the programs of pinned links. Links whose

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 
 	"golang.org/x/sys/unix"
 
@@ -34,15 +35,15 @@ func (r *rows) connections() map[uint32]bool {
 	return c
 }
 
-// promptRevoked prompts the local ends of flows whose connection is in none of the rows in force. What cannot be sent is
-// left out: such an interface is on its way out, and its flows with it.
+// promptRevoked prompts the local ends of flows whose connection is in none of the rows in force.
 func (d *Datapath) promptRevoked(ctx context.Context, inForce *rows) error {
 	flows, err := d.Flows(ctx)
 	if err != nil {
 		return fmt.Errorf("prompt revoked flows: %w", err)
 	}
 	live := inForce.connections()
-	var fd int
+	p := prompter{log: d.log}
+	defer p.close()
 	for i := range flows {
 		for _, e := range [...]*bpf.Flow{&flows[i].Opening, &flows[i].Reply} {
 			if e.Connection == 0 || live[e.Connection] || e.Key.Protocol != unix.IPPROTO_TCP ||
@@ -53,18 +54,39 @@ func (d *Datapath) promptRevoked(ctx context.Context, inForce *rows) error {
 			if !ok {
 				continue
 			}
-			if fd == 0 {
-				if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
-					return fmt.Errorf("prompt revoked flows: %w", err)
-				}
-				defer unix.Close(fd)
-			}
-			if err := unix.Sendto(fd, promptFrame(e, &eni), 0, &unix.SockaddrLinklayer{Ifindex: int(eni.Ifindex)}); err != nil {
-				d.log.Debug("prompt a revoked flow", "ifindex", eni.Ifindex, "error", err)
+			if err := p.prompt(e, &eni); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
+}
+
+// prompter sends prompts. What cannot be sent is left out: such an interface is on its way out, and its flows with it.
+type prompter struct {
+	log *slog.Logger
+	fd  int // 0: no socket yet
+}
+
+// prompt sends one to the workload that an entry leads to.
+func (p *prompter) prompt(e *bpf.Flow, eni *bpf.ENI) error {
+	if p.fd == 0 {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("prompt ends of flows that are over: %w", err)
+		}
+		p.fd = fd
+	}
+	if err := unix.Sendto(p.fd, promptFrame(e, eni), 0, &unix.SockaddrLinklayer{Ifindex: int(eni.Ifindex)}); err != nil {
+		p.log.Debug("prompt an end of a flow that is over", "ifindex", eni.Ifindex, "error", err)
+	}
+	return nil
+}
+
+func (p *prompter) close() {
+	if p.fd != 0 {
+		_ = unix.Close(p.fd)
+	}
 }
 
 // connectionsGone reports whether the steps take away rows of connections.

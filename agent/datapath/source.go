@@ -326,7 +326,7 @@ func (f *Flow) record() flow.Flow {
 		Counts:    flow.Counts{Packets: e.Packets, Bytes: e.Bytes, ReplyPackets: r.Packets, ReplyBytes: r.Bytes},
 		CreatedNS: e.CreatedNs, LastNS: f.LastNS(), TCPFlags: e.TcpFlags | r.TcpFlags, ENI: e.Eni,
 		Connection: e.Connection, Rule: e.Rule, Generation: e.Generation,
-		Closed: f.Flags()&bpf.FlowClosed != 0, Dead: f.Flags()&bpf.FlowDead != 0,
+		Closed: f.Flags()&(bpf.FlowClosed|bpf.FlowExpired) != 0, Dead: f.Flags()&bpf.FlowDead != 0,
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/culvert-net/culvert/bpf"
 )
 
-// maxSwept bounds the flows that one sweep removes, and with them its memory.
+// maxSwept bounds the flows that one sweep marks or removes, and with them its memory.
 const maxSwept = 65_536
 
 // While the table is nearly full, what is closed or never was answered goes early. A packet that comes for it all the same
@@ -36,7 +36,7 @@ type Swept struct {
 //
 // It looks, marks, waits until every packet that is under way has been counted, and removes with the final counters. A
 // packet that comes before the mark keeps its flow; one that comes after it finds the flow revoked or as good as absent, and
-// may remove it first.
+// may remove it first. Flows that hold a port stay in quarantine between mark and removal.
 func (d *Datapath) Sweep(ctx context.Context, now time.Duration) (swept Swept, err error) {
 	d.sweepMu.Lock()
 	defer d.sweepMu.Unlock()
@@ -52,15 +52,16 @@ func (d *Datapath) Sweep(ctx context.Context, now time.Duration) (swept Swept, e
 		d.pressed = d.nearlyFull(swept.Left)
 		d.flows.Store(int64(swept.Left / 2))
 	}()
-	if len(l.over) > 0 {
-		if err = d.mark(l.marks()); err == nil {
-			err = d.settle(ctx)
-		}
-		if err == nil {
+	d.quarantines = l.quarantines
+	if marks := l.marks(); len(marks) > 0 {
+		err = d.mark(marks)
+	}
+	if err == nil && len(l.over) > 0 {
+		if err = d.settle(ctx); err == nil {
 			err = d.remove(l.over, &swept)
 		}
 	}
-	return swept, err
+	return swept, errors.Join(err, d.promptTargets(ctx, l.prompts))
 }
 
 // FlowEntries is how many entries the flow table has room for.
@@ -76,12 +77,19 @@ type look struct {
 	limits  Timeouts
 	entries int
 	half    map[uint64]bpf.Flow // by id: entries that are ripe, whose pair was not met yet
-	over    []Flow
+	over    []Flow              // to be marked and removed
+	hold    []Flow              // to be marked: their quarantine begins
 	err     error
+
+	quarantines map[uint64]quarantine // by id: those that were met
+	prompts     []bpf.Flow            // answering entries whose targets are to be prompted
 }
 
 func (d *Datapath) look(ctx context.Context, now time.Duration, pressed bool) (*look, error) {
-	l := &look{d: d, now: now, pressed: pressed, limits: d.cfg.Timeouts, half: map[uint64]bpf.Flow{}}
+	l := &look{
+		d: d, now: now, pressed: pressed, limits: d.cfg.Timeouts, half: map[uint64]bpf.Flow{},
+		quarantines: map[uint64]quarantine{},
+	}
 	if pressed {
 		l.limits.Closed = min(l.limits.Closed, pressedClosed)
 		l.limits.ClosedProvider = min(l.limits.ClosedProvider, pressedClosed)
@@ -99,7 +107,7 @@ func (d *Datapath) look(ctx context.Context, now time.Duration, pressed bool) (*
 
 func (l *look) visit(e *bpf.Flow) {
 	l.entries++
-	if l.full() || !l.ripe(e) {
+	if l.quarantined(e) || l.full() || !l.ripe(e) {
 		return
 	}
 	pair, met := l.half[e.Id]
@@ -149,17 +157,21 @@ func (l *look) complete(e *bpf.Flow) (f Flow) {
 }
 
 func (l *look) consider(f Flow) {
-	if l.ended(f.entry(), f.Flags(), f.LastNS(), f.Reply.Packets > 0) {
+	switch {
+	case !l.ended(f.entry(), f.Flags(), f.LastNS(), f.Reply.Packets > 0):
+	case holdsPort(&f.Reply) && !marked(&f.Reply):
+		l.hold = append(l.hold, f)
+	case !l.quarantined(&f.Reply):
 		l.over = append(l.over, f)
 	}
 }
 
 // full: the rest is only counted.
-func (l *look) full() bool { return len(l.over) >= maxSwept }
+func (l *look) full() bool { return len(l.over)+len(l.hold) >= maxSwept }
 
 // ended says whether a flow is revoked or its time is over; e is either entry, last the newest packet's boot time.
 func (l *look) ended(e *bpf.Flow, flags bpf.FlowFlag, last uint64, answered bool) bool {
-	if flags&(bpf.FlowDead|bpf.FlowExpired) != 0 {
+	if flags&(bpf.FlowDead|bpf.FlowExpired) != 0 { // any quarantine aside
 		return true
 	}
 	opening := e.Key
@@ -183,12 +195,14 @@ func (l *look) ended(e *bpf.Flow, flags bpf.FlowFlag, last uint64, answered bool
 
 // marks are what the flows that are over have to be marked with.
 func (l *look) marks() []bpf.FlowMark {
-	marks := make([]bpf.FlowMark, len(l.over))
-	for i := range l.over {
-		f := &l.over[i]
-		marks[i] = f.mark(bpf.FlowExpired)
-		if f.Flags()&bpf.FlowDead != 0 { // of one entry only, if a program was stopped there
-			marks[i] = f.mark(bpf.FlowDead)
+	marks := make([]bpf.FlowMark, 0, len(l.over)+len(l.hold))
+	for _, flows := range [...][]Flow{l.over, l.hold} {
+		for i := range flows {
+			f, flag := &flows[i], bpf.FlowExpired
+			if f.Flags()&bpf.FlowDead != 0 { // of one entry only, if a program was stopped there
+				flag = bpf.FlowDead
+			}
+			marks = append(marks, f.mark(flag))
 		}
 	}
 	return marks

@@ -91,7 +91,7 @@ type Flow struct {
 	Connection uint32 // number; 0 inside a VPC
 	Rule       uint32 // number of the rule that let it in
 	Generation uint32 // of the plan that it was judged under last
-	Closed     bool   // TCP: RST, or FINs of both sides
+	Closed     bool   // its time is over, or TCP: RST, or FINs of both sides
 	Dead       bool   // permission withdrawn
 	// Removed: the entries are gone from the kernel and these are their final counters. A source hands a removed flow over
 	// once, and never again after that.

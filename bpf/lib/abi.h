@@ -103,7 +103,7 @@ enum flow_flag {
 	FLOW_SOURCE_TAGGED = 4,	/* the number goes into the source address of the overlay packet */
 	FLOW_DEST_TAGGED = 8,
 	FLOW_CLOSED = 16,	/* TCP: RST seen, or FIN in both directions */
-	FLOW_EXPIRED = 32,	/* its time is over: as good as absent */
+	FLOW_EXPIRED = 32,	/* its time is over: as good as absent, but a provider's port stays taken */
 };
 
 /* What could not be kept: events, or packets. Each is counted, none changes a verdict. */

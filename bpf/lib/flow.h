@@ -52,6 +52,21 @@ static __noinline int remove_flow(struct scratch *s, struct flow *live)
 	return ABSENT;
 }
 
+/*
+ * A provider's flow that nobody closed may leave an open socket at the target: what holds the port meets that socket. So
+ * the port stays taken, though the flow's time be over or its permission gone, until the agent removes the entry.
+ */
+static __always_inline bool holds_port(const struct flow *f)
+{
+	return !(f->flags & FLOW_CLOSED) && (f->flags & FLOW_DEST_TAGGED || f->key.view == VIEW_PROVIDER);
+}
+
+/* Does a packet open this flow, which is over, anew? Where a port is held only its own consumer's does. */
+static __always_inline bool reopens(const struct flow *f, const struct packet *p)
+{
+	return opens(p) && (f->flags & FLOW_OPENING || !holds_port(f));
+}
+
 /* Asks for permission again, for the opening direction whichever direction the packet has. */
 static __noinline int judge(struct scratch *s, const struct config *config, struct flow *live)
 {
@@ -118,14 +133,17 @@ static __noinline int established(struct __sk_buff *skb, struct run *r)
 
 	if (!live || !s->own.id)
 		return ABSENT;
-	if (s->own.flags & FLOW_EXPIRED)
+	if (s->own.flags & FLOW_EXPIRED) {
+		if (holds_port(&s->own) && !reopens(&s->own, p))
+			return REASON_NO_FLOW;
 		return remove_flow(s, live);
+	}
 	if (p->hook != HOOK_WORKLOAD) {
 		if (s->own.source_vpc != p->source_vpc || s->own.dest_vpc != p->dest_vpc)
 			return REASON_BAD_OVERLAY;
 		p->eni = s->own.eni;
 	}
-	if (s->own.flags & (FLOW_DEAD | FLOW_CLOSED) && p->protocol == IPPROTO_TCP && opens(p)) {
+	if (s->own.flags & (FLOW_DEAD | FLOW_CLOSED) && p->protocol == IPPROTO_TCP && reopens(&s->own, p)) {
 		if (p->hook != HOOK_WORKLOAD)
 			p->eni = 0;
 		return remove_flow(s, live);
@@ -169,7 +187,7 @@ static __always_inline bool adopt(struct scratch *s)
 	return true;
 }
 
-/* A flow whose time is over holds no key. */
+/* A flow whose time is over holds no key, but another's port. */
 static __always_inline int insert_answering(struct scratch *s)
 {
 	struct flow *o = &s->other, *there;
@@ -179,6 +197,8 @@ static __always_inline int insert_answering(struct scratch *s)
 		return err;
 	there = copy_flow(&o->key, &s->own);
 	if (!there || !(s->own.flags & FLOW_EXPIRED))
+		return err;
+	if (holds_port(&s->own) && !key_equal(&s->own.reverse, &s->open.key))
 		return err;
 	remove_flow(s, there);
 	return bpf_map_update_elem(&flows, &o->key, o, BPF_NOEXIST);

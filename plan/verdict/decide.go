@@ -161,7 +161,11 @@ func (d *decision) send(eni *plan.ENI, p *ip) Reason {
 		VPC: eni.VPC, Source: p.source, Dest: p.dest, SourcePort: p.sport, DestPort: p.dport,
 		View: ViewWorkload, Protocol: p.protocol,
 	}
-	if f, ok := d.find(key); ok {
+	f, ok, r := d.find(key, p)
+	if r != ReasonNone {
+		return r
+	}
+	if ok {
 		r, absent := d.established(key, &f, p)
 		if !absent {
 			if r != ReasonNone {
@@ -173,7 +177,7 @@ func (d *decision) send(eni *plan.ENI, p *ip) Reason {
 	if !p.opens() {
 		return ReasonNoFlow
 	}
-	f, r := d.open(eni, key, p)
+	f, r = d.open(eni, key, p)
 	if r != ReasonNone {
 		return r
 	}
@@ -293,7 +297,7 @@ func (d *decision) host(packet Packet) Reason {
 		VPC: dest.VPC, Source: p.source, Dest: p.dest, SourcePort: p.sport, DestPort: p.dport,
 		View: ViewHost, Protocol: p.protocol,
 	}
-	f, ok := d.find(key)
+	f, ok, _ := d.find(key, p) // holds no port
 	if !ok {
 		return ReasonHostNotAdmitted
 	}

@@ -3,6 +3,7 @@ package verdict_test
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"testing"
 
@@ -412,7 +413,7 @@ func (n *node) setFlags(flags uint8) {
 	}
 }
 
-// A flow whose time is over is as good as absent, for every packet.
+// A flow whose time is over is as good as absent, for every packet, but at the provider only for one that opens it anew.
 func TestExpiredFlowsAreAbsent(t *testing.T) {
 	n := newNode(t, 1, plantest.OnNode(1))
 	open := func() uint32 {
@@ -434,7 +435,66 @@ func TestExpiredFlowsAreAbsent(t *testing.T) {
 	}
 	answer := tcp(addressOf(n, target), lb, 8443, 40000, plantest.ACK).Workload(target)
 	want(t, n.from(target, answer), verdict.NextNone, verdict.ReasonNoFlow)
+	if len(n.state.Flows) != 2 {
+		t.Errorf("%d entries left, want those of the receive half", len(n.state.Flows))
+	}
+	n.setFlags(verdict.FlowClosed)
+	want(t, n.from(target, answer), verdict.NextNone, verdict.ReasonNoFlow)
 	if len(n.state.Flows) != 0 {
+		t.Errorf("%d entries left", len(n.state.Flows))
+	}
+}
+
+// The source port of a provider's flow is nobody else's though the flow's time be over or its permission gone: the target
+// may have an open socket behind it. What a RST or FINs have closed frees it when its time is over.
+func TestPortOfAnotherFlowIsHeld(t *testing.T) {
+	for _, protocol := range []uint8{6, 17} {
+		for flags, frees := range map[uint8]bool{
+			0: false, verdict.FlowExpired: false, verdict.FlowDead: false, verdict.FlowExpired | verdict.FlowDead: false,
+			verdict.FlowClosed: false, verdict.FlowExpired | verdict.FlowClosed: true,
+		} {
+			n := newNode(t, 2, plantest.Workloads())
+			tag := uint16(plantest.TagTCP)
+			if protocol == 17 {
+				tag = plantest.TagUDP
+			}
+			from := func(source netip.Addr, flags uint8) verdict.Verdict {
+				return n.tunnel(plantest.IP{
+					Source: source, Dest: cart, Protocol: protocol, SourcePort: 40000, DestPort: 8443, Flags: flags,
+				}.Overlay(plantest.At(plantest.Shop, source, tag), plantest.At(plantest.Pay, cart, 0)))
+			}
+			first := from(cart, plantest.SYN)
+			want(t, first, verdict.NextWorkload, verdict.ReasonForwarded)
+			n.setFlags(flags)
+			entries := maps.Clone(n.state.Flows)
+			second := from(stock, plantest.SYN)
+			want(t, second, verdict.NextWorkload, verdict.ReasonForwarded)
+			if same := portOf(first) == portOf(second); same != frees {
+				t.Errorf("protocol %d, flags %d: ports %d and %d", protocol, flags, portOf(first), portOf(second))
+			}
+			if frees {
+				continue
+			}
+			for key, f := range entries {
+				if n.state.Flows[key] != f {
+					t.Errorf("protocol %d, flags %d: %+v is %+v, was %+v", protocol, flags, key, n.state.Flows[key], f)
+				}
+			}
+		}
+	}
+}
+
+// portOf is the source port that the target sees.
+func portOf(v verdict.Verdict) uint16 { return binary.BigEndian.Uint16(v.Bytes[14+20:]) }
+
+// A target's SYN from the port of a revoked flow frees nothing.
+func TestTargetFreesNoPort(t *testing.T) {
+	n := newNode(t, 1, plantest.OnNode(1))
+	target := n.from(cartID, tcp(cart, vip, 40000, 443, plantest.SYN).Workload(cartID)).Ifindex - 100
+	n.setFlags(verdict.FlowDead)
+	v := n.from(target, tcp(addressOf(n, target), lb, 8443, 40000, plantest.SYN).Workload(target))
+	want(t, v, verdict.NextNone, verdict.ReasonFlowRevoked)
+	if len(n.state.Flows) != 4 {
 		t.Errorf("%d entries left", len(n.state.Flows))
 	}
 }

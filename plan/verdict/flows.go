@@ -123,7 +123,7 @@ func (d *decision) claim(opening FlowKey, reverse *FlowKey) bool {
 			reverse.DestPort = plan.SNATPort(api.AddrHost(opening.Source), api.AddrHost(opening.Dest), opening.SourcePort,
 				opening.DestPort, opening.Protocol, opening.VPC, try)
 		}
-		if there, taken := d.find(*reverse); !taken || adoptable(there, opening) {
+		if there, taken := d.holder(*reverse, opening); !taken || adoptable(there, opening) {
 			return true
 		}
 	}
@@ -148,7 +148,7 @@ func (d *decision) create(key FlowKey, f, other Flow, p *ip) (Flow, Reason) {
 	if f.Next == NextTunnel && d.tooBig(p) {
 		return Flow{}, ReasonTooBig
 	}
-	if there, taken := d.find(f.Reverse); !taken {
+	if there, taken := d.holder(f.Reverse, key); !taken {
 		other.Reverse = key
 		d.state.Flows[f.Reverse] = other
 		d.v.Created = append(d.v.Created, f.Reverse)
@@ -177,14 +177,39 @@ func (d *decision) add(key FlowKey, f *Flow, p *ip) {
 	d.state.Flows[key] = *f
 }
 
-// find is an entry by its key. One whose time is over is as good as absent: it goes with its pair.
-func (d *decision) find(key FlowKey) (Flow, bool) {
+// find is the entry of a packet. One whose time is over is as good as absent, it goes with its pair; but where it holds a
+// port it stays, and refuses all packets but one that opens the flow anew.
+func (d *decision) find(key FlowKey, p *ip) (f Flow, ok bool, r Reason) {
+	f, ok = d.state.Flows[key]
+	if !ok || f.Flags&FlowExpired == 0 {
+		return f, ok, ReasonNone
+	}
+	if holdsPort(key, f) && !reopens(key, f, p) {
+		return Flow{}, false, ReasonNoFlow
+	}
+	d.remove(key, f)
+	return Flow{}, false, ReasonNone
+}
+
+// holder is the entry that an answering key belongs to. One whose time is over holds none, but another flow's port.
+func (d *decision) holder(key, opening FlowKey) (Flow, bool) {
 	f, ok := d.state.Flows[key]
-	if ok && f.Flags&FlowExpired != 0 {
+	if ok && f.Flags&FlowExpired != 0 && (!holdsPort(key, f) || f.Reverse == opening) {
 		d.remove(key, f)
 		return Flow{}, false
 	}
 	return f, ok
+}
+
+// holdsPort: a provider's flow that nobody closed may leave an open socket at the target, which is met by what holds the
+// port. So the port stays taken, though the flow's time be over or its permission gone, until the agent removes the entry.
+func holdsPort(key FlowKey, f Flow) bool {
+	return f.Flags&FlowClosed == 0 && (f.Flags&FlowDestTagged != 0 || key.View == ViewProvider)
+}
+
+// reopens says whether a packet opens a flow that is over anew. Where a port is held only its own consumer's does.
+func reopens(key FlowKey, f Flow, p *ip) bool {
+	return p.opens() && (f.Flags&FlowOpening != 0 || !holdsPort(key, f))
 }
 
 // remove takes out a flow, both entries.
@@ -197,7 +222,7 @@ func (d *decision) remove(key FlowKey, f Flow) {
 
 // established handles a packet whose entry exists. absent: it does not any more, the packet may open a new flow.
 func (d *decision) established(key FlowKey, f *Flow, p *ip) (r Reason, absent bool) {
-	if f.Flags&(FlowDead|FlowClosed) != 0 && p.bareSYN {
+	if f.Flags&(FlowDead|FlowClosed) != 0 && p.protocol == plan.ProtocolTCP && reopens(key, *f, p) {
 		d.remove(key, *f)
 		return ReasonNone, true
 	}
@@ -309,7 +334,11 @@ func (d *decision) receive(p *ip, source, dest api.Overlay) Reason {
 	case dest.Number() != 0:
 		key.View, key.Tag, key.VPC = ViewConsumer, dest.Number(), dest.VPC
 	}
-	if f, ok := d.find(key); ok {
+	f, ok, r := d.find(key, p)
+	if r != ReasonNone {
+		return r
+	}
+	if ok {
 		if f.SourceVPC != source.VPC || f.DestVPC != dest.VPC {
 			return ReasonBadOverlay
 		}
@@ -323,8 +352,6 @@ func (d *decision) receive(p *ip, source, dest api.Overlay) Reason {
 		}
 		d.eni = 0
 	}
-	var f Flow
-	var r Reason
 	switch key.View {
 	case ViewConsumer:
 		return ReasonNoFlow
