@@ -58,7 +58,7 @@ func (t *turn) openResolver() {
 }
 
 // resolverPort is where the resolver listens: what the datapath sends queries to.
-const resolverPort = 53
+const resolverPort = plan.ResolverPort
 
 // resolver is the node's DNS server as the loop's Names. It listens from the first set of names on: only then the link
 // that it is bound to is there for sure.

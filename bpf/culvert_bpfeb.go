@@ -58,7 +58,8 @@ type ABIConfig struct {
 	TunnelMtu     uint16
 	HostMac       [6]uint8
 	DpMac         [6]uint8
-	Pad           [6]uint8
+	ResolverPort  uint16
+	Pad           [4]uint8
 }
 
 type ABICounter struct {

@@ -132,6 +132,7 @@ func (k *kernel) apply(p *plan.Plan) {
 	k.put(bpf.ABIMapConfig, uint32(0), &bpf.Config{
 		ExpiresNs: c.ExpiresNS, Generation: p.Generation, Mesh: c.Mesh, Node: c.Node, TunnelIfindex: c.TunnelIfindex,
 		HostIfindex: c.HostIfindex, TunnelMtu: c.TunnelMTU, HostMac: c.HostMAC, DpMac: c.DPMAC,
+		ResolverPort: c.ResolverPort,
 	})
 }
 

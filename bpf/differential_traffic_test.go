@@ -2,6 +2,7 @@ package bpf_test
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -29,6 +30,7 @@ type traffic struct {
 	detached map[string]bool // ENIs whose link is gone
 	config   plan.Config
 	age      uint32 // generation
+	resolver uint16 // port
 	talks    []talk
 	asked    int
 	reasons  map[verdict.Reason]int
@@ -53,7 +55,7 @@ func newTraffic(t *testing.T, rng *rand.Rand, k *kernel) *traffic {
 	size.Nodes, size.Workloads = 1+rng.IntN(3), 16
 	x := &traffic{
 		t: t, rng: rng, r: worlds.New(rng, size), kernel: k, nodes: map[string]*oracle{}, detached: map[string]bool{}, age: 1,
-		reasons: map[verdict.Reason]int{},
+		reasons: map[verdict.Reason]int{}, resolver: plan.ResolverPort,
 	}
 	ids := slices.Sorted(maps.Keys(x.r.Nodes))
 	x.tested = ids[rng.IntN(len(ids))]
@@ -88,6 +90,7 @@ func (x *traffic) replan() {
 		if err != nil {
 			x.t.Fatal(err)
 		}
+		p.Config.ResolverPort = x.resolver
 		n.plan = p
 	}
 	x.kernel.apply(x.nodes[x.tested].plan)
@@ -96,7 +99,9 @@ func (x *traffic) replan() {
 // change is something that an operator or a user does; flows live on and are judged again.
 func (x *traffic) change() {
 	x.t.Helper()
-	switch x.rng.IntN(6) {
+	switch x.rng.IntN(7) {
+	case 6:
+		x.resolver = []uint16{0, 53, plan.ResolverPort}[x.rng.IntN(3)]
 	case 0:
 		if c := one(x, x.r.Connections); c != nil {
 			c.State = []api.ConnectionState{api.Available, api.Rejected}[x.rng.IntN(2)]
@@ -231,7 +236,7 @@ func (x *traffic) hop(id string, p verdict.Packet, known *plantest.IP) error {
 		from, _ := api.ParseOverlay(netip.AddrFrom16([16]byte(v.Bytes[22:38])))
 		to, _ := api.ParseOverlay(netip.AddrFrom16([16]byte(v.Bytes[38:54])))
 		ip := *known
-		ip.SourcePort, ip.DestPort = 53, uint16(v.Bytes[54])<<8|uint16(v.Bytes[55])
+		ip.SourcePort, ip.DestPort = binary.BigEndian.Uint16(v.Bytes[56:]), binary.BigEndian.Uint16(v.Bytes[54:])
 		x.remember(talk{node: id, ip: ip, over: [2]api.Overlay{to, from}})
 	}
 	return nil
@@ -491,6 +496,9 @@ func (x *traffic) hostInject() error {
 		here = x.overlay()
 	}
 	ip := x.dress(plantest.IP{Protocol: []uint8{17, 6, 1}[x.rng.IntN(3)], SourcePort: 53, DestPort: 40000})
+	if x.rng.IntN(2) == 0 {
+		ip.SourcePort = plan.ResolverPort
+	}
 	b := plantest.Frame(x.config.DPMAC, x.config.HostMAC, 0x86dd, ip.Overlay(here, x.overlay()))
 	if x.rng.IntN(3) == 0 {
 		b = x.spoil(b)

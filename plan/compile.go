@@ -95,6 +95,7 @@ func (c *compiler) config() error {
 	}
 	c.plan.Config = c.facts.Config
 	c.plan.Config.Mesh, c.plan.Config.Node = v.Mesh.Number, v.Node.Number
+	c.plan.Config.ResolverPort = ResolverPort
 	c.plan.Config.HostAddress = api.NodeAddr(v.Mesh.Number, v.Node.Number)
 	return nil
 }

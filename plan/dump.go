@@ -14,6 +14,7 @@ func (p *Plan) Dump() string {
 	fmt.Fprintf(&b, "\n[config]\nmesh %06x node %d host %s\n", c.Mesh, c.Node, c.HostAddress)
 	fmt.Fprintf(&b, "tunnel ifindex %d mtu %d expires %d\n", c.TunnelIfindex, c.TunnelMTU, c.ExpiresNS)
 	fmt.Fprintf(&b, "culvert-dp ifindex %d mac %s peer %s\n", c.HostIfindex, macText(c.DPMAC), macText(c.HostMAC))
+	fmt.Fprintf(&b, "resolver port %d\n", c.ResolverPort)
 	section(&b, "links", p.Links, func(l Link) []any {
 		return []any{
 			l.ENI, "number", l.Number, "vpc", l.VPC, "address", l.Address, "subnet", l.Subnet, "vpc-cidr", l.VPCCIDR,

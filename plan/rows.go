@@ -46,6 +46,7 @@ type Config struct {
 	HostIfindex   uint32 // culvert-dp
 	HostMAC       [6]byte
 	DPMAC         [6]byte
+	ResolverPort  uint16 // of the node's resolver at HostAddress; 0: 53
 	ExpiresNS     uint64 // boot time; 0 never
 }
 
@@ -244,7 +245,7 @@ func (n Name) Key() string { return pad(uint64(n.VPC)) + "/" + n.Name + "/" + n.
 // Facts are what was observed on the host and what its user asked for.
 type Facts struct {
 	Generation  uint32
-	Config      Config // TunnelIfindex, TunnelMTU, HostIfindex, HostMAC, DPMAC, ExpiresNS; the rest comes from the view
+	Config      Config // TunnelIfindex, TunnelMTU, HostIfindex, HostMAC, DPMAC, ExpiresNS; the rest is Compile's
 	Attachments []Attachment
 	Ready       []ReadyLink
 }

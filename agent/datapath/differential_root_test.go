@@ -407,7 +407,7 @@ func shortest(p verdict.Packet) int {
 
 var (
 	tcpFlags = []uint8{2, 2, 2, 2, 0x12, 0x12, 0x10, 0x10, 0x10, 0x18, 0x11, 0x11, 4, 0x14, 3, 0, 1, 6}
-	ports    = []uint16{53, 80, 443, 8443, 40000, 40001, 40002, 5353}
+	ports    = []uint16{53, plan.ResolverPort, 80, 443, 8443, 40000, 40001, 40002, 5353}
 )
 
 // ip draws everything but addresses and ports that a flow decides.

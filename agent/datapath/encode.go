@@ -90,6 +90,7 @@ func encodeConfig(p *plan.Plan) bpf.Config {
 	return bpf.Config{
 		ExpiresNs: c.ExpiresNS, Generation: p.Generation, Mesh: c.Mesh, Node: c.Node, TunnelIfindex: c.TunnelIfindex,
 		HostIfindex: c.HostIfindex, TunnelMtu: c.TunnelMTU, HostMac: c.HostMAC, DpMac: c.DPMAC,
+		ResolverPort: c.ResolverPort,
 	}
 }
 

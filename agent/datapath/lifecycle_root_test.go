@@ -70,7 +70,7 @@ func TestResolverSocket(t *testing.T) {
 	var pc net.PacketConn
 	node := api.NodeAddr(testMesh, m.a.node)
 	if err := m.a.Do(func() (err error) {
-		pc, err = net.ListenPacket("udp6", netip.AddrPortFrom(node, 53).String())
+		pc, err = net.ListenPacket("udp6", netip.AddrPortFrom(node, plan.ResolverPort).String())
 		return err
 	}); err != nil {
 		t.Fatal(err)

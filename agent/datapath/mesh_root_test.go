@@ -234,7 +234,7 @@ func (m *mesh) plan(h *meshHost) *plan.Plan {
 	const all = 1000
 	p := &plan.Plan{Generation: m.generation, Config: plan.Config{
 		Mesh: testMesh, Node: h.node, TunnelIfindex: uint32(h.tunnel), TunnelMTU: tunnelMTU, HostIfindex: uint32(h.link),
-		HostMAC: hostMAC, DPMAC: dpMAC,
+		HostMAC: hostMAC, DPMAC: dpMAC, ResolverPort: plan.ResolverPort,
 	}}
 	p.RuleSets = []plan.RuleSet{{ID: all, Text: "sgr-all 256 0-65535 0.0.0.0/0\n"}}
 	for _, w := range h.workloads {

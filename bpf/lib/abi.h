@@ -132,7 +132,8 @@ struct config {			/* map config, array of one */
 	__u16 tunnel_mtu;	/* bytes */
 	__u8 host_mac[6];	/* of culvert-host */
 	__u8 dp_mac[6];		/* of culvert-dp */
-	__u8 pad[6];
+	__u16 resolver_port;	/* of this node's resolver at its host address; 0: 53, as rows of before have it */
+	__u8 pad[4];
 };
 
 struct vpc_addr {		/* key of enis, addresses; value of links (key: ifindex) */

@@ -64,15 +64,18 @@ static __always_inline void pair_hooks(struct flow *e, struct flow *o, __u8 next
 static __always_inline int send_resolver(struct scratch *s, const struct config *config, bool judging)
 {
 	struct flow *e = &s->open, *o = &s->other;
+	__u16 port = bpf_htons(config->resolver_port ? config->resolver_port : 53);
 
 	if (judging)
-		return e->next == NEXT_HOST ? REASON_NONE : REASON_NO_DESTINATION;
+		return e->next == NEXT_HOST && e->dport == port ? REASON_NONE : REASON_NO_DESTINATION;
 	if (e->key.protocol == IPPROTO_ICMP || e->key.dport != bpf_htons(53))
 		return REASON_HOST_NOT_ADMITTED;
 	e->dest_vpc = 0;
 	e->daddr = bpf_htonl(config->node);
+	e->dport = port;
 	o->source_vpc = 0;
 	o->key.saddr = e->daddr;
+	o->key.sport = port;
 	o->key.view = VIEW_HOST;
 	pair_hooks(e, o, NEXT_HOST);
 	return REASON_NONE;

@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"cmp"
 	"net/netip"
 
 	"github.com/culvert-net/culvert/api"
@@ -65,15 +66,19 @@ func (d *decision) openResolver(key FlowKey, f, other Flow, p *ip) (Flow, Reason
 		return Flow{}, ReasonHostNotAdmitted
 	}
 	node := nodeAddr(d.plan.Config.Node)
-	f.Next, f.DestVPC, f.Dest = NextHost, 0, node
+	port := d.resolverPort()
+	f.Next, f.DestVPC, f.Dest, f.DestPort = NextHost, 0, node, port
 	other.SourceVPC, other.Hook = 0, HookHost
-	f.Reverse = FlowKey{VPC: key.VPC, Source: node, Dest: p.source, SourcePort: 53, View: ViewHost, Protocol: p.protocol}
+	f.Reverse = FlowKey{VPC: key.VPC, Source: node, Dest: p.source, SourcePort: port, View: ViewHost, Protocol: p.protocol}
 	if !d.claim(key, &f.Reverse) {
 		return Flow{}, ReasonSNATPortsExhausted
 	}
 	f.SourcePort = f.Reverse.DestPort
 	return d.create(key, f, other, p)
 }
+
+// resolverPort is where this node's resolver listens.
+func (d *decision) resolverPort() uint16 { return cmp.Or(d.plan.Config.ResolverPort, 53) }
 
 // nodeAddr is a node's number in the place of an IPv4 address.
 func nodeAddr(n uint32) netip.Addr { return api.Overlay{Host: n}.HostAddr() }
@@ -316,7 +321,7 @@ func (d *decision) stillSent(eni *plan.ENI, key FlowKey, f Flow) bool {
 		return false
 	}
 	if want == plan.AddressResolver {
-		return true
+		return f.DestPort == d.resolverPort()
 	}
 	_, s, r := d.judgeSend(eni, row, key.tuple())
 	return r == ReasonNone && (s == nil || s.Connection == f.Connection)

@@ -260,16 +260,45 @@ func TestResolver(t *testing.T) {
 		if (port == 5353) != (i == 0) {
 			t.Errorf("query %d leaves with port %d", i, port)
 		}
-		r := plantest.IP{Protocol: 17, SourcePort: 53, DestPort: port, Payload: []byte("answer")}
+		if to := binary.BigEndian.Uint16(v.Bytes[56:]); to != plan.ResolverPort {
+			t.Errorf("query %d goes to port %d", i, to)
+		}
+		r := plantest.IP{Protocol: 17, SourcePort: plan.ResolverPort, DestPort: port, Payload: []byte("answer")}
 		back := a.host(plantest.Frame([6]byte{}, [6]byte{}, 0x86dd, r.Overlay(dest, source)))
 		want(t, back, verdict.NextWorkload, verdict.ReasonForwarded)
 		if got := delivered(t, back, cartID); got.Source != resolver || got.SourcePort != 53 || got.DestPort != 5353 {
 			t.Errorf("cart sees %+v", got)
 		}
-		r.SourcePort = 54
+		r.SourcePort = 53
 		want(t, a.host(plantest.Frame([6]byte{}, [6]byte{}, 0x86dd, r.Overlay(dest, source))),
 			verdict.NextNone, verdict.ReasonHostNotAdmitted)
 	}
+}
+
+// A resolver that moved to another port, as with a new version of the agent, is not asked at the old one any more. A row of
+// before names none: then it is 53.
+func TestResolverMoves(t *testing.T) {
+	a := newNode(t, 1, plantest.Workloads())
+	a.plan.Config.ResolverPort = 0
+	query := func(sport, dport uint16) verdict.Verdict {
+		return a.from(cartID, plantest.IP{
+			Source: cart, Dest: plantest.Resolver, Protocol: 17, SourcePort: sport, DestPort: dport,
+		}.Workload(cartID))
+	}
+	old := query(5353, 53)
+	want(t, old, verdict.NextHost, verdict.ReasonForwarded)
+	if to := binary.BigEndian.Uint16(old.Bytes[56:]); to != 53 {
+		t.Errorf("the query goes to port %d", to)
+	}
+	a.plan.Config.ResolverPort = plan.ResolverPort
+	a.plan.Generation++
+	want(t, query(5353, 53), verdict.NextNone, verdict.ReasonFlowRevoked)
+	v := query(5354, 53)
+	want(t, v, verdict.NextHost, verdict.ReasonForwarded)
+	if to := binary.BigEndian.Uint16(v.Bytes[56:]); to != plan.ResolverPort {
+		t.Errorf("the query goes to port %d", to)
+	}
+	want(t, query(5355, plan.ResolverPort), verdict.NextNone, verdict.ReasonHostNotAdmitted)
 }
 
 func TestPingInsideAVPC(t *testing.T) {
