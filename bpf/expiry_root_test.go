@@ -199,8 +199,8 @@ func TestRevokedOpensAgain(t *testing.T) {
 	b.mark(b.only(), FlowDead, 0)
 	b.remove("grants", GrantKey{Vpc: consumer, Tag: number})
 	tunneled(b, toProvider()).refused(t, ReasonNoGrant)
-	if n := len(b.flows()); n != 0 {
-		t.Errorf("%d entries left", n)
+	if n := len(b.flows()); n != 2 {
+		t.Errorf("%d entries left, want 2 that hold the port", n)
 	}
 
 	request := sent(frame.UDP(cart+":40000", shelf+":80"), 11)

@@ -60,7 +60,7 @@ func TestProgramsAgreeWithOracle(t *testing.T) {
 }
 
 // sequences is how many are drawn; their coverage of reasons is known to be complete.
-const sequences = 30
+const sequences = 100
 
 // coverage fails when the drawing has become so poor that whole reasons never come up.
 func coverage(t *testing.T, seen map[verdict.Reason]int) {

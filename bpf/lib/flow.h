@@ -134,9 +134,9 @@ static __noinline int established(struct __sk_buff *skb, struct run *r)
 	if (!live || !s->own.id)
 		return ABSENT;
 	if (s->own.flags & FLOW_EXPIRED) {
-		if (holds_port(&s->own) && !reopens(&s->own, p))
-			return REASON_NO_FLOW;
-		return remove_flow(s, live);
+		if (!holds_port(&s->own))
+			return remove_flow(s, live);
+		return reopens(&s->own, p) ? ABSENT : REASON_NO_FLOW;
 	}
 	if (p->hook != HOOK_WORKLOAD) {
 		if (s->own.source_vpc != p->source_vpc || s->own.dest_vpc != p->dest_vpc)
@@ -146,7 +146,7 @@ static __noinline int established(struct __sk_buff *skb, struct run *r)
 	if (s->own.flags & (FLOW_DEAD | FLOW_CLOSED) && p->protocol == IPPROTO_TCP && reopens(&s->own, p)) {
 		if (p->hook != HOOK_WORKLOAD)
 			p->eni = 0;
-		return remove_flow(s, live);
+		return holds_port(&s->own) ? ABSENT : remove_flow(s, live);
 	}
 	if (s->own.flags & FLOW_DEAD)
 		return REASON_FLOW_REVOKED;
@@ -228,6 +228,18 @@ static __always_inline int reserve(struct scratch *s, bool search, bool *made)
 	return REASON_SNAT_PORTS_EXHAUSTED;
 }
 
+/* What a flow that is over held the port for, its consumer has come back: the new flow gets the same one, first of all. */
+static __always_inline void succeed(struct scratch *s)
+{
+	struct flow *e = &s->open, *o = &s->other, *old = copy_flow(&e->key, &s->own);
+
+	if (!old || !(s->own.flags & (FLOW_DEAD | FLOW_EXPIRED)) || !holds_port(&s->own))
+		return;
+	e->sport = s->own.sport;
+	o->key.dport = e->sport;
+	remove_flow(s, old);
+}
+
 /* Makes both entries, the answering one first. */
 static __noinline int create(struct scratch *s)
 {
@@ -236,6 +248,8 @@ static __noinline int create(struct scratch *s)
 	int reason, err;
 
 	o->reverse = e->key;
+	if (e->key.view == VIEW_PROVIDER)
+		succeed(s);
 	reason = reserve(s, e->key.view == VIEW_PROVIDER || e->flags & FLOW_SOURCE_TAGGED || e->next == NEXT_HOST, &made);
 	if (reason)
 		return reason;

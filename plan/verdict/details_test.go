@@ -484,6 +484,36 @@ func TestPortOfAnotherFlowIsHeld(t *testing.T) {
 	}
 }
 
+// The consumer itself, coming back, gets the port that was held, though its own be free again; one that may not any more
+// frees nothing.
+func TestHeldPortIsItsConsumers(t *testing.T) {
+	for _, flags := range []uint8{verdict.FlowExpired, verdict.FlowDead} {
+		n := newNode(t, 2, plantest.Workloads())
+		from := func(source netip.Addr, flags uint8) verdict.Verdict {
+			return n.tunnel(tcp(source, cart, 40000, 8443, flags).
+				Overlay(plantest.At(plantest.Shop, source, plantest.TagTCP), plantest.At(plantest.Pay, cart, 0)))
+		}
+		from(stock, plantest.SYN)
+		first := from(cart, plantest.SYN) // finds the port taken
+		want(t, first, verdict.NextWorkload, verdict.ReasonForwarded)
+		want(t, from(stock, plantest.RST), verdict.NextWorkload, verdict.ReasonForwarded)
+		n.setFlags(flags)
+		entries := maps.Clone(n.state.Flows)
+		grants := n.plan.Grants
+		n.plan.Grants = nil
+		want(t, from(cart, plantest.SYN), verdict.NextNone, verdict.ReasonNoGrant)
+		if !maps.Equal(entries, n.state.Flows) {
+			t.Errorf("flags %d: a refused SYN left %+v of %+v", flags, n.state.Flows, entries)
+		}
+		n.plan.Grants = grants
+		again := from(cart, plantest.SYN)
+		want(t, again, verdict.NextWorkload, verdict.ReasonForwarded)
+		if portOf(again) != portOf(first) || portOf(first) == 40000 || len(again.Created) != 2 {
+			t.Errorf("flags %d: port %d, then %d", flags, portOf(first), portOf(again))
+		}
+	}
+}
+
 // portOf is the source port that the target sees.
 func portOf(v verdict.Verdict) uint16 { return binary.BigEndian.Uint16(v.Bytes[14+20:]) }
 

@@ -70,7 +70,7 @@ func (d *decision) openResolver(key FlowKey, f, other Flow, p *ip) (Flow, Reason
 	f.Next, f.DestVPC, f.Dest, f.DestPort = NextHost, 0, node, port
 	other.SourceVPC, other.Hook = 0, HookHost
 	f.Reverse = FlowKey{VPC: key.VPC, Source: node, Dest: p.source, SourcePort: port, View: ViewHost, Protocol: p.protocol}
-	if !d.claim(key, &f.Reverse) {
+	if !d.claim(key, &f.Reverse, key.SourcePort) {
 		return Flow{}, ReasonSNATPortsExhausted
 	}
 	f.SourcePort = f.Reverse.DestPort
@@ -109,7 +109,7 @@ func (d *decision) openEndpoint(key FlowKey, f, other Flow, p *ip, s *plan.Servi
 	if f.Next == NextTunnel && d.tooBig(p) { // before a port is searched
 		return Flow{}, ReasonTooBig
 	}
-	if !d.claim(key, &f.Reverse) {
+	if !d.claim(key, &f.Reverse, key.SourcePort) {
 		return Flow{}, ReasonSNATPortsExhausted
 	}
 	f.SourcePort = f.Reverse.DestPort
@@ -120,10 +120,10 @@ func (d *decision) hash(k FlowKey, salt uint32) uint32 {
 	return plan.Hash(api.AddrHost(k.Source), api.AddrHost(k.Dest), k.SourcePort, k.DestPort, k.Protocol, k.VPC, salt)
 }
 
-// claim finds the port of the client that makes the other direction's key free: its own, else one of PortTries.
-func (d *decision) claim(opening FlowKey, reverse *FlowKey) bool {
+// claim finds the port of the client that makes the other direction's key free: first, else one of PortTries.
+func (d *decision) claim(opening FlowKey, reverse *FlowKey, first uint16) bool {
 	for try := range uint32(PortTries + 1) {
-		reverse.DestPort = opening.SourcePort
+		reverse.DestPort = first
 		if try > 0 {
 			reverse.DestPort = plan.SNATPort(api.AddrHost(opening.Source), api.AddrHost(opening.Dest), opening.SourcePort,
 				opening.DestPort, opening.Protocol, opening.VPC, try)
@@ -183,16 +183,18 @@ func (d *decision) add(key FlowKey, f *Flow, p *ip) {
 }
 
 // find is the entry of a packet. One whose time is over is as good as absent, it goes with its pair; but where it holds a
-// port it stays, and refuses all packets but one that opens the flow anew.
+// port it stays until a packet may open the flow anew, and refuses all others.
 func (d *decision) find(key FlowKey, p *ip) (f Flow, ok bool, r Reason) {
 	f, ok = d.state.Flows[key]
 	if !ok || f.Flags&FlowExpired == 0 {
 		return f, ok, ReasonNone
 	}
-	if holdsPort(key, f) && !reopens(key, f, p) {
+	switch {
+	case !holdsPort(key, f):
+		d.remove(key, f)
+	case !reopens(key, f, p):
 		return Flow{}, false, ReasonNoFlow
 	}
-	d.remove(key, f)
 	return Flow{}, false, ReasonNone
 }
 
@@ -228,7 +230,9 @@ func (d *decision) remove(key FlowKey, f Flow) {
 // established handles a packet whose entry exists. absent: it does not any more, the packet may open a new flow.
 func (d *decision) established(key FlowKey, f *Flow, p *ip) (r Reason, absent bool) {
 	if f.Flags&(FlowDead|FlowClosed) != 0 && p.protocol == plan.ProtocolTCP && reopens(key, *f, p) {
-		d.remove(key, *f)
+		if !holdsPort(key, *f) {
+			d.remove(key, *f)
+		}
 		return ReasonNone, true
 	}
 	if f.Flags&FlowDead != 0 {
@@ -444,7 +448,12 @@ func (d *decision) admitProvider(key FlowKey, p *ip, destVPC uint32) (Flow, Reas
 	f.Idle, other.Idle = g.IdleSeconds, g.IdleSeconds
 	f.Source = t.Source
 	f.Reverse.Dest = t.Source
-	if !d.claim(key, &f.Reverse) {
+	port := key.SourcePort
+	if old, ok := d.state.Flows[key]; ok { // it is over and held its port for this consumer
+		port = old.SourcePort
+		d.remove(key, old)
+	}
+	if !d.claim(key, &f.Reverse, port) {
 		return Flow{}, ReasonSNATPortsExhausted
 	}
 	f.SourcePort = f.Reverse.DestPort
