@@ -99,17 +99,22 @@ func (x *traffic) replan() {
 // change is something that an operator or a user does; flows live on and are judged again.
 func (x *traffic) change() {
 	x.t.Helper()
-	switch x.rng.IntN(7) {
-	case 6:
+	if x.rng.IntN(6) == 0 {
 		x.resolver = []uint16{0, 53, plan.ResolverPort}[x.rng.IntN(3)]
+	}
+	switch x.rng.IntN(6) {
 	case 0:
 		if c := one(x, x.r.Connections); c != nil {
 			c.State = []api.ConnectionState{api.Available, api.Rejected}[x.rng.IntN(2)]
 		}
 	case 1, 2:
-		if g := one(x, x.r.SecurityGroups); g != nil {
+		g, egress := one(x, x.r.SecurityGroups), 4
+		if lb := one(x, x.r.LoadBalancers); lb != nil && len(lb.SecurityGroups) > 0 && x.rng.IntN(3) == 0 {
+			g, egress = x.r.SecurityGroups[lb.SecurityGroups[0]], 2
+		}
+		if g != nil {
 			rules := &g.Ingress
-			if x.rng.IntN(4) == 0 {
+			if x.rng.IntN(egress) == 0 {
 				rules = &g.Egress
 			}
 			if len(*rules) > 0 {
