@@ -143,7 +143,8 @@ static __noinline int established(struct __sk_buff *skb, struct run *r)
 			return REASON_BAD_OVERLAY;
 		p->eni = s->own.eni;
 	}
-	if (s->own.flags & (FLOW_DEAD | FLOW_CLOSED) && p->protocol == IPPROTO_TCP && reopens(&s->own, p)) {
+	if (s->own.flags & (FLOW_DEAD | FLOW_CLOSED) && (p->protocol == IPPROTO_TCP || holds_port(&s->own)) &&
+	    reopens(&s->own, p)) {
 		if (p->hook != HOOK_WORKLOAD)
 			p->eni = 0;
 		return holds_port(&s->own) ? ABSENT : remove_flow(s, live);

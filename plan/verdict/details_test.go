@@ -514,6 +514,27 @@ func TestHeldPortIsItsConsumers(t *testing.T) {
 	}
 }
 
+// A datagram of a revoked flow that holds its port is judged anew, as permission may be back long before the port is free.
+func TestRevokedDatagramsAreJudgedAnew(t *testing.T) {
+	n := newNode(t, 2, plantest.Workloads())
+	from := func() verdict.Verdict {
+		return n.tunnel(plantest.IP{Source: cart, Dest: cart, Protocol: 17, SourcePort: 40000, DestPort: 8443}.
+			Overlay(plantest.At(plantest.Shop, cart, plantest.TagUDP), plantest.At(plantest.Pay, cart, 0)))
+	}
+	want(t, from(), verdict.NextWorkload, verdict.ReasonForwarded)
+	grants := n.plan.Grants
+	n.plan.Grants = nil
+	n.plan.Generation++
+	want(t, from(), verdict.NextNone, verdict.ReasonFlowRevoked)
+	want(t, from(), verdict.NextNone, verdict.ReasonNoGrant)
+	n.plan.Grants = grants
+	again := from()
+	want(t, again, verdict.NextWorkload, verdict.ReasonForwarded)
+	if portOf(again) != 40000 || len(again.Created) != 2 || len(n.state.Flows) != 2 {
+		t.Errorf("port %d, %d made, %d there", portOf(again), len(again.Created), len(n.state.Flows))
+	}
+}
+
 // portOf is the source port that the target sees.
 func portOf(v verdict.Verdict) uint16 { return binary.BigEndian.Uint16(v.Bytes[14+20:]) }
 

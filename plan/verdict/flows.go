@@ -229,7 +229,7 @@ func (d *decision) remove(key FlowKey, f Flow) {
 
 // established handles a packet whose entry exists. absent: it does not any more, the packet may open a new flow.
 func (d *decision) established(key FlowKey, f *Flow, p *ip) (r Reason, absent bool) {
-	if f.Flags&(FlowDead|FlowClosed) != 0 && p.protocol == plan.ProtocolTCP && reopens(key, *f, p) {
+	if f.Flags&(FlowDead|FlowClosed) != 0 && (p.protocol == plan.ProtocolTCP || holdsPort(key, *f)) && reopens(key, *f, p) {
 		if !holdsPort(key, *f) {
 			d.remove(key, *f)
 		}
