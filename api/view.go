@@ -94,7 +94,8 @@ type ViewAddress struct {
 	Groups  []string   `json:"groups"`
 }
 
-// ViewGroup is a security group of a VPC that this node hosts a part of.
+// ViewGroup is a security group that this view names. It has rules (without descriptions) if a workload of this node, an endpoint
+// or a load balancer is in it.
 type ViewGroup struct {
 	ID      string `json:"id"`
 	Number  uint32 `json:"number"`

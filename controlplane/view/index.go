@@ -16,7 +16,6 @@ type Index struct {
 	hosted  map[string][]*api.ENI      // workload ENIs of a live node, by id
 	nodesOf map[string]map[string]bool // by VPC id: live nodes that host a workload in it
 	subnets map[string][]*api.Subnet   // by VPC id, by id
-	groups  map[string][]*api.SecurityGroup
 	links   []*link // by connection id
 }
 
@@ -47,7 +46,7 @@ type target struct {
 // NewIndex prepares a picture.
 func NewIndex(r *api.Resources) *Index {
 	x := &Index{r: r, byVPC: map[string][]*api.ENI{}, hosted: map[string][]*api.ENI{},
-		nodesOf: map[string]map[string]bool{}, subnets: map[string][]*api.Subnet{}, groups: map[string][]*api.SecurityGroup{}}
+		nodesOf: map[string]map[string]bool{}, subnets: map[string][]*api.Subnet{}}
 	for _, id := range slices.Sorted(maps.Keys(r.ENIs)) {
 		e := r.ENIs[id]
 		x.byVPC[e.VPC] = append(x.byVPC[e.VPC], e)
@@ -62,10 +61,6 @@ func NewIndex(r *api.Resources) *Index {
 	for _, id := range slices.Sorted(maps.Keys(r.Subnets)) {
 		s := r.Subnets[id]
 		x.subnets[s.VPC] = append(x.subnets[s.VPC], s)
-	}
-	for _, id := range slices.Sorted(maps.Keys(r.SecurityGroups)) {
-		g := r.SecurityGroups[id]
-		x.groups[g.VPC] = append(x.groups[g.VPC], g)
 	}
 	for _, id := range slices.Sorted(maps.Keys(r.Connections)) {
 		if l := x.link(r.Connections[id]); l != nil {

@@ -46,6 +46,7 @@ func (x *Index) View(node string) *api.View {
 		p := x.r.VPCs[id]
 		v.VPCs = append(v.VPCs, api.ViewVPC{ID: p.ID, Account: p.Account, Number: p.Number, CIDR: p.CIDR})
 	}
+	x.addGroups(v)
 	x.addPeers(v, node, local)
 	sortView(v)
 	return v
@@ -63,7 +64,7 @@ func (x *Index) eni(e *api.ENI) api.ViewENI {
 	return out
 }
 
-// addLocalVPC adds a VPC of which the node hosts a workload, with the addresses and groups in it.
+// addLocalVPC adds a VPC of which the node hosts a workload, with the addresses in it.
 func (x *Index) addLocalVPC(v *api.View, id, node string) {
 	p := x.r.VPCs[id]
 	if p == nil {
@@ -85,10 +86,55 @@ func (x *Index) addLocalVPC(v *api.View, id, node string) {
 		v.Addresses = append(v.Addresses, api.ViewAddress{VPC: p.Number, Address: e.Address, Type: e.Type, ENI: e.ID,
 			Number: e.Number, Groups: sorted(e.SecurityGroups)})
 	}
-	for _, g := range x.groups[id] {
-		v.Groups = append(v.Groups, api.ViewGroup{ID: g.ID, Number: g.Number, Ingress: slices.Clone(g.Ingress),
-			Egress: slices.Clone(g.Egress)})
+}
+
+// addGroups adds the groups that the view names. Only those that the node judges packets by have their rules: those of the
+// workloads that it hosts, and of endpoints and load balancers. Of others it knows the number, which rules and packets name.
+func (x *Index) addGroups(v *api.View) {
+	judging, named := map[string]bool{}, map[string]bool{}
+	mark := func(set map[string]bool, ids []string) {
+		for _, id := range ids {
+			set[id] = true
+		}
 	}
+	for _, e := range v.ENIs {
+		mark(judging, e.Groups)
+	}
+	for _, a := range v.Addresses {
+		if a.Type != api.ENIWorkload {
+			mark(judging, a.Groups)
+		}
+		mark(named, a.Groups)
+	}
+	for _, g := range v.Grants {
+		mark(judging, g.LoadBalancerGroups)
+	}
+	for id := range judging {
+		g := x.r.SecurityGroups[id]
+		if g == nil {
+			continue
+		}
+		v.Groups = append(v.Groups, api.ViewGroup{ID: g.ID, Number: g.Number, Ingress: bare(g.Ingress), Egress: bare(g.Egress)})
+		for _, r := range slices.Concat(g.Ingress, g.Egress) {
+			if r.Group != "" {
+				named[r.Group] = true
+			}
+		}
+	}
+	for id := range named {
+		if g := x.r.SecurityGroups[id]; g != nil && !judging[id] {
+			v.Groups = append(v.Groups, api.ViewGroup{ID: g.ID, Number: g.Number})
+		}
+	}
+}
+
+// bare are rules without their descriptions, which no node needs.
+func bare(list []api.Rule) []api.Rule {
+	out := slices.Clone(list)
+	for i := range out {
+		out[i].Description = ""
+	}
+	return out
 }
 
 // endpoint is a connection as its consumer's nodes see it.

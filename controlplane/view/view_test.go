@@ -135,7 +135,7 @@ func needed(r *api.Resources, node string) map[string]bool {
 			}
 		}
 		for _, g := range r.SecurityGroups {
-			if g.VPC == vpc {
+			if g.VPC == vpc && g.Name != "spare" {
 				add(g.ID)
 			}
 		}
@@ -174,6 +174,9 @@ func TestViewHoldsNothingThatTheNodeDoesNotNeed(t *testing.T) {
 			text, err := json.Marshal(v)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if strings.Contains(string(text), secret) {
+				t.Fatalf("%s sees the description of a rule:\n%s", node, text)
 			}
 			ok := needed(r, node)
 			for _, k := range api.Kinds {
@@ -258,6 +261,46 @@ func complete(t *rapid.T, r *api.Resources, v *api.View, node string) {
 				t.Fatalf("listener %s: %d tags for %d ENIs", l.Listener, len(l.TagNumbers), len(e.ENIs))
 			}
 		}
+	}
+}
+
+// A node knows the rules of the groups that it judges packets by, and of those that these name the number.
+func TestGroupsOfAView(t *testing.T) {
+	r := api.NewResources()
+	put := func(name string, n uint32, names string) {
+		r.Put(&api.SecurityGroup{Meta: api.Meta{ID: name}, VPC: "vpc-1", Number: n,
+			Ingress: []api.Rule{{ID: "sgr-" + name, Protocol: api.All, Group: names, Description: secret}}})
+	}
+	for i, name := range []string{"sg-here", "sg-there", "sg-lb", "sg-vpce", "sg-named", "sg-far", "sg-spare"} {
+		put(name, uint32(i+1), map[string]string{"sg-here": "sg-named", "sg-named": "sg-far"}[name])
+	}
+	r.Put(&api.VPC{Meta: api.Meta{ID: "vpc-1"}, Number: 1, CIDR: netip.MustParsePrefix("10.0.0.0/24")})
+	for i, node := range []string{"node-1", "node-2"} {
+		r.Put(&api.Node{Meta: api.Meta{ID: node}, Number: uint32(i + 1), State: api.NodeReady})
+	}
+	for i, e := range []api.ENI{
+		{Type: api.ENIWorkload, Node: "node-1", SecurityGroups: []string{"sg-here"}},
+		{Type: api.ENIWorkload, Node: "node-2", SecurityGroups: []string{"sg-there"}},
+		{Type: api.ENILoadBalancer, SecurityGroups: []string{"sg-lb"}},
+		{Type: api.ENIEndpoint, SecurityGroups: []string{"sg-vpce"}},
+	} {
+		e.ID, e.VPC, e.Number = id(api.KindENI, i), "vpc-1", uint32(i+1)
+		e.Address = netip.AddrFrom4([4]byte{10, 0, 0, byte(10 + i)})
+		r.Put(&e)
+	}
+	got := map[string]int{}
+	for _, g := range Compute(r, "node-1").Groups {
+		got[g.ID] = len(g.Ingress)
+		if len(g.Ingress) > 0 && g.Ingress[0].Description != "" {
+			t.Errorf("described: %v", g)
+		}
+	}
+	want := map[string]int{"sg-here": 1, "sg-lb": 1, "sg-vpce": 1, "sg-there": 0, "sg-named": 0}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("groups and their rules %v, want %v", got, want)
+	}
+	if r.SecurityGroups["sg-here"].Ingress[0].Description != secret {
+		t.Error("the picture was changed")
 	}
 }
 

@@ -3,12 +3,16 @@ package view
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"pgregory.net/rapid"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/alloc"
 )
+
+// secret stands in the descriptions of rules.
+const secret = "the bank"
 
 // id makes a readable id of the right form.
 func id(k api.Kind, n int) string {
@@ -71,9 +75,13 @@ func (w *world) vpc() {
 		Number: uint32(10 + w.next[api.KindVPC])}
 	w.r.Put(v)
 	g := &api.SecurityGroup{Meta: w.meta(api.KindSecurityGroup, acc.ID), VPC: v.ID, Number: uint32(w.next[api.KindSecurityGroup])}
-	g.Ingress = []api.Rule{{ID: "sgr-1", Protocol: api.All, Group: g.ID},
+	g.Ingress = []api.Rule{{ID: "sgr-1", Protocol: api.All, Group: g.ID, Description: "from " + secret},
 		{ID: "sgr-0", Protocol: api.TCP, FromPort: 443, ToPort: 443, CIDR: netip.MustParsePrefix("10.0.0.0/25")}}
 	w.r.Put(g)
+	spare := &api.SecurityGroup{Meta: w.meta(api.KindSecurityGroup, acc.ID), VPC: v.ID, // nobody is in it
+		Number: uint32(w.next[api.KindSecurityGroup]), Ingress: slices.Clone(g.Ingress)}
+	spare.Name = "spare"
+	w.r.Put(spare)
 	var subnets []*api.Subnet
 	for i, cidr := range []string{"10.0.0.0/26", "10.0.0.64/26"} {
 		s := &api.Subnet{Meta: w.meta(api.KindSubnet, acc.ID), VPC: v.ID, CIDR: netip.MustParsePrefix(cidr),
@@ -151,7 +159,7 @@ func (w *world) connection() {
 		ServiceName: s.Account + "/" + s.Name, PrivateDNSEnabled: rapid.Bool().Draw(w.t, "private DNS")}
 	c.Endpoint = p.ID
 	for _, g := range w.r.SecurityGroups {
-		if g.VPC == v.ID {
+		if g.VPC == v.ID && g.Name != "spare" {
 			p.SecurityGroups = []string{g.ID}
 		}
 	}
