@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/culvert-net/culvert/api"
@@ -395,5 +396,46 @@ func TestFillAndShrink(t *testing.T) {
 	}
 	if _, err := NewEtcd(cfg).Fill(t.Context()); !errors.Is(err, ErrNotReady) {
 		t.Errorf("not open: %v", err)
+	}
+}
+
+// fillUp writes until the store refuses for want of room.
+func fillUp(t *testing.T, s Store) {
+	t.Helper()
+	for i := range 1000 {
+		if err := s.Put(t.Context(), "big", bytes.Repeat([]byte{byte(i)}, 1<<20)); err != nil {
+			if !errors.Is(err, rpctypes.ErrNoSpace) {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatal("the store is never full")
+}
+
+// A store that was full once takes writes again after a start at which it has room.
+func TestFullStoreRecovers(t *testing.T) {
+	cfg := EtcdConfig{Dir: t.TempDir(), NoSync: true, quota: 32 << 20}
+	s := NewEtcd(cfg)
+	stop := run(t, s)
+	put(t, s, account("1"))
+	fillUp(t, s)
+	if _, err := s.Txn(t.Context(), func(tx *Tx) error { tx.Put(account("2")); return nil }); err == nil {
+		t.Fatal("it is full, and takes a small write")
+	}
+	c := s.client.Load()
+	last, err := c.Get(t.Context(), root+"big")
+	if err == nil {
+		_, err = c.Compact(t.Context(), last.Header.Revision, clientv3.WithCompactPhysical())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	s = NewEtcd(cfg)
+	run(t, s)
+	put(t, s, account("2"))
+	if len(s.Snapshot().Accounts) != 2 {
+		t.Errorf("%d accounts", len(s.Snapshot().Accounts))
 	}
 }

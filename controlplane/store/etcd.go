@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -126,7 +127,12 @@ func (e *Etcd) open(ctx context.Context) (*clientv3.Client, func(), error) {
 	}
 	e.shrink(server.Server.Backend())
 	c := v3client.New(server.Server)
-	return c, func() { _ = c.Close(); stop() }, nil
+	closeAll := func() { _ = c.Close(); stop() }
+	if err := e.disarm(ctx, c, server.Server.Backend()); err != nil {
+		closeAll()
+		return nil, nil, err
+	}
+	return c, closeAll, nil
 }
 
 // shrink rewrites the file of an embedded etcd when a good part of it is free: it never gets smaller by itself, and it is the file
@@ -138,6 +144,27 @@ func (e *Etcd) shrink(file backend.Backend) {
 	if err := file.Defrag(); err != nil {
 		e.cfg.Log.Warn("store not made smaller", "error", err)
 	}
+}
+
+// disarm lets an embedded etcd take writes again that was full once: it remembers that, also when it has room again.
+func (e *Etcd) disarm(ctx context.Context, c *clientv3.Client, file backend.Backend) error {
+	if file.Size() >= cmp.Or(e.cfg.quota, defaultQuota) {
+		return nil
+	}
+	alarms, err := c.AlarmList(ctx)
+	if err != nil {
+		return fmt.Errorf("store: list alarms: %w", err)
+	}
+	for _, a := range alarms.Alarms {
+		if a.Alarm != etcdserverpb.AlarmType_NOSPACE {
+			continue
+		}
+		if _, err := c.AlarmDisarm(ctx, (*clientv3.AlarmMember)(a)); err != nil {
+			return fmt.Errorf("store: disarm alarm %s: %w", a.Alarm, err)
+		}
+		e.cfg.Log.Info("the store was full and has room again")
+	}
+	return nil
 }
 
 // Fill implements Store.
