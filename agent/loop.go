@@ -318,7 +318,8 @@ func (t *turn) detach() {
 }
 
 // tunnel gives the device its key and peers. A device that has lost its key is a restarted tunnel process: it is told to
-// start new sessions at once.
+// start new sessions at once. So it is for a new peer: who learns of the other first sends an initiation that the other
+// does not know yet what to do with, and the protocol's next one is 5 s away.
 func (t *turn) tunnel(ctx context.Context) error {
 	have, err := t.edges.Wire.Observe(ctx)
 	if err != nil {
@@ -334,12 +335,13 @@ func (t *turn) tunnel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if change := wire.Diff(want, have, time.Now()); !change.Empty() {
+	change := wire.Diff(want, have, time.Now())
+	if !change.Empty() {
 		if err := t.edges.Wire.Apply(ctx, change); err != nil {
 			return err
 		}
 	}
-	if k, ok := t.edges.Wire.(wire.Kicker); ok && fresh && len(want) > 0 {
+	if k, ok := t.edges.Wire.(wire.Kicker); ok && (fresh && len(want) > 0 || len(change.Add) > 0) {
 		return k.Kick(ctx)
 	}
 	return nil

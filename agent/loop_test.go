@@ -397,6 +397,28 @@ func TestTunnelThatRestartedIsFedAgain(t *testing.T) {
 	}
 }
 
+// Whichever of two nodes hears of the other last starts the session: the first one's initiation was lost on it.
+func TestNewPeersAreGreetedAtOnce(t *testing.T) {
+	b := newBench(t)
+	v := testView(1)
+	for i := range 2 {
+		key, err := wire.NewPrivateKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.Revision++
+		v.Peers = append(v.Peers, api.ViewPeer{Node: fmt.Sprintf("node-%d", 2+i), Name: "b", Number: uint32(2 + i),
+			PublicKey: key.Public().String(), Underlay: []string{fmt.Sprintf("192.0.2.%d:51820", 2+i)},
+			AllowedIPs: []netip.Prefix{netip.PrefixFrom(api.NodeAddr(7, uint32(2+i)), 128)}})
+		b.hear(v)
+		b.mustRound()
+		b.mustRound() // nothing new
+		if got := b.wire.Kicks(); got != i+1 {
+			t.Errorf("with %d peers: %d kicks", i+1, got)
+		}
+	}
+}
+
 func TestAttachIsRefusedWithoutTrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
