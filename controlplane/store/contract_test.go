@@ -6,14 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -377,14 +378,6 @@ func TestFillAndShrink(t *testing.T) {
 		}
 	}
 	full := fill()
-	c := s.client.Load()
-	last, err := c.Get(t.Context(), root+"big")
-	if err == nil {
-		_, err = c.Compact(t.Context(), last.Header.Revision, clientv3.WithCompactPhysical())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	stop()
 	s = NewEtcd(cfg)
 	run(t, s)
@@ -394,7 +387,11 @@ func TestFillAndShrink(t *testing.T) {
 	if v, err := s.Get(t.Context(), "big"); err != nil || len(v) != 1<<20 || v[0] != byte(writes-1) {
 		t.Errorf("%d bytes, %v", len(v), err)
 	}
-	if _, err := NewEtcd(cfg).Fill(t.Context()); !errors.Is(err, ErrNotReady) {
+	closed := NewEtcd(cfg)
+	if _, err := closed.Fill(t.Context()); !errors.Is(err, ErrNotReady) {
+		t.Errorf("not open: %v", err)
+	}
+	if err := closed.MakeRoom(t.Context()); !errors.Is(err, ErrNotReady) {
 		t.Errorf("not open: %v", err)
 	}
 }
@@ -413,29 +410,44 @@ func fillUp(t *testing.T, s Store) {
 	t.Fatal("the store is never full")
 }
 
-// A store that was full once takes writes again after a start at which it has room.
+// A store that was full takes writes again after a start, or once room was made; followers go on meanwhile.
 func TestFullStoreRecovers(t *testing.T) {
-	cfg := EtcdConfig{Dir: t.TempDir(), NoSync: true, quota: 32 << 20}
-	s := NewEtcd(cfg)
-	stop := run(t, s)
-	put(t, s, account("1"))
-	fillUp(t, s)
-	if _, err := s.Txn(t.Context(), func(tx *Tx) error { tx.Put(account("2")); return nil }); err == nil {
-		t.Fatal("it is full, and takes a small write")
-	}
-	c := s.client.Load()
-	last, err := c.Get(t.Context(), root+"big")
-	if err == nil {
-		_, err = c.Compact(t.Context(), last.Header.Revision, clientv3.WithCompactPhysical())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	stop()
-	s = NewEtcd(cfg)
-	run(t, s)
-	put(t, s, account("2"))
-	if len(s.Snapshot().Accounts) != 2 {
-		t.Errorf("%d accounts", len(s.Snapshot().Accounts))
+	for name, recovers := range map[string]func(t *testing.T, s *Etcd, stop func()) *Etcd{
+		"start": func(t *testing.T, s *Etcd, stop func()) *Etcd {
+			stop()
+			again := NewEtcd(s.cfg)
+			run(t, again)
+			return again
+		},
+		"make room": func(t *testing.T, s *Etcd, _ func()) *Etcd {
+			for range 2 { // also when there is nothing to do
+				if err := s.MakeRoom(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return s
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var said bytes.Buffer
+			s := NewEtcd(EtcdConfig{Dir: t.TempDir(), NoSync: true, quota: 32 << 20, Log: slog.New(slog.NewTextHandler(&said, nil))})
+			stop := run(t, s)
+			put(t, s, account("1"))
+			fillUp(t, s)
+			if _, err := s.Txn(t.Context(), func(tx *Tx) error { tx.Put(account("2")); return nil }); err == nil {
+				t.Fatal("it is full, and takes a small write")
+			}
+			s = recovers(t, s, stop)
+			put(t, s, account("2"))
+			if len(s.Snapshot().Accounts) != 2 {
+				t.Errorf("%d accounts", len(s.Snapshot().Accounts))
+			}
+			if f, err := s.Fill(t.Context()); err != nil || f > 0.2 {
+				t.Errorf("filled %.3f, %v", f, err)
+			}
+			if text := said.String(); strings.Contains(text, "level=WARN") {
+				t.Error(text)
+			}
+		})
 	}
 }

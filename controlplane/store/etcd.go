@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -34,6 +35,8 @@ const (
 	// defaultQuota is how large the file of an embedded etcd may get, in bytes; etcdQuota is an external one's, unless it says so.
 	defaultQuota = 4 << 30
 	etcdQuota    = 2 << 30
+	// history is how long an embedded etcd keeps what was replaced or deleted. Nobody reads it; it takes room all the same.
+	history = "5m"
 )
 
 // EtcdConfig says which etcd. Exactly one of Dir and Endpoints is given.
@@ -56,6 +59,7 @@ type Etcd struct {
 	cfg    EtcdConfig
 	txn    sync.Mutex // transactions of this process do not race each other
 	client atomic.Pointer[clientv3.Client]
+	file   backend.Backend // of an embedded etcd; written before client
 }
 
 // NewEtcd prepares a store; Run opens it.
@@ -78,6 +82,9 @@ func (e *Etcd) Run(ctx context.Context, ready func()) error {
 	rev, err := e.load(ctx, client)
 	if err != nil {
 		return err
+	}
+	if e.file != nil {
+		e.begin(ctx, client)
 	}
 	e.client.Store(client)
 	defer e.client.Store(nil)
@@ -125,30 +132,55 @@ func (e *Etcd) open(ctx context.Context) (*clientv3.Client, func(), error) {
 		stop()
 		return nil, nil, ctx.Err()
 	}
-	e.shrink(server.Server.Backend())
+	e.file = server.Server.Backend()
 	c := v3client.New(server.Server)
-	closeAll := func() { _ = c.Close(); stop() }
-	if err := e.disarm(ctx, c, server.Server.Backend()); err != nil {
-		closeAll()
-		return nil, nil, err
-	}
-	return c, closeAll, nil
+	return c, func() { _ = c.Close(); stop() }, nil
 }
 
-// shrink rewrites the file of an embedded etcd when a good part of it is free: it never gets smaller by itself, and it is the file
-// that must not outgrow the quota. That takes seconds in which nothing else is possible, so it is done at the start.
-func (e *Etcd) shrink(file backend.Backend) {
-	if size := file.Size(); size < cmp.Or(e.cfg.quota, defaultQuota)/4 || file.SizeInUse() > size*3/4 {
-		return
+// begin makes room in a large file, and lets an etcd take writes again that was full. Without it the store can be read at least.
+func (e *Etcd) begin(ctx context.Context, c *clientv3.Client) {
+	step := e.disarm
+	if e.file.Size() >= e.quota()/4 {
+		step = e.makeRoom
 	}
-	if err := file.Defrag(); err != nil {
-		e.cfg.Log.Warn("store not made smaller", "error", err)
+	if err := step(ctx, c); err != nil {
+		e.cfg.Log.Warn("no room made in the store", "error", err)
 	}
+}
+
+// MakeRoom implements Store. For an external etcd it does nothing: that is up to who runs it.
+func (e *Etcd) MakeRoom(ctx context.Context) error {
+	c := e.client.Load()
+	switch {
+	case c == nil:
+		return ErrNotReady
+	case e.file == nil:
+		return nil
+	}
+	return e.makeRoom(ctx, c)
+}
+
+// makeRoom forgets old versions, and rewrites the file if a good part of it is free then: it never gets smaller by itself, and it
+// is the file that must not outgrow the quota.
+func (e *Etcd) makeRoom(ctx context.Context, c *clientv3.Client) error {
+	e.mu.Lock()
+	seen := e.observed // follow needs what comes later
+	e.mu.Unlock()
+	_, err := c.Compact(ctx, seen, clientv3.WithCompactPhysical())
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
+		return fmt.Errorf("store: forget old versions: %w", err)
+	}
+	if e.file.SizeInUse() < e.file.Size()/10*9 {
+		if err := e.file.Defrag(); err != nil {
+			return fmt.Errorf("store: rewrite the file: %w", err)
+		}
+	}
+	return e.disarm(ctx, c)
 }
 
 // disarm lets an embedded etcd take writes again that was full once: it remembers that, also when it has room again.
-func (e *Etcd) disarm(ctx context.Context, c *clientv3.Client, file backend.Backend) error {
-	if file.Size() >= cmp.Or(e.cfg.quota, defaultQuota) {
+func (e *Etcd) disarm(ctx context.Context, c *clientv3.Client) error {
+	if e.file.Size() >= e.quota() {
 		return nil
 	}
 	alarms, err := c.AlarmList(ctx)
@@ -184,6 +216,8 @@ func (e *Etcd) Fill(ctx context.Context) (float64, error) {
 	return float64(st.DbSize) / float64(cmp.Or(st.DbSizeQuota, etcdQuota)), nil
 }
 
+func (e *Etcd) quota() int64 { return cmp.Or(e.cfg.quota, defaultQuota) }
+
 // embedConfig is a single member that listens nowhere. Its URLs are labels that etcd demands and nobody dials.
 func embedConfig(cfg EtcdConfig) *embed.Config {
 	c := embed.NewConfig()
@@ -197,7 +231,7 @@ func embedConfig(cfg EtcdConfig) *embed.Config {
 	c.TickMs, c.ElectionMs = 10, 100
 	c.MaxTxnOps, c.MaxRequestBytes = maxTxnOps, maxRequestBytes
 	c.QuotaBackendBytes = cmp.Or(cfg.quota, defaultQuota)
-	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
+	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, history
 	c.UnsafeNoFsync = cfg.NoSync
 	c.EnableGRPCGateway = false
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())

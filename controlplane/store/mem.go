@@ -19,6 +19,8 @@ type Mem struct {
 	rev  int64
 	// Filled is what Fill answers, in percent.
 	Filled atomic.Int64
+	// Freed, in percent, is what MakeRoom takes off that.
+	Freed atomic.Int64
 }
 
 // NewMem makes an empty store.
@@ -109,5 +111,11 @@ func (m *Mem) List(_ context.Context, prefix, after string, limit int) ([]KV, er
 
 // Fill implements Store.
 func (m *Mem) Fill(context.Context) (float64, error) { return float64(m.Filled.Load()) / 100, nil }
+
+// MakeRoom implements Store.
+func (m *Mem) MakeRoom(context.Context) error {
+	m.Filled.Add(-m.Freed.Load())
+	return nil
+}
 
 var _ Store = (*Mem)(nil)

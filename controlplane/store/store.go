@@ -37,6 +37,8 @@ type Store interface {
 	List(ctx context.Context, prefix, after string, limit int) ([]KV, error)
 	// Fill is how much of its room the store takes, from 0 to 1. When it is full it refuses every write.
 	Fill(ctx context.Context) (float64, error)
+	// MakeRoom gives back what is taken by replaced and deleted values. Everything else may wait for seconds meanwhile.
+	MakeRoom(ctx context.Context) error
 }
 
 // KV is a side key.
