@@ -142,7 +142,8 @@ root. An interface that is bound to no node is bound to this one first, which ne
 already and named by id, it is attached without the server.
 
 Under a name that is root's alone, a namespace that is made anew, also at boot, gets the interface again. That of a
-process has it until it ends; then attach it anew.`, `
+process has it until it ends; then attach it anew. The VPC's resolver is set where ip netns exec looks for it; a
+namespace without such a name has no place for it, and what runs there must be told.`, `
   culvert eni attach cart --netns cart --default-route
   culvert eni attach eni-0a1b2c3d4e5f60718 --pid 4711 --interface eth1`,
 		func(cmd *cobra.Command, args []string) error {
@@ -161,6 +162,10 @@ process has it until it ends; then attach it anew.`, `
 			return a.print(got, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "%s is %s in %s: address %s, MTU %d, resolver %s\n",
 					got.ENI, got.Interface, path, got.Address, got.MTU, got.Resolver)
+				if err == nil && filepath.Dir(path) != netns.Dir {
+					_, err = fmt.Fprintf(w, "This namespace has no name: tell what runs there of its resolver, as \"nameserver %s\" in resolv.conf.\n",
+						got.Resolver)
+				}
 				return err
 			})
 		})
