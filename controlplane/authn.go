@@ -145,7 +145,7 @@ func (s *Server) identify(c *caller, r *http.Request, grace time.Duration) *api.
 	c.node, c.serial = n, ca.Serial(cert)
 	if !goodSerial(n, c.serial) {
 		c.suspect = true
-		s.log.Warn("a node showed a certificate that was replaced", "node", n.Name, "serial", c.serial, "source", c.source)
+		s.replaced.add(n.ID, "serial "+c.serial+" from "+c.source)
 		return api.Errorf(api.CodeCertificateInvalid, "", again, "the node certificate was replaced by a newer one")
 	}
 	if c.serial == n.CertificateSerial && n.PreviousSerial != "" {

@@ -372,19 +372,19 @@ func TestFormerRelationsAreBounded(t *testing.T) {
 	}
 }
 
-func TestRefusedFlowsAreLogged(t *testing.T) {
-	var f refusedFlows
+func TestTalliesAreTaken(t *testing.T) {
+	var f tally
 	now := time.Now()
 	f.add("a", "x")
 	f.add("a", "y")
-	if by := f.take(now); len(by) != 1 || by["a"] != (refusedFlow{2, "y"}) {
+	if by := f.take(now); len(by) != 1 || by["a"] != (tallied{2, "y"}) {
 		t.Errorf("%+v", by)
 	}
 	f.add("b", "x")
-	if by := f.take(now.Add(refusedFlowsEvery - 1)); by != nil {
+	if by := f.take(now.Add(tallyEvery - 1)); by != nil {
 		t.Errorf("again within a minute: %+v", by)
 	}
-	if by := f.take(now.Add(refusedFlowsEvery)); len(by) != 1 || by["b"].records != 1 {
+	if by := f.take(now.Add(tallyEvery)); len(by) != 1 || by["b"].times != 1 {
 		t.Errorf("%+v", by)
 	}
 	if by := f.take(now.Add(time.Hour)); by != nil {

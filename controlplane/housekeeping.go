@@ -34,7 +34,7 @@ func (s *Server) keepHouse(ctx context.Context) {
 		s.due(ctx, "expire connections and tokens", s.expire)
 		s.saveStatuses(ctx)
 		s.due(ctx, "save what nodes have to do with", s.saveRelated)
-		s.tellRefusedFlows()
+		s.tellTallies()
 		s.due(ctx, "write counted refusals", func(ctx context.Context) error { return s.flushRefusals(ctx, false) })
 		if now.Sub(swept) >= sweepEvery {
 			swept = now

@@ -69,7 +69,11 @@ func (s *Server) mayAsk(w http.ResponseWriter, who *caller, writes bool) *api.Er
 	if s.cfg.unlimited || who.admin() || who.id() == anonymous {
 		return nil
 	}
-	delay := s.rates.wait(who.id(), writes, s.cfg.Now())
+	bucket := who.id()
+	if who.suspect { // whoever has an old certificate must not use up what the node may
+		bucket = "replaced/" + bucket
+	}
+	delay := s.rates.wait(bucket, writes, s.cfg.Now())
 	if delay == 0 {
 		return nil
 	}

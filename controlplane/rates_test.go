@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -83,6 +84,54 @@ func TestANodeMayRenewSoOften(t *testing.T) {
 	}
 	if e == nil {
 		t.Error("a node fills the audit log as fast as it can")
+	}
+}
+
+// linesWith counts what is logged that has a text in it.
+type linesWith struct {
+	text string
+	n    atomic.Int64
+}
+
+func (w *linesWith) Write(line []byte) (int, error) {
+	if strings.Contains(string(line), w.text) {
+		w.n.Add(1)
+	}
+	return len(line), nil
+}
+
+// Whoever has an old certificate of a node neither uses up what the node may ask nor fills the log.
+func TestAReplacedCertificateDoesNotShutTheNodeOut(t *testing.T) {
+	logged := &linesWith{text: "level=WARN"}
+	l := startLab(t, func(c *Config) {
+		c.unlimited, c.Tick, c.Log = false, 10*time.Millisecond, slog.New(slog.NewTextHandler(logged, nil))
+	})
+	first := l.host("host-a")
+	second := l.renewed(first)
+	status := func() error { return second.ReportStatus(l.ctx(), api.NodeStatus{Node: second.id}) }
+	if err := status(); err != nil { // which retires the first certificate
+		t.Fatal(err)
+	}
+	thief, node := l.rawClient(first.cert), l.rawClient(second.cert)
+	for _, path := range []string{"/v1/node/status", "/v1/node/renew"} {
+		limited := false
+		for range 2 * api.ReadBurst {
+			a := thief.do("POST", path, "", `{"csr":"AA=="}`)
+			if a.status == http.StatusOK {
+				t.Fatalf("%s: %s", path, a.body)
+			}
+			limited = limited || a.status == http.StatusTooManyRequests
+		}
+		if !limited {
+			t.Errorf("%s: no end to what an old certificate may ask", path)
+		}
+		if a := node.do("POST", path, "", `{"csr":"AA=="}`); a.status == http.StatusTooManyRequests {
+			t.Errorf("%s: the node is shut out: %s", path, a.body)
+		}
+	}
+	l.eventually("the log to tell", func() bool { return logged.n.Load() > 0 })
+	if n := logged.n.Load(); n != 1 {
+		t.Errorf("%d warnings", n)
 	}
 }
 

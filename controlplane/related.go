@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
@@ -26,8 +24,6 @@ const (
 	// maxFormer bounds what is remembered of one account and node, of each sort: the newest. That is four times what an account can
 	// have there at once.
 	maxFormer = 4 * api.MaxENIsPerNodeAndAccount
-	// refusedFlowsEvery is how often the log tells of records that a node may not write.
-	refusedFlowsEvery = time.Minute
 
 	sideConsumer, sideProvider = "consumer", "provider"
 )
@@ -266,44 +262,4 @@ func (s *Server) forgetRelated(node string) error {
 		return err
 	}
 	return nil
-}
-
-// refusedFlows counts records that nodes may not write, until the log tells.
-type refusedFlows struct {
-	mu   sync.Mutex
-	told time.Time
-	by   map[string]refusedFlow
-}
-
-type refusedFlow struct {
-	records int
-	why     string // of the last
-}
-
-func (f *refusedFlows) add(node, why string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.by == nil {
-		f.by = map[string]refusedFlow{}
-	}
-	f.by[node] = refusedFlow{f.by[node].records + 1, why}
-}
-
-// take returns the counts once a minute.
-func (f *refusedFlows) take(now time.Time) map[string]refusedFlow {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.by) == 0 || now.Sub(f.told) < refusedFlowsEvery {
-		return nil
-	}
-	by := f.by
-	f.by, f.told = nil, now
-	return by
-}
-
-func (s *Server) tellRefusedFlows() {
-	by := s.refusedFlows.take(s.cfg.Now())
-	for _, node := range slices.Sorted(maps.Keys(by)) {
-		s.log.Warn("flow records refused that the node may not write", "node", node, "records", by[node].records, "last", by[node].why)
-	}
 }

@@ -96,8 +96,8 @@ type Server struct {
 	rates    rates
 	answers  answers
 	tight    atomic.Bool // the store is nearly full
-	// refusedFlows are flow records that nodes may not write.
-	refusedFlows refusedFlows
+	// Told of in the log: flow records that nodes may not write, and certificates that were replaced.
+	refusedFlows, replaced tally
 
 	flows    *flowlog.Log
 	index    indexCache
