@@ -162,6 +162,10 @@ type Agent struct {
 	made  time.Time
 	key   wire.PrivateKey
 
+	// spaces is held, before mu, by whoever opens or closes attachments' namespaces: between looking at what is held and acting on it
+	// nobody else may.
+	spaces sync.Mutex
+
 	mu          sync.Mutex
 	id          *state.Identity
 	cp          ControlPlane

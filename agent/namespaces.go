@@ -49,6 +49,8 @@ type lost struct {
 // is made anew under it, by a script or at boot, is attached anew. A path that others may change is followed to the
 // namespace that was meant and no further.
 func (a *Agent) namespaces() (here []plan.Attachment, inodes map[string]uint64, failed map[string]error) {
+	a.spaces.Lock()
+	defer a.spaces.Unlock()
 	a.mu.Lock()
 	all, held := slices.Clone(a.attachments), maps.Clone(a.held)
 	a.mu.Unlock()
@@ -103,7 +105,7 @@ func (a *Agent) settle(att plan.Attachment, ns *Namespace, err error) (*plan.Att
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i := slices.Index(a.attachments, att)
-	if i < 0 { // detached or attached anew meanwhile
+	if i < 0 { // detached meanwhile
 		return nil, a.discard(att.ENI, ns)
 	}
 	if err != nil {
@@ -177,6 +179,8 @@ func (a *Agent) drop(eni string) error {
 
 // release lets go of all namespaces.
 func (a *Agent) release() error {
+	a.spaces.Lock()
+	defer a.spaces.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var errs []error

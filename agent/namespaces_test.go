@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/local"
@@ -23,6 +24,7 @@ type memSpaces struct {
 	others  map[string]bool   // paths that others than root may change
 	cookies map[uint64]uint64 // by inode, where they differ
 	open    atomic.Int64      // that nobody has closed
+	looked  func()            // called once, after the next look at a path
 }
 
 // Open implements Namespaces.
@@ -52,6 +54,10 @@ func (m *memSpaces) Inode(path string) (uint64, error) {
 	inode := m.host.NamespaceInode(path)
 	if inode == 0 {
 		return 0, fmt.Errorf("%s: %w", path, host.ErrNoNamespace)
+	}
+	if f := m.looked; f != nil {
+		m.looked = nil
+		f()
 	}
 	return inode, nil
 }
@@ -341,5 +347,54 @@ func TestNothingStaysOfAnENIWhoseNamespaceWasFirst(t *testing.T) {
 		if f := b.host.ResolverFile(cart); name == "detached" && f != "" {
 			t.Errorf("%s: the resolver file stays: %s", name, f)
 		}
+	}
+}
+
+// Attach and Detach change what is held while the loop looks: nothing is closed twice, and nothing that is closed is held.
+func TestNamespacesChangeWhileTheLoopLooks(t *testing.T) {
+	const cart = "/run/netns/cart"
+	for name, change := range map[string]func(b *bench) error{
+		"looked at": func(b *bench) error {
+			b.replace(cart)
+			_, _, failed := b.agent.namespaces()
+			return failed[eni]
+		},
+		"detached": func(b *bench) error { return b.agent.dropAttachment(eni) },
+		"detached and attached": func(b *bench) error {
+			err := b.agent.dropAttachment(eni)
+			ns, errOpen := b.spaces.Open(cart)
+			if err = errors.Join(err, errOpen); err != nil {
+				return err
+			}
+			att := plan.Attachment{ENI: eni, Netns: cart, Namespace: ns.Namespace, Interface: host.DefaultInterface}
+			_, err = b.agent.setAttachment(att, ns)
+			return err
+		},
+	} {
+		b := newBench(t)
+		b.hear(testView(1))
+		b.attach()
+		b.mustRound()
+		changed := make(chan error, 1)
+		b.spaces.looked = func() {
+			done := make(chan struct{})
+			go func() {
+				changed <- change(b)
+				close(done)
+			}()
+			select { // it has to wait; where it does not, this look goes on after it
+			case <-done:
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		_, _, failed := b.agent.namespaces()
+		if err := errors.Join(failed[eni], <-changed); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		held := int64(len(b.agent.held))
+		if open := b.spaces.open.Load(); open != held {
+			t.Errorf("%s: %d held, %d open", name, held, open)
+		}
+		b.stop()
 	}
 }

@@ -95,6 +95,8 @@ func (a *Agent) awaitENI(ctx context.Context, eni string) error {
 // setAttachment notes the wish, durably, and takes over the namespace. had reports that the same wish was there already;
 // the same one but for the namespace that is now at the path is replaced.
 func (a *Agent) setAttachment(att plan.Attachment, ns *Namespace) (had bool, err error) {
+	a.spaces.Lock()
+	defer a.spaces.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	defer func() { err = errors.Join(err, a.discard(att.ENI, ns)) }()
@@ -128,6 +130,8 @@ func (a *Agent) setAttachment(att plan.Attachment, ns *Namespace) (had bool, err
 }
 
 func (a *Agent) dropAttachment(eni string) error {
+	a.spaces.Lock()
+	defer a.spaces.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.forgetLost(eni)
