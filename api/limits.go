@@ -48,6 +48,13 @@ const (
 	MaxGrantTargetsPerNodeAndAccount = 32_768
 )
 
+// What a view holds of rules that let consumers in. MaxRulesPerSet is the datapath's.
+const (
+	MaxRulesPerSet                    = 320 // of one endpoint: five groups of 60 (AWS's limits), rounded up
+	MaxAdmittedRulesPerNode           = 65_536
+	MaxAdmittedRulesPerNodeAndAccount = 16_384 // of one consumer, and an even share of the node at most
+)
+
 // How often one API key, or one node, may ask: so many at once, and then so many a second. Administrators' keys may always.
 const (
 	ReadsPerSecond  = 100

@@ -22,6 +22,7 @@ type View struct {
 	Addresses     []ViewAddress  `json:"addresses"`
 	Groups        []ViewGroup    `json:"groups"`
 	Endpoints     []ViewEndpoint `json:"endpoints"`
+	Admitted      []ViewAdmitted `json:"admitted"`
 	Grants        []ViewGrant    `json:"grants"`
 	Names         []ViewName     `json:"names"`
 }
@@ -150,7 +151,7 @@ type ViewGrant struct {
 	Tag                uint16            `json:"tag"` // number, 1..32767
 	Connection         string            `json:"connectionId"`
 	ConnectionNumber   uint32            `json:"connectionNumber"`
-	Endpoint           string            `json:"endpointId"`
+	Endpoint           string            `json:"endpointId"` // whom it admits stands in the view's Admitted
 	Service            string            `json:"serviceId"`
 	ServiceName        string            `json:"serviceName"`
 	ConsumerAccount    string            `json:"consumerAccount"`
@@ -160,9 +161,17 @@ type ViewGrant struct {
 	Protocol           Protocol          `json:"protocol"`
 	Port               uint16            `json:"port"` // the listener's
 	IdleTimeoutSeconds uint32            `json:"idleTimeoutSeconds"`
-	Admitted           []Rule            `json:"admitted"` // the endpoint's ingress rules, group references resolved to /32 CIDRs
 	LoadBalancerGroups []string          `json:"loadBalancerGroups"`
 	Targets            []ViewGrantTarget `json:"targets"` // hosted on this node only
+}
+
+// ViewAdmitted is whom an endpoint with grants on this node lets in: the inward rules of its groups, with the fewest prefixes that
+// hold exactly the workloads of a group in place of the group. It stands once for all grants of the endpoint.
+type ViewAdmitted struct {
+	Endpoint string `json:"endpointId"`
+	Rules    []Rule `json:"rules"`
+	// LeftOut says why the rules are not here, and the endpoint so is closed: they are more than a node takes.
+	LeftOut string `json:"leftOut,omitempty"`
 }
 
 // ViewGrantTarget is a local target and the load balancer address that it sees as source.

@@ -27,7 +27,7 @@ func compile(v api.View, f Facts, l limits) (*Plan, error) {
 	c := newCompiler(v, f)
 	for _, step := range []func() error{
 		c.config, c.indexVPCs, c.indexGroups, c.indexAddresses, c.indexENIs, c.peers, c.links, c.addresses,
-		c.endpoints, c.grants, c.names,
+		c.endpoints, c.admissions, c.grants, c.names,
 	} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("compile view %d: %w", v.Revision, err)
@@ -55,6 +55,7 @@ type compiler struct {
 	addressOf  map[vpcAddr]*api.ViewAddress
 	eniOf      map[vpcAddr]*api.ViewENI
 	sets       *ruleBook
+	admitted   map[string]*admission // by endpoint
 	tables     *idBook
 	tableTexts map[uint32]string // target group number → text of its targets
 	excess     excesses
@@ -68,6 +69,7 @@ func newCompiler(v api.View, f Facts) *compiler {
 	sorted(&v.Addresses, func(a api.ViewAddress) string { return pad(uint64(a.VPC)) + a.Address.StringExpanded() })
 	sorted(&v.Groups, func(g api.ViewGroup) string { return g.ID })
 	sorted(&v.Endpoints, func(e api.ViewEndpoint) string { return e.ID })
+	sorted(&v.Admitted, func(a api.ViewAdmitted) string { return a.Endpoint })
 	sorted(&v.Grants, func(g api.ViewGrant) string { return pad(uint64(g.ConsumerVPC)) + pad(uint64(g.Tag)) })
 	sorted(&f.Attachments, func(a Attachment) string { return a.ENI })
 	sorted(&f.Ready, func(r ReadyLink) string { return r.ENI })
@@ -75,7 +77,7 @@ func newCompiler(v api.View, f Facts) *compiler {
 		view: &v, facts: &f, plan: &Plan{Revision: v.Revision, Generation: f.Generation},
 		vpcs: map[uint32]*api.ViewVPC{}, groups: map[string]*api.ViewGroup{},
 		addressOf: map[vpcAddr]*api.ViewAddress{}, eniOf: map[vpcAddr]*api.ViewENI{},
-		sets: &ruleBook{newIDBook(textHash)}, tables: newIDBook(textHash), tableTexts: map[uint32]string{},
+		admitted: map[string]*admission{}, sets: &ruleBook{newIDBook(textHash)}, tables: newIDBook(textHash), tableTexts: map[uint32]string{},
 		excess: excesses{},
 	}
 }

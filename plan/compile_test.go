@@ -72,8 +72,8 @@ func TestOrderDoesNotMatter(t *testing.T) {
 		for i := range v.Groups {
 			v.Groups[i].Ingress = rapid.Permutation(v.Groups[i].Ingress).Draw(rt, "rules")
 		}
-		for i := range v.Grants {
-			v.Grants[i].Admitted = rapid.Permutation(v.Grants[i].Admitted).Draw(rt, "admitted")
+		for i := range v.Admitted {
+			v.Admitted[i].Rules = rapid.Permutation(v.Admitted[i].Rules).Draw(rt, "admitted")
 		}
 		for i := range v.Endpoints {
 			shuffle(rt, &v.Endpoints[i].Listeners)
@@ -275,7 +275,7 @@ func TestRefusesBadGrants(t *testing.T) {
 		"protocol":         {func(g *api.ViewGrant) { g.Protocol = api.All }, "protocol"},
 		"port":             {func(g *api.ViewGrant) { g.Port = 0 }, "dialedAddress"},
 		"idle":             {func(g *api.ViewGrant) { g.IdleTimeoutSeconds = 6001 }, "idleTimeoutSeconds"},
-		"admitted group":   {func(g *api.ViewGrant) { g.Admitted[0].CIDR, g.Admitted[0].Group = netip.Prefix{}, "sg-lb" }, "admitted"},
+		"endpoint":         {func(g *api.ViewGrant) { g.Endpoint = "vpce-2" }, "endpointId"},
 		"group of LB":      {func(g *api.ViewGrant) { g.LoadBalancerGroups = []string{"sg-none"} }, "loadBalancerGroups"},
 		"target elsewhere": {func(g *api.ViewGrant) { g.Targets[0].Address = a("10.0.1.66") }, "targets"},
 		"target twice":     {func(g *api.ViewGrant) { g.Targets = append(g.Targets, g.Targets[0]) }, "grants.targets"},
@@ -285,6 +285,28 @@ func TestRefusesBadGrants(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := plantest.View(2, plantest.Workloads())
 			c.spoil(&v.Grants[0])
+			wantRefusal(t, v, c.field)
+		})
+	}
+}
+
+func TestRefusesBadAdmitted(t *testing.T) {
+	cases := map[string]struct {
+		spoil func(*api.View)
+		field string
+	}{
+		"group": {func(v *api.View) {
+			r := &v.Admitted[0].Rules[0]
+			r.CIDR, r.Group = netip.Prefix{}, "sg-lb"
+		}, `admitted["vpce-1"].rules["sgr-dns"].groupId`},
+		"rule":     {func(v *api.View) { v.Admitted[0].Rules[0].ToPort = 1 }, `admitted["vpce-1"].rules["sgr-dns"]`},
+		"twice":    {func(v *api.View) { v.Admitted = append(v.Admitted, v.Admitted[0]) }, `admitted["vpce-1"]`},
+		"endpoint": {func(v *api.View) { v.Admitted[0].Endpoint = "a b" }, "admitted"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			v := plantest.View(2, plantest.Workloads())
+			c.spoil(&v)
 			wantRefusal(t, v, c.field)
 		})
 	}
@@ -301,19 +323,26 @@ func wantRefusal(t *testing.T, v api.View, field string) {
 	}
 }
 
-// A consumer's group of very many members closes that connection and nothing else.
+// A consumer's group of very many members closes that connection and nothing else, be it that the node or the server finds it.
 func TestOneConnectionTooLarge(t *testing.T) {
-	v := plantest.View(2, plantest.Workloads())
+	small := plantest.View(2, plantest.Workloads())
+	small.Admitted = append(small.Admitted, api.ViewAdmitted{Endpoint: "vpce-2", Rules: small.Admitted[0].Rules})
+	small.Grants[1].Endpoint, small.Grants[1].Connection = "vpce-2", "vpce-con-2"
+	v, left := small, small
+	v.Admitted, left.Admitted = slices.Clone(small.Admitted), slices.Clone(small.Admitted)
+	left.Admitted[0] = api.ViewAdmitted{Endpoint: "vpce-1", LeftOut: "too many"}
 	for i := range plan.LimitRules + 1 {
-		v.Grants[0].Admitted = append(v.Grants[0].Admitted, api.Rule{
+		v.Admitted[0].Rules = append(v.Admitted[0].Rules, api.Rule{
 			ID: "sgr-https", Protocol: api.TCP, FromPort: 443, ToPort: 443,
 			CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 6), byte(i << 1)}), 32),
 		})
 	}
-	p := compiled(t, v)
-	if len(p.Grants) != 1 || p.Grants[0].Tag != plantest.TagUDP || len(p.GrantTargets) != 2 || len(p.Problems) != 1 ||
-		!strings.Contains(p.Dump(), "[problems]\ngrants: 1 of account of VPC 2 left out (vpce-con-1): ") {
-		t.Errorf("problems %v, grants %v", p.Problems, p.Grants)
+	for text, v := range map[string]api.View{"the datapath holds": v, "too many\n": left} {
+		p := compiled(t, v)
+		if len(p.Grants) != 1 || p.Grants[0].Tag != plantest.TagUDP || len(p.GrantTargets) != 2 || len(p.Problems) != 1 ||
+			!strings.Contains(p.Dump(), "[problems]\ngrants: 1 of account of VPC 2 left out (vpce-con-1): "+text) {
+			t.Errorf("problems %v, grants %v", p.Problems, p.Grants)
+		}
 	}
 }
 

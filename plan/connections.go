@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -146,12 +145,12 @@ func (c *compiler) grants() error {
 		g := &c.view.Grants[i]
 		field := fmt.Sprintf("grants[%d/%d]", g.ConsumerVPC, g.Tag)
 		row, err := c.grant(field, g)
-		if errors.Is(err, errTooManyRules) {
-			c.leave("grants", g.ProviderVPC, errTooManyRules.Error(), g.Connection)
-			continue
-		}
 		if err != nil {
 			return fmt.Errorf("%s.%w", field, err)
+		}
+		if a := c.admitted[g.Endpoint]; a.leftOut != "" {
+			c.leave("grants", g.ProviderVPC, a.leftOut, g.Connection)
+			continue
 		}
 		c.plan.Grants = append(c.plan.Grants, row)
 		for _, t := range g.Targets {
@@ -189,9 +188,11 @@ func (c *compiler) grant(field string, g *api.ViewGrant) (Grant, error) {
 	if row.Protocol, err = listenerProtocol(g.Protocol); err != nil {
 		return row, err
 	}
-	if row.Admitted, err = c.admitted(g.Admitted); err != nil {
-		return row, err
+	a := c.admitted[g.Endpoint]
+	if a == nil {
+		return row, fmt.Errorf("endpointId: %q is not among the view's admitted", g.Endpoint)
 	}
+	row.Admitted = a.set
 	h := holder{"loadBalancerGroups", g.ProviderVPC, g.Connection}
 	if row.LBRules, err = c.loadBalancerRules(h, g.LoadBalancerGroups, ingress); err != nil {
 		return row, err
@@ -200,25 +201,45 @@ func (c *compiler) grant(field string, g *api.ViewGrant) (Grant, error) {
 	return row, err
 }
 
-// admitted takes prefixes only: the provider's node does not know the consumer's groups. A group is a prefix per member, so
-// neighbours are merged.
-func (c *compiler) admitted(list []api.Rule) (uint32, error) {
-	var rules []Rule
-	for _, r := range list {
-		if r.Group != "" {
-			return 0, fmt.Errorf("admitted[%q].groupId: must be resolved to prefixes", r.ID)
+// admission is whom an endpoint lets in: a rule set, or nobody, and why.
+type admission struct {
+	set     uint32
+	leftOut string
+}
+
+// admissions reads whom the endpoints that have grants here let in. They are prefixes only: the provider's node does not know the
+// consumer's groups. What is too much closes that endpoint.
+func (c *compiler) admissions() error {
+	for _, a := range c.view.Admitted {
+		field := fmt.Sprintf("admitted[%q]", a.Endpoint)
+		if err := checkIDs(field, a.Endpoint); err != nil {
+			return err
 		}
-		rule, err := c.rule(r)
-		if err != nil {
-			return 0, fmt.Errorf("admitted[%q]: %w", r.ID, err)
+		if c.admitted[a.Endpoint] != nil {
+			return fmt.Errorf("%s: twice", field)
 		}
-		rules = append(rules, rule)
+		var rules []Rule
+		for _, r := range a.Rules {
+			if r.Group != "" {
+				return fmt.Errorf("%s.rules[%q].groupId: must be resolved to prefixes", field, r.ID)
+			}
+			rule, err := c.rule(r)
+			if err != nil {
+				return fmt.Errorf("%s.rules[%q]: %w", field, r.ID, err)
+			}
+			rules = append(rules, rule)
+		}
+		out := &admission{leftOut: a.LeftOut}
+		c.admitted[a.Endpoint] = out
+		if out.leftOut != "" {
+			continue
+		}
+		var err error
+		if out.set, err = c.sets.id(merged(rules)); err != nil {
+			out.leftOut = err.Error()
+		}
 	}
-	id, err := c.sets.id(merged(rules))
-	if err != nil {
-		return 0, fmt.Errorf("admitted: %w", err)
-	}
-	return id, nil
+	return nil
 }
 
 func (c *compiler) grantTarget(g *api.ViewGrant, t api.ViewGrantTarget) (GrantTarget, error) {

@@ -215,8 +215,8 @@ func (c *compiler) fitServices(l limits) {
 	c.plan.TargetTables = slices.DeleteFunc(c.plan.TargetTables, func(t TargetTable) bool { return !tables[t.ID] })
 }
 
-// admission is one target of a grant, or a grant that has none.
-type admission struct {
+// grantedTarget is one target of a grant, or a grant that has none.
+type grantedTarget struct {
 	grant  *Grant
 	target *GrantTarget
 }
@@ -230,7 +230,7 @@ func (c *compiler) fitGrants(l limits) {
 	var kept []Grant
 	var targets []GrantTarget
 	in := map[string]bool{}
-	for _, a := range c.admissions() {
+	for _, a := range c.grantedTargets() {
 		key := a.grant.Key()
 		switch {
 		case !in[key] && len(kept) == l.Grants:
@@ -251,8 +251,8 @@ func (c *compiler) fitGrants(l limits) {
 	c.plan.Grants, c.plan.GrantTargets = kept, targets
 }
 
-// admissions are in the order in which they are given room.
-func (c *compiler) admissions() []admission {
+// grantedTargets are in the order in which they are given room.
+func (c *compiler) grantedTargets() []grantedTarget {
 	targets := map[[2]uint32][]*GrantTarget{}
 	slices.SortFunc(c.plan.GrantTargets, byKey)
 	for i := range c.plan.GrantTargets {
@@ -260,18 +260,18 @@ func (c *compiler) admissions() []admission {
 		key := [2]uint32{t.ConsumerVPC, uint32(t.Tag)}
 		targets[key] = append(targets[key], t)
 	}
-	var list []admission
+	var list []grantedTarget
 	for _, g := range c.grantsByTurns() {
 		own := targets[[2]uint32{g.ConsumerVPC, uint32(g.Tag)}]
 		if len(own) == 0 {
 			own = []*GrantTarget{nil}
 		}
 		for _, t := range own {
-			list = append(list, admission{g, t})
+			list = append(list, grantedTarget{g, t})
 		}
 	}
-	list = takingTurns(list, func(a admission) string { return c.account(a.grant.ConsumerVPC) })
-	return takingTurns(list, func(a admission) string { return c.account(a.grant.ProviderVPC) })
+	list = takingTurns(list, func(a grantedTarget) string { return c.account(a.grant.ConsumerVPC) })
+	return takingTurns(list, func(a grantedTarget) string { return c.account(a.grant.ProviderVPC) })
 }
 
 // grantsByTurns are the grants with their consumers taking turns, each with its oldest connection first.

@@ -1,11 +1,13 @@
 package plan
 
+import "github.com/culvert-net/culvert/api"
+
 // Limits that Compile holds a plan to. What a view has beyond one is left out, closed, and named in the plan's Problems;
 // see fit for which. The first two are the datapath's (bpf/lib/abi.h); the others bound memory and are the default
 // capacities of the datapath's maps.
 const (
-	LimitRules  = 320 // rules in one set: five groups of 60 (AWS's limits), rounded up
-	LimitGroups = 5   // security groups of one ENI (AWS's limit)
+	LimitRules  = api.MaxRulesPerSet
+	LimitGroups = 5 // security groups of one ENI (AWS's limit)
 
 	MaxVPCs         = 4_096 // of which something is hosted here
 	MaxENIs         = 1_024 // attached here

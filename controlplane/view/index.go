@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -12,11 +13,12 @@ import (
 // Index is a picture prepared for computing the views of many nodes. It is read only and safe for concurrent use.
 type Index struct {
 	r       *api.Resources
-	byVPC   map[string][]*api.ENI      // ENIs of a VPC, by id
-	hosted  map[string][]*api.ENI      // workload ENIs of a live node, by id
-	nodesOf map[string]map[string]bool // by VPC id: live nodes that host a workload in it
-	subnets map[string][]*api.Subnet   // by VPC id, by id
-	links   []*link // by connection id
+	byVPC   map[string][]*api.ENI            // ENIs of a VPC, by id
+	hosted  map[string][]*api.ENI            // workload ENIs of a live node, by id
+	nodesOf map[string]map[string]bool       // by VPC id: live nodes that host a workload in it
+	subnets map[string][]*api.Subnet         // by VPC id, by id
+	members map[string]func() []netip.Prefix // by group: its workloads' addresses, computed once
+	links   []*link                          // by connection id
 }
 
 // link is an Available connection with everything that it needs.
@@ -26,8 +28,9 @@ type link struct {
 	service            *api.Service
 	lb                 *api.LoadBalancer
 	consumer, provider *api.VPC
-	pools              []pool          // one per listener
-	targetNodes        map[string]bool // live nodes that host a target
+	pools              []pool                  // one per listener
+	targetNodes        map[string]bool         // live nodes that host a target
+	admitted           func() api.ViewAdmitted // whom the endpoint lets in, computed once
 }
 
 // pool is a listener with the targets that live on some node.
@@ -45,7 +48,7 @@ type target struct {
 
 // NewIndex prepares a picture.
 func NewIndex(r *api.Resources) *Index {
-	x := &Index{r: r, byVPC: map[string][]*api.ENI{}, hosted: map[string][]*api.ENI{},
+	x := &Index{r: r, members: newMembers(r), byVPC: map[string][]*api.ENI{}, hosted: map[string][]*api.ENI{},
 		nodesOf: map[string]map[string]bool{}, subnets: map[string][]*api.Subnet{}}
 	for _, id := range slices.Sorted(maps.Keys(r.ENIs)) {
 		e := r.ENIs[id]
@@ -106,6 +109,7 @@ func (x *Index) link(c *api.Connection) *link {
 		}
 		l.pools = append(l.pools, p)
 	}
+	l.admitted = sync.OnceValue(func() api.ViewAdmitted { return x.admitted(l) })
 	return l
 }
 

@@ -34,7 +34,10 @@ func (x *Index) View(node string) *api.View {
 			remote[l.provider.ID] = true
 		}
 		if l.targetNodes[node] {
-			v.Grants = append(v.Grants, x.grants(l, node)...)
+			if grants := x.grants(l, node); len(grants) > 0 {
+				v.Grants = append(v.Grants, grants...)
+				v.Admitted = append(v.Admitted, l.admitted())
+			}
 			remote[l.consumer.ID] = true
 		}
 	}
@@ -46,6 +49,7 @@ func (x *Index) View(node string) *api.View {
 		p := x.r.VPCs[id]
 		v.VPCs = append(v.VPCs, api.ViewVPC{ID: p.ID, Account: p.Account, Number: p.Number, CIDR: p.CIDR})
 	}
+	x.shareRules(v)
 	x.addGroups(v)
 	x.addPeers(v, node, local)
 	sortView(v)
@@ -184,7 +188,6 @@ func (x *Index) pick(targets []target) []api.ViewTarget {
 
 // grants lets a connection reach the targets of one node: one per endpoint ENI and listener.
 func (x *Index) grants(l *link, node string) []api.ViewGrant {
-	admitted := x.admitted(l)
 	var out []api.ViewGrant
 	for _, p := range l.pools {
 		targets := x.grantTargets(l, p, node)
@@ -201,8 +204,7 @@ func (x *Index) grants(l *link, node string) []api.ViewGrant {
 				Endpoint: l.endpoint.ID, Service: l.service.ID, ServiceName: l.endpoint.ServiceName,
 				ConsumerAccount: l.endpoint.Account, Approver: l.conn.Approver, ProviderVPC: l.provider.Number,
 				DialedAddress: dialed.Address, Protocol: p.listener.Protocol, Port: p.listener.Port,
-				IdleTimeoutSeconds: p.listener.IdleTimeoutSeconds, Admitted: admitted,
-				LoadBalancerGroups: sorted(l.lb.SecurityGroups), Targets: targets,
+				IdleTimeoutSeconds: p.listener.IdleTimeoutSeconds, LoadBalancerGroups: sorted(l.lb.SecurityGroups), Targets: targets,
 			})
 		}
 	}
@@ -241,36 +243,6 @@ func (x *Index) source(lb *api.LoadBalancer, zone string) *api.ENI {
 		}
 	}
 	return first
-}
-
-// admitted are the inward rules of an endpoint's groups; a group in a rule becomes the addresses of its members, since the
-// provider's node knows nothing else of the consumer's VPC.
-func (x *Index) admitted(l *link) []api.Rule {
-	var out []api.Rule
-	for _, id := range l.endpoint.SecurityGroups {
-		g := x.r.SecurityGroups[id]
-		if g == nil {
-			continue
-		}
-		for _, r := range g.Ingress {
-			r.Description = ""
-			if r.Group == "" {
-				out = append(out, r)
-				continue
-			}
-			member := r.Group
-			for _, e := range x.byVPC[l.consumer.ID] {
-				if slices.Contains(e.SecurityGroups, member) {
-					r.Group, r.CIDR = "", netip.PrefixFrom(e.Address, 32)
-					out = append(out, r)
-				}
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b api.Rule) int {
-		return cmp.Or(cmp.Compare(a.ID, b.ID), comparePrefix(a.CIDR, b.CIDR))
-	})
-	return out
 }
 
 // addPeers adds whom the node exchanges packets with, and in which VPCs.
@@ -345,6 +317,7 @@ func sortView(v *api.View) {
 	})
 	slices.SortFunc(v.Groups, func(a, b api.ViewGroup) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(v.Endpoints, func(a, b api.ViewEndpoint) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(v.Admitted, func(a, b api.ViewAdmitted) int { return cmp.Compare(a.Endpoint, b.Endpoint) })
 	slices.SortFunc(v.Grants, func(a, b api.ViewGrant) int {
 		return cmp.Or(cmp.Compare(a.ConsumerVPC, b.ConsumerVPC), cmp.Compare(a.Tag, b.Tag))
 	})

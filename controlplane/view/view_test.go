@@ -244,11 +244,12 @@ func complete(t *rapid.T, r *api.Resources, v *api.View, node string) {
 				t.Fatalf("source %s of target %s", target.SNATENI, target.ENI)
 			}
 		}
-		for _, rule := range g.Admitted {
-			if rule.Group != "" || !rule.CIDR.IsValid() {
-				t.Fatalf("grant admits %v", rule)
-			}
+		if !slices.ContainsFunc(v.Admitted, func(a api.ViewAdmitted) bool { return a.Endpoint == g.Endpoint }) {
+			t.Fatalf("grant %v admits nobody knows whom", g)
 		}
+	}
+	for _, a := range v.Admitted {
+		admits(t, r, a)
 	}
 	if len(v.ENIs) != enis || len(v.Addresses) != addresses || len(v.Endpoints) != endpoints ||
 		!reflect.DeepEqual(got, grants) {
@@ -301,6 +302,64 @@ func TestGroupsOfAView(t *testing.T) {
 	}
 	if r.SecurityGroups["sg-here"].Ingress[0].Description != secret {
 		t.Error("the picture was changed")
+	}
+}
+
+// admits checks whom an endpoint lets in against its groups, for the first address of every rule and all interfaces.
+func admits(t *rapid.T, r *api.Resources, a api.ViewAdmitted) {
+	if a.LeftOut != "" {
+		t.Fatalf("%s: %s", a.Endpoint, a.LeftOut)
+	}
+	e := r.Endpoints[a.Endpoint]
+	g := r.SecurityGroups[e.SecurityGroups[0]]
+	for _, rule := range a.Rules {
+		if rule.Group != "" || !rule.CIDR.IsValid() || rule.Description != "" {
+			t.Fatalf("%s admits %v", a.Endpoint, rule)
+		}
+	}
+	for _, n := range r.ENIs {
+		want := n.VPC == e.VPC && n.Type == api.ENIWorkload && slices.Contains(n.SecurityGroups, g.Ingress[0].Group)
+		got := slices.ContainsFunc(a.Rules, func(x api.Rule) bool {
+			return x.ID == g.Ingress[0].ID && x.CIDR.Contains(n.Address)
+		})
+		if n.VPC == e.VPC && got != want {
+			t.Fatalf("%s admits %s (%s): %v, want %v", a.Endpoint, n.ID, n.Type, got, want)
+		}
+	}
+}
+
+func TestCoverIsExactAndSmall(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := map[netip.Addr]bool{}
+		var list []netip.Addr
+		for _, n := range rapid.SliceOf(rapid.ByteMax(40)).Draw(t, "addresses") {
+			a := netip.AddrFrom4([4]byte{10, 0, 0, n})
+			in[a] = true
+			list = append(list, a)
+		}
+		got := Cover(list)
+		for n := range byte(64) {
+			a := netip.AddrFrom4([4]byte{10, 0, 0, n})
+			covered := 0
+			for _, p := range got {
+				if p.Contains(a) {
+					covered++
+				}
+			}
+			if covered > 1 || (covered == 1) != in[a] {
+				t.Fatalf("%v holds %s %d times, want %v", got, a, covered, in[a])
+			}
+		}
+		for i, p := range got { // no two halves of one
+			for _, q := range got[:i] {
+				if p.Bits() == q.Bits() && netip.PrefixFrom(p.Addr(), p.Bits()-1).Masked().Contains(q.Addr()) {
+					t.Fatalf("%s and %s are one", p, q)
+				}
+			}
+		}
+	})
+	if all := Cover(nil); len(all) != 0 {
+		t.Errorf("nothing is %v", all)
 	}
 }
 

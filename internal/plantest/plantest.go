@@ -110,6 +110,7 @@ func View(node uint32, workloads []Workload) api.View {
 	}
 	if local[Pay] {
 		v.Grants = grants(node, workloads)
+		v.Admitted = []api.ViewAdmitted{{Endpoint: "vpce-1", Rules: admitted(workloads)}}
 	}
 	return v
 }
@@ -191,17 +192,19 @@ func grants(node uint32, workloads []Workload) []api.ViewGrant {
 	tcp, udp := g, g
 	tcp.Tag, tcp.Protocol, tcp.Port, tcp.IdleTimeoutSeconds = TagTCP, api.TCP, 443, 350
 	udp.Tag, udp.Protocol, udp.Port, udp.IdleTimeoutSeconds = TagUDP, api.UDP, 53, 120
+	return []api.ViewGrant{tcp, udp}
+}
+
+func admitted(workloads []Workload) []api.Rule {
+	list := []api.Rule{{ID: "sgr-dns", Protocol: api.UDP, FromPort: 53, ToPort: 53, CIDR: netip.MustParsePrefix("10.0.0.0/16")}}
 	for _, w := range workloads {
 		if w.VPC == Shop {
-			tcp.Admitted = append(tcp.Admitted, api.Rule{
+			list = append(list, api.Rule{
 				ID: "sgr-https", Protocol: api.TCP, FromPort: 443, ToPort: 443, CIDR: netip.PrefixFrom(w.Address, 32),
 			})
 		}
 	}
-	udp.Admitted = []api.Rule{
-		{ID: "sgr-dns", Protocol: api.UDP, FromPort: 53, ToPort: 53, CIDR: netip.MustParsePrefix("10.0.0.0/16")},
-	}
-	return []api.ViewGrant{tcp, udp}
+	return list
 }
 
 // Facts are what is observed on a node when everything of its view is attached and ready. Interfaces have index 100 + ENI number.
