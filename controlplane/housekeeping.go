@@ -18,6 +18,8 @@ const (
 	tokenMemory = 7 * 24 * time.Hour
 	// sweepEvery is how often what is old in the store is looked for.
 	sweepEvery = time.Hour
+	// makeRoomEvery is how often a store that is nearly full is made smaller; requests may wait for seconds meanwhile.
+	makeRoomEvery = 3 * time.Minute
 )
 
 // actorSystem is who does what nobody asked for.
@@ -27,10 +29,14 @@ const actorSystem = "system"
 func (s *Server) keepHouse(ctx context.Context) {
 	tick := time.NewTicker(s.cfg.Tick)
 	defer tick.Stop()
-	var swept time.Time
+	var swept, madeRoom time.Time
 	for {
 		now := s.cfg.Now()
 		s.due(ctx, "look how full the store is", s.lookAtRoom)
+		if s.tight.Load() && now.Sub(madeRoom) >= makeRoomEvery {
+			madeRoom = now
+			s.due(ctx, "make room in the store", s.makeRoom)
+		}
 		s.due(ctx, "expire connections and tokens", s.expire)
 		s.saveStatuses(ctx)
 		s.due(ctx, "save what nodes have to do with", s.saveRelated)
@@ -106,6 +112,14 @@ func (c *call) retagShort() error {
 		}
 	}
 	return nil
+}
+
+// makeRoom lets accounts go on if it helped.
+func (s *Server) makeRoom(ctx context.Context) error {
+	if err := s.store.MakeRoom(ctx); err != nil {
+		return err
+	}
+	return s.lookAtRoom(ctx)
 }
 
 // forgetAnswers deletes answers that are not repeated any more, and counts the others.

@@ -108,7 +108,7 @@ func (s *Server) mayAdd(who *caller, o operation) *api.Error {
 	case "reject-connections", "disallow-principals", "deregister-targets":
 		return nil
 	}
-	return api.Errorf(api.CodeLimitExceeded, "", "delete what is not needed and ask an administrator to restart the server, which then makes room",
+	return api.Errorf(api.CodeLimitExceeded, "", "delete what is not needed, and try again some minutes later, when the server has made room",
 		"the server's store is nearly full")
 }
 
