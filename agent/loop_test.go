@@ -235,7 +235,7 @@ func (b *bench) attachIn(path string) {
 		b.t.Fatal(err)
 	}
 	att := plan.Attachment{ENI: eni, Netns: path, Interface: "eni0", Namespace: ns.Namespace}
-	if _, err := b.agent.setAttachment(att, ns); err != nil {
+	if _, _, err := b.agent.setAttachment(att, ns); err != nil {
 		b.t.Fatal(err)
 	}
 }

@@ -367,7 +367,7 @@ func TestNamespacesChangeWhileTheLoopLooks(t *testing.T) {
 				return err
 			}
 			att := plan.Attachment{ENI: eni, Netns: cart, Namespace: ns.Namespace, Interface: host.DefaultInterface}
-			_, err = b.agent.setAttachment(att, ns)
+			_, _, err = b.agent.setAttachment(att, ns)
 			return err
 		},
 	} {
@@ -397,4 +397,50 @@ func TestNamespacesChangeWhileTheLoopLooks(t *testing.T) {
 		}
 		b.stop()
 	}
+}
+
+// One namespace has many paths; which of them is said does not matter, but whether it is that of a process does.
+func TestAttachByAnotherPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.hear(testView(1))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- b.agent.loop(ctx) }()
+		attach := func(path string) error {
+			b.host.AddNamespace(path)
+			b.spaces.cookies[b.host.NamespaceInode(path)] = 4711 // one namespace
+			r, err := b.agent.Attach(ctx, local.AttachRequest{ENI: eni, Netns: path})
+			if err == nil && r.ENI != eni {
+				t.Errorf("%s: %+v", path, r)
+			}
+			return err
+		}
+		for _, path := range []string{"/run/netns/cart", "/var/run/netns/cart"} {
+			if err := attach(path); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+		if _, noted := b.in(); len(noted) != 1 || noted[0].Netns != "/run/netns/cart" {
+			t.Errorf("noted %+v", noted)
+		}
+		var e *api.Error
+		if err := attach(pidPath); !errors.As(err, &e) || e.Code != api.CodeENIInUse {
+			t.Errorf("by a process as well: %v", err)
+		}
+		b.host.RemoveNamespace("/run/netns/cart") // the path, not what it led to
+		if err := attach("/var/run/netns/cart"); err != nil {
+			t.Errorf("the path that is left: %v", err)
+		}
+		if _, noted := b.in(); len(noted) != 1 || noted[0].Netns != "/var/run/netns/cart" {
+			t.Errorf("noted %+v", noted)
+		}
+		cancel()
+		if err := errors.Join(<-done, b.agent.release()); err != nil {
+			t.Error(err)
+		}
+		if n := b.spaces.open.Load(); n != 0 {
+			t.Errorf("%d namespaces are still open", n)
+		}
+	})
 }

@@ -39,7 +39,7 @@ func (a *Agent) Attach(ctx context.Context, r local.AttachRequest) (local.Attach
 		return local.AttachResponse{}, errors.Join(err, ns.Close())
 	}
 	a.namespaces() // so that what is gone does not stand in the way
-	had, err := a.setAttachment(att, ns)
+	att, had, err := a.setAttachment(att, ns)
 	if err != nil {
 		return local.AttachResponse{}, err
 	}
@@ -92,9 +92,10 @@ func (a *Agent) awaitENI(ctx context.Context, eni string) error {
 	}
 }
 
-// setAttachment notes the wish, durably, and takes over the namespace. had reports that the same wish was there already;
-// the same one but for the namespace that is now at the path is replaced.
-func (a *Agent) setAttachment(att plan.Attachment, ns *Namespace) (had bool, err error) {
+// setAttachment notes the wish, durably, and takes over the namespace. had reports that the same wish was there already,
+// maybe by another path, which is the one in noted; the same one but for the namespace that is now at the path, or but for a
+// path that leads to the namespace no more, is replaced.
+func (a *Agent) setAttachment(att plan.Attachment, ns *Namespace) (noted plan.Attachment, had bool, err error) {
 	a.spaces.Lock()
 	defer a.spaces.Unlock()
 	a.mu.Lock()
@@ -104,15 +105,15 @@ func (a *Agent) setAttachment(att plan.Attachment, ns *Namespace) (had bool, err
 		moved := x
 		moved.Namespace = att.Namespace
 		switch {
-		case x == att:
-			return true, nil
-		case moved == att:
+		case x == att, otherPath(x, att) && a.held[x.ENI] != nil:
+			return x, true, nil
+		case moved == att, otherPath(x, att): // which leads to it no more
 		case x.ENI == att.ENI:
-			return false, &api.Error{Code: api.CodeENIInUse, Field: "eniId",
+			return att, false, &api.Error{Code: api.CodeENIInUse, Field: "eniId",
 				Message: fmt.Sprintf("%s is attached in %s as %s", att.ENI, x.Netns, x.Interface),
 				Remedy:  "detach it first: culvert eni detach " + att.ENI}
 		case same(x.Namespace, att.Namespace) && x.Interface == att.Interface:
-			return false, &api.Error{Code: api.CodeENIInUse, Field: "interface",
+			return att, false, &api.Error{Code: api.CodeENIInUse, Field: "interface",
 				Message: fmt.Sprintf("%s in %s is %s already", x.Interface, x.Netns, x.ENI),
 				Remedy:  "choose another name with --interface"}
 		}
@@ -121,12 +122,22 @@ func (a *Agent) setAttachment(att plan.Attachment, ns *Namespace) (had bool, err
 	next := append(others, att)
 	slices.SortFunc(next, func(x, y plan.Attachment) int { return cmp.Compare(x.ENI, y.ENI) })
 	if err := a.dir.SaveAttachments(next); err != nil {
-		return false, err
+		return att, false, err
 	}
 	a.attachments = next
 	delete(a.leaving, att.ENI)
 	a.forgetLost(att.ENI)
-	return false, a.hold(att.ENI, ns)
+	return att, false, a.hold(att.ENI, ns)
+}
+
+// otherPath tells whether two wishes differ only in the path of the one namespace that they mean, such as /run/netns/cart and
+// /var/run/netns/cart. A path of a process is more than a path: the attachment ends with that process.
+func otherPath(x, y plan.Attachment) bool {
+	if x.Namespace.Process || y.Namespace.Process || !same(x.Namespace, y.Namespace) {
+		return false
+	}
+	x.Netns = y.Netns
+	return x == y
 }
 
 func (a *Agent) dropAttachment(eni string) error {
