@@ -55,6 +55,9 @@ const (
 	MaxAdmittedRulesPerNodeAndAccount = 16_384 // of one consumer, and an even share of the node at most
 )
 
+// MaxViewBytes is how much JSON a view may be. It travels as base64 in one line, which a node cuts off at 64 MiB.
+const MaxViewBytes = 32 << 20
+
 // How often one API key, or one node, may ask: so many at once, and then so many a second. Administrators' keys may always.
 const (
 	ReadsPerSecond  = 100

@@ -27,6 +27,8 @@ type nodeLife struct {
 	status  *api.NodeStatus
 	dirty   bool
 	related *related
+	// tooLarge is the newest view, if it cannot be sent.
+	tooLarge *tooLarge
 }
 
 func newHub() *hub {

@@ -62,7 +62,7 @@ func (c *call) nodeReport(n *api.Node) *api.NodeReport {
 	live, status := c.s.hub.get(n.ID, c.now)
 	r := &api.NodeReport{Live: live && n.State != api.NodeRevoked}
 	if c.who.admin() {
-		r.Node, r.Status = *n, status
+		r.Node, r.Status = *n, c.s.hub.withProblems(n.ID, status)
 		return r
 	}
 	r.Meta = api.Meta{ID: n.ID, Name: n.Name, CreatedAt: n.CreatedAt, Revision: n.Revision}

@@ -65,6 +65,7 @@ type Config struct {
 
 	audit     auditLimits // tests keep less
 	unlimited bool        // tests ask as often as they like
+	maxView   int         // bytes of JSON; tests have less
 }
 
 // auditLimits say how much of the audit log is kept.
@@ -114,6 +115,7 @@ func New(cfg Config) *Server {
 	setDefault(&cfg.Tick, DefaultTick)
 	setDefault(&cfg.Version, "devel")
 	setDefault(&cfg.audit, auditLimits{api.MaxAuditEventsPerAccount, api.MaxAuditEvents, api.AuditRetentionDays * 24 * time.Hour})
+	setDefault(&cfg.maxView, api.MaxViewBytes)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

@@ -122,13 +122,20 @@ func (s *Server) streamViews(ctx context.Context, _ *none) (*huma.StreamResponse
 	}}, nil
 }
 
-// sendView sends the newest view; known is false for a node that may not have one any more, or not by its certificate.
+// sendView sends the newest view unless that is too large; known is false for a node that may not have one any more, or not by its
+// certificate.
 func (s *Server) sendView(ctx context.Context, out *lines, node, serial string) (known bool, err error) {
 	r := s.store.Snapshot()
 	if n := r.Nodes[node]; n == nil || n.State == api.NodeRevoked || !goodSerial(n, serial) {
 		return false, nil
 	}
+	if s.hub.tooLargeAt(node, r.Revision) != nil {
+		return true, nil // found before: not computed again
+	}
 	v := s.viewOf(r, node)
+	if !s.viewFits(v, leastSize(v)) {
+		return true, nil
+	}
 	v.IssuedAt, v.MaxAgeSeconds = s.cfg.Now().UTC(), uint32(s.cfg.ViewMaxAge/time.Second)
 	if v.GossipKeys, err = s.gossipKeys(ctx, r); err != nil {
 		return true, err
@@ -137,6 +144,10 @@ func (s *Server) sendView(ctx context.Context, out *lines, node, serial string) 
 	if err != nil {
 		return true, err
 	}
+	if !s.viewFits(v, len(signed.View)) {
+		return true, nil
+	}
+	s.hub.setTooLarge(node, nil)
 	return true, out.send(signed)
 }
 
