@@ -66,8 +66,11 @@ const (
 	WriteBurst      = 200
 )
 
-// MaxAnswersPerKey bounds the answers that are kept for repeated calls of one API key; each is kept for a day.
-const MaxAnswersPerKey = 10_000
+// The answers that are kept for repeated calls of one API key, in number and bytes; each is kept for a day.
+const (
+	MaxAnswersPerKey     = 10_000
+	MaxAnswerBytesPerKey = 4 << 20
+)
 
 // What is kept of the audit log. An event takes about a kilobyte of the store, so all of them take an eighth of its 4 GB; 400 days
 // let a yearly review look at a whole year.

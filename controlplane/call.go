@@ -37,7 +37,7 @@ type call struct {
 	account string    // whose resources the caller deals with; "": an administrator's view of all
 	now     time.Time
 	subject string // id of the resource, for the audit event
-	kept    bool   // the answer is kept for repetition
+	kept    int    // bytes of the answer that are kept for repetition
 }
 
 func (s *Server) newCall(ctx context.Context, r *api.Resources) *call {
@@ -307,8 +307,8 @@ func writing[I any, P interface {
 			who.audited = true
 			return nil, e
 		}
-		if c.kept {
-			s.answers.add(who.id())
+		if c.kept > 0 {
+			s.answers.add(who.id(), c.kept)
 		}
 		setRevision(out, rev)
 		return &output{Revision: strconv.FormatInt(rev, 10), Body: out}, nil
@@ -347,11 +347,6 @@ func once[T any](c *call, op, key string, in any, f func() (*T, error)) (*T, err
 		if out, err := recall[T](c, side, op, request); out != nil || err != nil {
 			return out, err
 		}
-		if !c.s.answers.room(c.who.id()) {
-			return nil, api.Errorf(api.CodeLimitExceeded, "Idempotency-Key", "leave it out, or wait: an answer is kept for 24 hours",
-				"%d answers are kept for the key %s, no more fit", api.MaxAnswersPerKey, c.who.id())
-		}
-		c.kept = true
 	}
 	out, err := f()
 	if err != nil {
@@ -374,6 +369,11 @@ func once[T any](c *call, op, key string, in any, f func() (*T, error)) (*T, err
 	if err != nil {
 		return nil, err
 	}
+	if !c.s.answers.room(c.who.id(), len(data)) {
+		return nil, api.Errorf(api.CodeLimitExceeded, "Idempotency-Key", "leave it out, or wait: an answer is kept for 24 hours",
+			"at most %d answers, and %d MiB of them, are kept for the key %s", api.MaxAnswersPerKey, api.MaxAnswerBytesPerKey>>20, c.who.id())
+	}
+	c.kept = len(data)
 	c.tx.SetSide(side, data)
 	return out, nil
 }
@@ -382,26 +382,32 @@ func once[T any](c *call, op, key string, in any, f func() (*T, error)) (*T, err
 // next count.
 type answers struct {
 	mu   sync.Mutex
-	kept map[string]int
+	kept map[string]keptAnswers
 }
 
-func (a *answers) room(key string) bool {
+type keptAnswers struct{ n, bytes int }
+
+func (k keptAnswers) plus(bytes int) keptAnswers { return keptAnswers{k.n + 1, k.bytes + bytes} }
+
+// room reports whether one more answer may be kept.
+func (a *answers) room(key string, bytes int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.kept[key] < api.MaxAnswersPerKey
+	k := a.kept[key].plus(bytes)
+	return k.n <= api.MaxAnswersPerKey && k.bytes <= api.MaxAnswerBytesPerKey
 }
 
-func (a *answers) add(key string) {
+func (a *answers) add(key string, bytes int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.kept == nil {
-		a.kept = map[string]int{}
+		a.kept = map[string]keptAnswers{}
 	}
-	a.kept[key]++
+	a.kept[key] = a.kept[key].plus(bytes)
 }
 
 // set replaces the counts by what the store was found to hold.
-func (a *answers) set(kept map[string]int) {
+func (a *answers) set(kept map[string]keptAnswers) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.kept = kept

@@ -125,12 +125,12 @@ func (s *Server) makeRoom(ctx context.Context) error {
 // forgetAnswers deletes answers that are not repeated any more, and counts the others.
 func (s *Server) forgetAnswers(ctx context.Context) error {
 	now := s.cfg.Now()
-	kept := map[string]int{}
+	kept := map[string]keptAnswers{}
 	err := s.eachSide(ctx, store.PrefixIdempotency, func(kv store.KV) error {
 		var old remembered
 		if err := json.Unmarshal(kv.Value, &old); err == nil && now.Sub(old.At) <= idempotencyLife {
 			key, _, _ := strings.Cut(strings.TrimPrefix(kv.Key, store.PrefixIdempotency), "/")
-			kept[key]++
+			kept[key] = kept[key].plus(len(kv.Value))
 			return nil
 		}
 		return s.store.Delete(ctx, kv.Key)

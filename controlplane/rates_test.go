@@ -174,16 +174,23 @@ func TestAnswersOfAKeyAreBounded(t *testing.T) {
 	id, _, _ := strings.Cut(l.keys["shop"], ".")
 	l.s.answers.mu.Lock()
 	have := l.s.answers.kept[id]
-	l.s.answers.kept[id] = api.MaxAnswersPerKey
 	l.s.answers.mu.Unlock()
-	if have != 1 {
-		t.Errorf("counted %d", have)
+	kvs := must(l.s.store.List(l.ctx(), store.PrefixIdempotency+id+"/", "", 10))(t)
+	if len(kvs) != 1 || have != (keptAnswers{1, len(kvs[0].Value)}) {
+		t.Errorf("counted %+v of %d", have, len(kvs))
 	}
-	if e := wantCode(t, create("second"), api.CodeLimitExceeded); e.Field != "Idempotency-Key" || e.Remedy == "" {
-		t.Errorf("%v", e)
+	before := l.s.Resources()
+	for _, full := range []keptAnswers{{api.MaxAnswersPerKey, 0}, {1, api.MaxAnswerBytesPerKey - 1}} {
+		l.s.answers.set(map[string]keptAnswers{id: full})
+		if e := wantCode(t, create("second"), api.CodeLimitExceeded); e.Field != "Idempotency-Key" || e.Remedy == "" {
+			t.Errorf("%v", e)
+		}
+		if err := create("first"); err != nil { // what is kept is still given
+			t.Error(err)
+		}
 	}
-	if err := create("first"); err != nil { // what is kept is still given
-		t.Error(err)
+	if l.s.Resources() != before {
+		t.Error("something changed")
 	}
 	must(shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16")}))(t)
 	// Counting finds how many there are.
@@ -193,8 +200,12 @@ func TestAnswersOfAKeyAreBounded(t *testing.T) {
 	if err := create("second"); err != nil {
 		t.Error(err)
 	}
-	if kvs := must(l.s.store.List(l.ctx(), store.PrefixIdempotency+id+"/", "", 10))(t); len(kvs) != 2 {
-		t.Errorf("%d answers", len(kvs))
+	kvs = must(l.s.store.List(l.ctx(), store.PrefixIdempotency+id+"/", "", 10))(t)
+	if len(kvs) != 2 {
+		t.Fatalf("%d answers", len(kvs))
+	}
+	if want := (keptAnswers{2, len(kvs[0].Value) + len(kvs[1].Value)}); l.s.answers.kept[id] != want {
+		t.Errorf("counted %+v, want %+v", l.s.answers.kept[id], want)
 	}
 }
 
