@@ -85,8 +85,16 @@ func (s *Server) mayRecord(e *api.FlowEnvelope, size int, now time.Time) (why st
 	if v := s.store.Snapshot().VPCs[r.VPC]; v != nil && v.Account != r.Account {
 		return "another account's VPC"
 	}
-	e.Accounts, why = s.hub.accountsOf(e.Node, &r, s.cfg.ViewMaxAge+maxAhead)
-	return why
+	said := r
+	if e.Accounts, why = s.hub.accountsOf(e.Node, &r, s.cfg.ViewMaxAge+maxAhead); why != "" || r == said {
+		return why
+	}
+	body, err := json.Marshal(&r)
+	if err != nil || size+len(body)-len(e.Record) > flowlog.MaxRecord {
+		return "a record that is too large"
+	}
+	e.Record = body
+	return ""
 }
 
 type flowFilter struct {

@@ -177,15 +177,29 @@ func TestFlowsThatANodeMayNotWrite(t *testing.T) {
 		"no side":                                           third(func(r *api.FlowRecord) { r.Side = "" }),
 		"accounts without a connection":                     third(func(r *api.FlowRecord) { r.Connection = "" }),
 		"a service without a connection":                    l.about("third", api.FlowRecord{ServiceName: "pay/ledger"}),
+		"traffic of the other side, of no interface":        {Account: shops, VPC: vpc, Action: api.ActionAccept},
+		"traffic of the other side, of no VPC":              {Account: shops, Action: api.ActionAccept},
+		"traffic of its own side, of no VPC":                {Account: l.account("pay"), Action: api.ActionAccept},
+		"traffic across, of no interface":                   l.across("ledger", sideProvider, api.FlowRecord{Action: api.ActionAccept}),
+		"a subnet, no interface":                            {Account: shops, VPC: vpc, Subnet: noSubnet, Action: api.ActionReject},
+		"the side where it is not": l.across("ledger", sideConsumer,
+			api.FlowRecord{Account: shops, VPC: vpc, Action: api.ActionReject}),
 	} {
 		if r := must(a.SendFlows(l.ctx(), []api.FlowEnvelope{record(a.id, 10, r)}))(t); r.Refused != 1 || r.Stored != 0 {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
 	// Less than it could say is fine.
-	honest := third(func(r *api.FlowRecord) { r.ConsumerVPC, r.ProviderVPC, r.Subnet, r.Approver = "", "", "", "key" })
-	if r := must(a.SendFlows(l.ctx(), []api.FlowEnvelope{record(a.id, 10, honest)}))(t); r.Stored != 1 {
-		t.Errorf("%+v", r)
+	approver, _, _ := strings.Cut(l.keys["pay"], ".")
+	honest := third(func(r *api.FlowRecord) { r.ConsumerVPC, r.ProviderVPC, r.Subnet, r.Approver = "", "", "", approver })
+	// So is what it cannot name an interface for: of a VPC that it has interfaces in, or refused. Free text is not stored.
+	forgot := l.across("ledger", sideProvider, api.FlowRecord{Action: api.ActionAccept, Account: l.account("pay"), Approver: "\x1b[2J"})
+	forgot.VPC, forgot.ServiceName = forgot.ProviderVPC, "call 555-0100"
+	for i, r := range []api.FlowRecord{honest, forgot, {Account: shops, VPC: vpc, Action: api.ActionReject}, {LogStatus: "SKIPDATA"}} {
+		seq := []uint64{10, 12, 13, 14}[i]
+		if got := must(a.SendFlows(l.ctx(), []api.FlowEnvelope{record(a.id, seq, r)}))(t); got.Stored != 1 {
+			t.Errorf("%d: %+v", seq, got)
+		}
 	}
 	// The envelope's node is the caller, whatever it says, and its accounts are what the server says.
 	posing := record(a.id, 11, api.FlowRecord{})
@@ -194,10 +208,18 @@ func TestFlowsThatANodeMayNotWrite(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	err := l.admin().Flows(l.ctx(), api.FlowQuery{}, func(e api.FlowEnvelope) error {
-		accounts := map[uint64][]string{10: {l.account("pay"), shops}, 11: {}}[e.Seq]
-		slices.Sort(accounts)
-		if e.Node != a.id || !slices.Equal(e.Accounts, accounts) {
-			t.Errorf("stored as %+v", e)
+		both := []string{l.account("pay"), shops}
+		slices.Sort(both)
+		var r api.FlowRecord
+		if err := json.Unmarshal(e.Record, &r); err != nil {
+			return err
+		}
+		want := map[uint64]struct {
+			accounts          []string
+			service, approver string
+		}{10: {both, "pay/ledger", approver}, 11: {}, 12: {both, "pay/ledger", ""}, 13: {[]string{shops}, "", ""}, 14: {}}[e.Seq]
+		if e.Node != a.id || !slices.Equal(e.Accounts, want.accounts) || r.ServiceName != want.service || r.Approver != want.approver {
+			t.Errorf("stored as %+v %s", e, e.Record)
 		}
 		return nil
 	})
@@ -205,14 +227,44 @@ func TestFlowsThatANodeMayNotWrite(t *testing.T) {
 		t.Error(err)
 	}
 	// A batch that cannot be read is not stored in part.
-	good, _ := json.Marshal(record(a.id, 12, api.FlowRecord{}))
+	good, _ := json.Marshal(record(a.id, 20, api.FlowRecord{}))
 	answer := l.rawClient(a.cert).do("POST", "/v1/node/flows", "", string(good)+"\n\n{", "Content-Type", ndjson)
 	if e := answer.refusal(t); e.Field != "line 3" {
 		t.Errorf("%v", e)
 	}
-	if got := collect(t, l.admin(), api.FlowQuery{}); !slices.Equal(got, []uint64{10, 11}) {
+	if got := collect(t, l.admin(), api.FlowQuery{}); !slices.Equal(got, []uint64{10, 12, 13, 14, 11}) {
 		t.Errorf("stored %v", got)
 	}
+}
+
+// A node may say of a connection what its side sees; one that has interfaces of both sides, what both see, and late what it saw as
+// the side that it is no more.
+func TestEachSidesFlows(t *testing.T) {
+	l := mesh(t, nil)
+	h, shop, pay := l.host("host-c"), l.as("shop"), l.as("pay")
+	must(shop.CreateENI(l.ctx(), api.CreateENIRequest{Subnet: "shop-b", Name: "mine", Node: "host-c"}))(t)
+	must(pay.CreateENI(l.ctx(), api.CreateENIRequest{Subnet: "pay-b", Name: "third", Node: "host-c"}))(t)
+	must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger"}))(t)
+	must(pay.AcceptConnections(l.ctx(), "ledger", []string{"ledger"}))(t)
+	consumer := l.about("mine", l.across("ledger", sideConsumer, api.FlowRecord{Action: api.ActionAccept}))
+	provider := l.about("third", l.across("ledger", sideProvider, api.FlowRecord{Action: api.ActionAccept}))
+	seq := uint64(0)
+	send := func(what string, r api.FlowRecord, stored int) {
+		t.Helper()
+		seq++
+		if got := must(h.SendFlows(l.ctx(), []api.FlowEnvelope{record(h.id, seq, r)}))(t); got.Stored != stored || got.Refused != 1-stored {
+			t.Errorf("%s: %+v", what, got)
+		}
+	}
+	send("the consumer's node", consumer, 1)
+	send("the provider's side at the consumer's node", provider, 0)
+	must(pay.RegisterTargets(l.ctx(), "ledger", []api.TargetRequest{{ENI: "third"}}))(t)
+	send("both, as consumer's", consumer, 1)
+	send("both, as provider's", provider, 1)
+	must(pay.DeregisterTargets(l.ctx(), "ledger", []api.TargetRequest{{ENI: "third"}}))(t)
+	send("no more the provider's, late", provider, 1)
+	must(shop.DeleteENI(l.ctx(), "mine"))(t)
+	send("no more the consumer's, late", consumer, 1)
 }
 
 func TestFollowFlows(t *testing.T) {

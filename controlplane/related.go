@@ -32,8 +32,9 @@ const (
 type related struct {
 	Revision    int64                `json:"revision"` // of the newest view
 	Accounts    map[string]*relation `json:"accounts"`
-	ENIs        map[string]*relation `json:"enis"` // that it hosts
-	Connections map[string]*relation `json:"connections"`
+	VPCs        map[string]*relation `json:"vpcs"`        // that it hosts interfaces of
+	ENIs        map[string]*relation `json:"enis"`        // that it hosts
+	Connections map[string]*relation `json:"connections"` // by onSide: it may be the node of one side, or of both
 	dirty       bool
 }
 
@@ -48,10 +49,16 @@ type relation struct {
 	ConsumerVPC string `json:"consumerVpc,omitempty"`
 	Endpoint    string `json:"endpoint,omitempty"`
 	Service     string `json:"service,omitempty"`
+	ServiceName string `json:"serviceName,omitempty"`
+	Approver    string `json:"approver,omitempty"`
 }
 
+// onSide is the key of a connection, seen from a side's node.
+func onSide(side, connection string) string { return side + "/" + connection }
+
 func newRelated() *related {
-	return &related{Accounts: map[string]*relation{}, ENIs: map[string]*relation{}, Connections: map[string]*relation{}}
+	return &related{Accounts: map[string]*relation{}, VPCs: map[string]*relation{}, ENIs: map[string]*relation{},
+		Connections: map[string]*relation{}}
 }
 
 // take brings in a view that was computed from r. What is older than forget is forgotten.
@@ -60,29 +67,30 @@ func (x *related) take(v *api.View, r *api.Resources, now, forget time.Time) {
 		return // computed before, late
 	}
 	x.Revision = v.Revision
-	accounts, enis, connections := map[string]*relation{}, map[string]*relation{}, map[string]*relation{}
+	there := newRelated()
 	for _, p := range v.VPCs {
-		accounts[p.Account] = &relation{Account: p.Account}
+		there.Accounts[p.Account] = &relation{Account: p.Account}
 	}
 	for _, e := range v.ENIs {
-		enis[e.ID] = &relation{Account: e.Account, VPC: e.VPCID, Subnet: e.Subnet}
+		there.ENIs[e.ID] = &relation{Account: e.Account, VPC: e.VPCID, Subnet: e.Subnet}
+		there.VPCs[e.VPCID] = &relation{Account: e.Account}
 	}
-	add := func(id string) {
+	add := func(side, id, serviceName string) {
 		con := r.Connections[id]
 		if con == nil || r.LoadBalancers[con.LoadBalancer] == nil {
 			return
 		}
-		connections[id] = &relation{Account: con.Account, VPC: r.LoadBalancers[con.LoadBalancer].VPC, Consumer: con.EndpointAccount,
-			ConsumerVPC: con.EndpointVPC, Endpoint: con.Endpoint, Service: con.Service}
+		there.Connections[onSide(side, id)] = &relation{Account: con.Account, VPC: r.LoadBalancers[con.LoadBalancer].VPC, Consumer: con.EndpointAccount,
+			ConsumerVPC: con.EndpointVPC, Endpoint: con.Endpoint, Service: con.Service, ServiceName: serviceName, Approver: con.Approver}
 	}
 	for _, e := range v.Endpoints {
-		add(e.Connection)
+		add(sideConsumer, e.Connection, e.ServiceName)
 	}
 	for _, g := range v.Grants {
-		add(g.Connection)
+		add(sideProvider, g.Connection, g.ServiceName)
 	}
 	for _, part := range []struct{ have, there map[string]*relation }{
-		{x.Accounts, accounts}, {x.ENIs, enis}, {x.Connections, connections},
+		{x.Accounts, there.Accounts}, {x.VPCs, there.VPCs}, {x.ENIs, there.ENIs}, {x.Connections, there.Connections},
 	} {
 		if refresh(part.have, part.there, now, forget) {
 			x.dirty = true
@@ -134,7 +142,7 @@ func forgetFormer(have map[string]*relation) {
 }
 
 // accountsOf tells whose a record is, or why the node may not write it. late is how long after something left its view the node
-// may have gone on with it.
+// may have gone on with it. What the record says of a service's name and of who accepted becomes what the server knows.
 func (x *related) accountsOf(r *api.FlowRecord, late time.Duration) (accounts []string, why string) {
 	known := func(m map[string]*relation, id string) *relation {
 		if o := m[id]; o != nil && (o.Left.IsZero() || !r.End.After(o.Left.Add(late))) {
@@ -148,10 +156,18 @@ func (x *related) accountsOf(r *api.FlowRecord, late time.Duration) (accounts []
 		if e == nil || r.Account != e.Account || r.VPC != e.VPC || r.Subnet != "" && r.Subnet != e.Subnet {
 			return nil, "the interface is not the node's, or another account's"
 		}
+	case r.Subnet != "":
+		return nil, "a subnet without an interface"
+	case r.Account == "" && r.VPC != "":
+		return nil, "a VPC without its account"
 	case r.Account != "" && known(x.Accounts, r.Account) == nil:
 		return nil, "the node has nothing to do with the account"
-	case r.Account == "" && (r.VPC != "" || r.Subnet != ""):
-		return nil, "a VPC without its account"
+	case r.Action != api.ActionReject && r.Account+r.Connection != "":
+		// What is refused may be for an interface that is not there. What passed had one; a node that has forgotten which, after a
+		// restart, still knows of its VPC.
+		if p := known(x.VPCs, r.VPC); p == nil || p.Account != r.Account {
+			return nil, "traffic without an interface, where the node has none"
+		}
 	}
 	accounts = []string{r.Account}
 	if r.Connection == "" {
@@ -159,9 +175,13 @@ func (x *related) accountsOf(r *api.FlowRecord, late time.Duration) (accounts []
 			return nil, "parts of a connection without its id"
 		}
 	} else {
-		con := known(x.Connections, r.Connection)
+		con := known(x.Connections, onSide(r.Side, r.Connection))
 		if con == nil || !con.fits(r) {
-			return nil, "the connection is not the node's, or another"
+			return nil, "the connection is not the node's, or another, or the node is on its other side"
+		}
+		r.ServiceName = con.ServiceName
+		if r.Approver != con.Approver {
+			r.Approver = "" // or of before it was accepted again, by another: nobody's word
 		}
 		accounts = append(accounts, con.Consumer, con.Account)
 	}
