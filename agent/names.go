@@ -191,7 +191,7 @@ func (r *resolver) note(err error) {
 func (r *resolver) Set(zones []plan.Zone, names []plan.Name, mesh []netip.Addr) {
 	vpcs := make([]zone.VPC, 0, len(zones))
 	for _, z := range zones {
-		v := zone.VPC{Number: z.VPC, Account: z.Account, CIDR: z.CIDR, Plain: z.Plain}
+		v := zone.VPC{Number: z.VPC, ID: z.ID, Account: z.Account, CIDR: z.CIDR, Plain: z.Plain}
 		if z.Forwarders != "" {
 			v.Forwarders = strings.Split(z.Forwarders, ",")
 		}

@@ -90,7 +90,7 @@ func TestForwardersOutOfReach(t *testing.T) {
 		"tls://" + api.NodeAddr(7, 2).String(), "10.99.0.10:9999", "tls://9.9.9.9:22", "127.0.0.1"}
 	var zones []plan.Zone
 	for i, f := range refused {
-		zones = append(zones, plan.Zone{VPC: uint32(i) + 1, CIDR: cidr, Forwarders: f + ",tls://9.9.9.9", Plain: true})
+		zones = append(zones, plan.Zone{VPC: uint32(i) + 1, ID: fmt.Sprintf("vpc-%d", i+1), CIDR: cidr, Forwarders: f + ",tls://9.9.9.9", Plain: true})
 	}
 	good := uint32(len(zones)) + 1
 	zones = append(zones, plan.Zone{VPC: good, Account: "7", CIDR: cidr, Forwarders: "198.18.0.9:5353,tls://2a00::9,9.9.9.9", Plain: true})
@@ -99,7 +99,7 @@ func TestForwardersOutOfReach(t *testing.T) {
 		if got := r.server.Zone().Forwarders(uint32(i) + 1); len(got) != 1 || got[0].String() != "tls://9.9.9.9:853" {
 			t.Errorf("with %s the node asks %v", f, got)
 		}
-		if i >= len(r.Problems()) || !strings.Contains(r.Problems()[i].Error(), fmt.Sprintf("vpc %d: forwarder", i+1)) {
+		if i >= len(r.Problems()) || !strings.Contains(r.Problems()[i].Error(), fmt.Sprintf("vpc-%d: forwarder", i+1)) {
 			t.Errorf("%s is not among the problems %v", f, r.Problems())
 		}
 	}

@@ -296,7 +296,7 @@ func (c *compiler) names() error {
 			c.leave("forwarders", v.Number, fmt.Sprintf("a VPC has at most %d", MaxForwarders), v.ID)
 		}
 		c.plan.Zones = append(c.plan.Zones, Zone{
-			VPC: v.Number, Account: v.Account, CIDR: v.CIDR, Forwarders: strings.Join(forwarders, ","),
+			VPC: v.Number, ID: v.ID, Account: v.Account, CIDR: v.CIDR, Forwarders: strings.Join(forwarders, ","),
 			Plain: v.PlainForwarders,
 		})
 	}

@@ -222,6 +222,7 @@ func (g GrantTarget) Key() string {
 // Zone is a VPC's name space.
 type Zone struct {
 	VPC        uint32
+	ID         string // of the VPC; what errors say
 	Account    string // id; what the resolver's limits count by
 	CIDR       netip.Prefix
 	Forwarders string // comma separated

@@ -68,14 +68,19 @@ func TestReachLeavesOthersAlone(t *testing.T) {
 	vpcs := testVPCs()
 	vpcs[0].Forwarders = []string{"tls://10.99.0.10:9999", "tls://9.9.9.9", "127.0.0.1"}
 	vpcs[1].Forwarders = []string{"tls://1.1.1.1"}
+	vpcs[0].ID = "vpc-8"
 	z, err := New(testNames(), vpcs, Reach{})
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{`vpc 8: forwarder "tls://10.99.0.10:9999": address is not of the Internet`, "127.0.0.1"} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v lacks %q", err, want)
+	lines := strings.Split(err.Error(), "\n")
+	for i, want := range []string{`vpc-8: forwarder "tls://10.99.0.10:9999": address is not of the Internet`, `vpc-8: forwarder "127.0.0.1`} {
+		if len(lines) != 2 || !strings.HasPrefix(lines[i], want) {
+			t.Errorf("error %q lacks %q", err, want)
 		}
+	}
+	if many, ok := err.(interface{ Unwrap() []error }); !ok || len(many.Unwrap()) != 2 {
+		t.Errorf("%q is not two errors", err)
 	}
 	for vpc, want := range map[uint32]string{pay: "tls://9.9.9.9:853", shop: "tls://1.1.1.1:853"} {
 		if got := z.Forwarders(vpc); len(got) != 1 || got[0].String() != want {

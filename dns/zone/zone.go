@@ -20,6 +20,7 @@ type Name struct {
 // VPC is a VPC that asks this node.
 type VPC struct {
 	Number     uint32       // 1..2^32-1
+	ID         string       // for errors; "": its number is
 	Account    string       // whose it is, for limits; those of "" count as one account's
 	CIDR       netip.Prefix // IPv4; its reverse names are answered here
 	Forwarders []string     // see ParseForwarder; at most MaxForwarders
@@ -42,6 +43,7 @@ type Zone struct {
 
 // space is one VPC's names.
 type space struct {
+	label      string // names it in errors
 	account    string
 	cidr       netip.Prefix
 	forwarders []Forwarder
@@ -64,19 +66,20 @@ type set struct {
 }
 
 // New builds a Zone. Rows that are wrong are left out and named in err; the Zone is usable even then, so that one
-// tenant's bad row does not hold up the others. err joins one error for each such row; a forwarder out of reach is one.
+// tenant's bad row does not hold up the others. err joins one error, of one line, for each such row and for each forwarder
+// and private domain that is left out.
 func New(names []Name, vpcs []VPC, reach Reach) (*Zone, error) {
 	z := &Zone{vpcs: make(map[uint32]*space, len(vpcs)), reach: reach}
 	var problems []error
 	byNumber := func(a, b VPC) int { return cmp.Compare(a.Number, b.Number) }
 	for _, v := range slices.SortedFunc(slices.Values(vpcs), byNumber) {
-		if err := z.addVPC(v); err != nil {
-			problems = append(problems, fmt.Errorf("vpc %d: %w", v.Number, err))
+		for _, err := range z.addVPC(v) {
+			problems = append(problems, fmt.Errorf("%s: %w", v.label(), err))
 		}
 	}
 	for _, n := range slices.SortedFunc(slices.Values(names), compareNames) {
 		if err := z.addName(n); err != nil {
-			problems = append(problems, fmt.Errorf("name %q in vpc %d: %w", n.Name, n.VPC, err))
+			problems = append(problems, fmt.Errorf("name %q in %s: %w", n.Name, z.label(n.VPC), err))
 		}
 	}
 	return z, errors.Join(problems...)
@@ -87,17 +90,28 @@ func compareNames(a, b Name) int {
 		strings.Compare(a.Endpoint, b.Endpoint), a.Address.Compare(b.Address))
 }
 
-// addVPC adds a VPC; an error other than of a forwarder or domain means that it was left out whole.
-func (z *Zone) addVPC(v VPC) error {
+// label names a VPC in errors.
+func (v *VPC) label() string { return cmp.Or(v.ID, fmt.Sprintf("vpc %d", v.Number)) }
+
+func (z *Zone) label(vpc uint32) string {
+	if s := z.vpcs[vpc]; s != nil {
+		return s.label
+	}
+	return (&VPC{Number: vpc}).label()
+}
+
+// addVPC adds a VPC and tells what it left out; an error other than of a forwarder or domain means the VPC as a whole.
+func (z *Zone) addVPC(v VPC) []error {
 	switch {
 	case v.Number == 0:
-		return errors.New("number 0 means a node: give the VPC's own number")
+		return []error{errors.New("number 0 means a node: give the VPC's own number")}
 	case z.vpcs[v.Number] != nil:
-		return errors.New("given twice")
+		return []error{errors.New("given twice")}
 	case !v.CIDR.IsValid() || !v.CIDR.Addr().Is4():
-		return fmt.Errorf("cidr %v: must be an IPv4 prefix", v.CIDR)
+		return []error{fmt.Errorf("cidr %v: must be an IPv4 prefix", v.CIDR)}
 	}
 	s := &space{
+		label:     v.label(),
 		account:   v.Account,
 		cidr:      v.CIDR.Masked(),
 		domains:   map[string]*domain{},
@@ -132,7 +146,7 @@ func (z *Zone) addVPC(v VPC) error {
 		}
 		s.domain(apex)
 	}
-	return errors.Join(problems...)
+	return problems
 }
 
 // domain returns the domain at an apex, making it if need be.
