@@ -246,6 +246,11 @@ func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 	s.Errors = slices.Clone(a.errors)
 	applied, view, attachments, gone := a.applied, a.appliedView, slices.Clone(a.attachments), slices.Clone(a.lost)
 	a.mu.Unlock()
+	if err := a.box.problem(); err != nil {
+		if s.Errors = append(s.Errors, "control plane: "+err.Error()); !s.Connected {
+			s.ServerError = err.Error()
+		}
+	}
 	names := map[string]string{}
 	if applied != nil {
 		s.Revision, s.Generation = applied.Revision, applied.Generation

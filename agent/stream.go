@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	mrand "math/rand/v2"
@@ -41,6 +42,7 @@ type inbox struct {
 	signed    api.SignedView
 	heard     time.Time // when the control plane was last heard
 	connected bool
+	trouble   error // why the last stream ended, or its last view was refused; nil once there is a good view
 }
 
 // put checks a view and keeps it when it is not older than what is held.
@@ -54,7 +56,7 @@ func (b *inbox) put(s api.SignedView, now time.Time) error {
 	if err := state.Newer(b.view, v); err != nil {
 		return err
 	}
-	b.view, b.signed, b.heard, b.connected = v, s, now, true
+	b.view, b.signed, b.heard, b.connected, b.trouble = v, s, now, true, nil
 	b.wake()
 	return nil
 }
@@ -78,11 +80,29 @@ func (b *inbox) state() (heard time.Time, connected bool) {
 	return b.heard, b.connected
 }
 
-func (b *inbox) lost() {
+// lost notes that a stream has ended, and why.
+func (b *inbox) lost(why error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.connected = false
+	b.connected, b.trouble = false, why
 }
+
+// refused notes that a view was not good.
+func (b *inbox) refused(why error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trouble = fmt.Errorf("view refused, the last good one stays: %w", why)
+}
+
+// problem is what keeps views from coming; nil: nothing that is known.
+func (b *inbox) problem() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.trouble
+}
+
+// errStreamEnded is where the server ended a stream without a word, as when it stops.
+var errStreamEnded = errors.New("the server has ended the stream")
 
 // follow keeps a stream of views open until ctx ends.
 func (b *inbox) follow(ctx context.Context, cp func() ControlPlane) error {
@@ -92,10 +112,14 @@ func (b *inbox) follow(ctx context.Context, cp func() ControlPlane) error {
 		err := cp().Views(ctx, func(s api.SignedView) error {
 			if err := b.put(s, time.Now()); err != nil {
 				b.log.Error("view refused, the last good one stays", "error", err)
+				b.refused(err)
 			}
 			return nil
 		})
-		b.lost()
+		if err == nil {
+			err = errStreamEnded
+		}
+		b.lost(err)
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -42,7 +42,8 @@ type Status struct {
 	Revision    int64          `json:"revision"` // of the view that is applied
 	Generation  uint32         `json:"generation"`
 	ViewAge     time.Duration  `json:"viewAgeNanoseconds"`
-	Connected   bool           `json:"connected"` // to the control plane
+	Connected   bool           `json:"connected"`             // to the control plane
+	ServerError string         `json:"serverError,omitempty"` // why it is not
 	Errors      []string       `json:"errors"`
 	Peers       []PeerStatus   `json:"peers"`
 	Members     []MemberStatus `json:"members"`

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-net/culvert/agent/local"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/dev"
 )
@@ -162,5 +163,17 @@ func TestFlowsTail(t *testing.T) {
 	}
 	if c := columns; c["head"] <= 0 || c["head"] != c["10.0.1.5:40001"] || c["head"] != c["10.0.1.5:40002"] {
 		t.Errorf("columns are not where their heads are: %v", c)
+	}
+}
+
+func TestNodeThatIsNotConnected(t *testing.T) {
+	for why, want := range map[string]string{
+		"":                      ", NOT connected to the server\n",
+		"the node n is revoked": ", NOT connected to the server: the node n is revoked\n",
+	} {
+		var out strings.Builder
+		if err := writeNode(&out, &local.Status{Name: "a", ServerError: why}, false); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("got %q, %v; want %q", out.String(), err, want)
+		}
 	}
 }

@@ -121,7 +121,9 @@ func (s fullStatus) write(w io.Writer, counters bool) error {
 func writeNode(w io.Writer, n *local.Status, counters bool) error {
 	link := "connected to the server"
 	if !n.Connected {
-		link = "NOT connected to the server"
+		if link = "NOT connected to the server"; n.ServerError != "" {
+			link += ": " + n.ServerError
+		}
 	}
 	fmt.Fprintf(w, "Node      %s (%s), version %s, %s\n", n.Name, n.Node, n.Version, link)
 	fmt.Fprintf(w, "View      revision %d, generation %d, %s old\n", n.Revision, n.Generation, n.ViewAge.Round(time.Second))
