@@ -45,26 +45,39 @@ var (
 	boundTargets = bound{"targets of grants to consumers", func(l *load) int { return l.targets },
 		plan.MaxGrantTargets, api.MaxGrantTargetsPerNodeAndAccount}
 
+	// What one consumer may take of what its provider has of a node.
+	boundsOfOneConsumer = []bound{boundGrants.quarter(), boundTargets.quarter()}
+
 	boundsOfConsumer = []bound{boundAddresses, boundServices, boundNames}
 	boundsOfProvider = []bound{boundGrants, boundTargets}
 	boundsOfENI      = slices.Concat([]bound{boundENIs}, boundsOfConsumer, boundsOfProvider)
 )
 
-// loads counts what each account takes of each node. Connections that wait for their provider count: accepting them is not to
-// fail for want of room.
+// quarter is the bound with a quarter of the account's share.
+func (b bound) quarter() bound {
+	b.share /= 4
+	return b
+}
+
+// loads counts what each account takes of each node. A connection that waits for its provider takes nothing yet: else who asks
+// would fill a node that he was never let to. Accepting it needs the room.
 type loads struct {
 	r      *api.Resources
 	nodeOf map[string]string          // by workload ENI: the live node that hosts it
 	vpcs   map[string]map[string]int  // by node and VPC: workload ENIs
 	brings map[string]load            // what a VPC brings to every node that hosts a part of it
-	dialed map[string]int             // by load balancer: endpoint ENIs of its connections
+	dialed map[string]map[string]int  // by load balancer and consuming account: endpoint ENIs of its connections
 	grants map[string]map[string]load // by node and providing account
+	each   map[granted]load           // the same, of each consumer
 }
+
+// granted is what a consumer has of a provider on a node; the latter are accounts.
+type granted struct{ node, provider, consumer string }
 
 // newLoads looks at everything once.
 func newLoads(r *api.Resources) *loads {
 	l := &loads{r: r, nodeOf: map[string]string{}, vpcs: map[string]map[string]int{}, brings: map[string]load{},
-		dialed: map[string]int{}, grants: map[string]map[string]load{}}
+		dialed: map[string]map[string]int{}, grants: map[string]map[string]load{}, each: map[granted]load{}}
 	for _, e := range r.ENIs {
 		v := l.brings[e.VPC]
 		v.addresses++
@@ -83,24 +96,23 @@ func newLoads(r *api.Resources) *loads {
 			l.addConnection(con, e)
 		}
 	}
-	for _, b := range r.LoadBalancers {
-		if l.dialed[b.ID] > 0 {
-			l.addBalancer(b)
-		}
+	for id := range l.dialed {
+		l.addBalancer(r.LoadBalancers[id])
 	}
 	return l
 }
 
-// mayCarry reports whether a connection carries traffic or may come to without being asked for again.
-func mayCarry(s api.ConnectionState) bool {
-	return s == api.Available || s == api.Pending || s == api.PendingAcceptance
-}
+// mayCarry reports whether a connection carries traffic or comes to without being decided on.
+func mayCarry(s api.ConnectionState) bool { return s == api.Available || s == api.Pending }
 
 func (l *loads) addConnection(con *api.Connection, e *api.Endpoint) {
 	brings := load{names: 3 * len(e.ENIs)} // regional, zonal, and private where that is turned on
 	if b := l.r.LoadBalancers[con.LoadBalancer]; b != nil {
 		brings.services = len(e.ENIs) * len(b.Listeners)
-		l.dialed[b.ID] += len(e.ENIs)
+		if l.dialed[b.ID] == nil {
+			l.dialed[b.ID] = map[string]int{}
+		}
+		l.dialed[b.ID][e.Account] += len(e.ENIs)
 	}
 	v := l.brings[con.EndpointVPC]
 	v.add(brings)
@@ -114,9 +126,15 @@ func (l *loads) addBalancer(b *api.LoadBalancer) {
 			if l.grants[node] == nil {
 				l.grants[node] = map[string]load{}
 			}
-			g := l.grants[node][b.Account]
-			g.add(load{grants: l.dialed[b.ID], targets: l.dialed[b.ID] * targets})
-			l.grants[node][b.Account] = g
+			all := l.grants[node][b.Account]
+			for consumer, dialed := range l.dialed[b.ID] {
+				adds, key := load{grants: dialed, targets: dialed * targets}, granted{node, b.Account, consumer}
+				one := l.each[key]
+				one.add(adds)
+				all.add(adds)
+				l.each[key] = one
+			}
+			l.grants[node][b.Account] = all
 		}
 	}
 }
@@ -227,12 +245,40 @@ func (c *call) roomForConnection(con *api.Connection, consumerField, providerFie
 	if err != nil {
 		return err
 	}
+	if err := c.roomOfConsumer(l, providerField, con); err != nil {
+		return err
+	}
 	err = c.roomForProvider(l, providerField, c.r.LoadBalancers[con.LoadBalancer])
 	if err != nil && !mine(con.Account) {
 		return api.Errorf(api.CodeLimitExceeded, providerField, "ask its provider to make room",
 			"the endpoint service %s has as many endpoint connections as its nodes hold", con.Service)
 	}
 	return err
+}
+
+// roomOfConsumer refuses when the consumer would have more than a quarter of the provider's share of a node, so that none keeps
+// the others from a service. An account's use of its own services is its own matter. Figures would tell the consumer of targets.
+func (c *call) roomOfConsumer(l *loads, field string, con *api.Connection) error {
+	b := c.r.LoadBalancers[con.LoadBalancer]
+	if b == nil || con.EndpointAccount == con.Account || c.who.admin() {
+		return nil
+	}
+	for _, node := range l.behind(b) {
+		have := l.each[granted{node, con.Account, con.EndpointAccount}]
+		for _, o := range boundsOfOneConsumer {
+			if n := o.of(&have); n > o.share {
+				remedy := "delete endpoints to this provider's services, give them fewer zones, or ask an administrator, who may go beyond"
+				if c.account != "" && c.account != con.Account {
+					return api.Errorf(api.CodeLimitExceeded, field, remedy,
+						"the account would have more than a consumer's part of what the nodes of the endpoint service %s hold", con.Service)
+				}
+				return api.Errorf(api.CodeLimitExceeded, field, remedy,
+					"the node %s would have %d %s for the account %s, a consumer has at most %d", c.r.Nodes[node].Name, n, o.what,
+					con.EndpointAccount, o.share)
+			}
+		}
+	}
+	return nil
 }
 
 // roomForProvider checks the nodes that host the targets of a load balancer, if there is one.

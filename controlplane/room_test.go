@@ -113,14 +113,17 @@ func TestAddressesOfANodesVPCs(t *testing.T) {
 	full(t, err, "subnetId", "share of a node is 16384")
 }
 
-// busy makes connections of shop's endpoint to pay's service, each with as many addresses as the first.
-func (l *lab) busy(n int) {
+// busy makes Available connections of shop's VPC to pay's service, each with as many addresses as shop's endpoint, that count as
+// those of a consumer.
+func (l *lab) busy(consumer string, n int) {
 	r := l.s.Resources()
 	e, con := find1(r.Endpoints, "ledger"), find1(r.Connections, "ledger")
 	l.txn(func(tx *store.Tx) {
 		for range n {
 			e, con := *e, *con
 			e.ID, con.ID = newID("vpce-"), newID("vpce-con-")
+			e.Account, con.EndpointAccount = l.account(consumer), l.account(consumer)
+			e.State, con.State = api.Available, api.Available
 			e.Connection, con.Endpoint, e.Name, con.Name, con.TagNumbers = con.ID, e.ID, "", "", nil
 			tx.Put(&e)
 			tx.Put(&con)
@@ -128,25 +131,65 @@ func (l *lab) busy(n int) {
 	})
 }
 
-func TestGrantsOfAProvidersNode(t *testing.T) {
-	l := mesh(t, nil)
-	shop, pay := l.as("shop"), l.as("pay")
-	must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger"}))(t)
-	must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "second"}))(t)
-	must(pay.RejectConnections(l.ctx(), "ledger", []string{"second"}))(t)
-	// Two addresses each, so the share of grants is full; the consumer's own nodes hold half of that.
+// asked makes shop's endpoints "ledger" and "second" at pay's service, which wait for acceptance.
+func (l *lab) asked() {
+	for _, name := range []string{"ledger", "second"} {
+		must(l.as("shop").CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: name}))(l.t)
+	}
 	l.txn(func(tx *store.Tx) { // shop's workload goes elsewhere, so that its nodes have no part in this
 		e := *find1(tx.Resources().ENIs, "cart")
 		e.Node = ""
 		tx.Put(&e)
 	})
-	l.busy(api.MaxGrantsPerNodeAndAccount/2 - 1)
+}
+
+// One consumer does not keep the others from a provider, neither with what was accepted nor with what waits.
+func TestAConsumersPartOfAProvidersNode(t *testing.T) {
+	l := mesh(t, nil)
+	shop, pay, admin := l.as("shop"), l.as("pay"), l.client(l.adminKey, "pay")
+	l.asked()
+	l.network(shop, "other")
+	l.busy("shop", api.MaxGrantsPerNodeAndAccount/4/2) // two addresses each
 	before := l.s.Resources()
-	_, err := shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger"})
-	if err == nil {
-		t.Fatal("one more than the provider's nodes hold")
+	_, err := pay.AcceptConnections(l.ctx(), "ledger", []string{"second"})
+	full(t, err, "endpointIds", "a consumer has at most 2048")
+	if l.s.Resources() != before {
+		t.Error("something changed")
 	}
-	_, err = pay.AcceptConnections(l.ctx(), "ledger", []string{"second"})
+	must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "other", Service: "pay/ledger", Name: "third"}))(t) // it waits
+	// Without acceptance it is the consumer who is refused, and learns nothing of the nodes.
+	l.txn(func(tx *store.Tx) {
+		s := *find1(tx.Resources().Services, "ledger")
+		s.AcceptanceRequired = false
+		tx.Put(&s)
+	})
+	_, err = shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "other", Service: "pay/ledger"})
+	full(t, err, "service", "a consumer's part")
+	if strings.Contains(err.Error(), "host-") || strings.Contains(err.Error(), "20") {
+		t.Errorf("the consumer learns %v", err)
+	}
+	must(admin.AcceptConnections(l.ctx(), "ledger", []string{"second"}))(t)
+	l.busy("stranger", 1) // others have room
+	c := &call{s: l.s, r: l.s.Resources(), who: &caller{key: &api.APIKey{}}, account: l.account("pay")}
+	for _, con := range c.r.Connections {
+		if con.EndpointAccount == l.account("stranger") {
+			if err := c.roomForConnection(con, "a", "b"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestGrantsOfAProvidersNode(t *testing.T) {
+	l := mesh(t, nil)
+	pay := l.as("pay")
+	l.asked()
+	for _, consumer := range []string{"stranger", "c", "d", "e"} { // the share of grants is full
+		l.as(consumer)
+		l.busy(consumer, api.MaxGrantsPerNodeAndAccount/4/2)
+	}
+	before := l.s.Resources()
+	_, err := pay.AcceptConnections(l.ctx(), "ledger", []string{"second"})
 	full(t, err, "endpointIds", "share of a node is 8192")
 	_, err = pay.CreateListener(l.ctx(), "ledger", api.ListenerRequest{Protocol: api.TCP, Port: 8443, TargetGroup: "ledger"})
 	full(t, err, "targetGroupId", "share of a node is 8192")
@@ -179,7 +222,7 @@ func TestTheOtherSideIsFull(t *testing.T) {
 	if err := c.roomForConnection(&second, "a", "b"); err != nil {
 		t.Fatal(err)
 	}
-	l.busy(api.MaxServicesPerNodeAndAccount/2 + 1) // more than shop's share of host-a, less than pay's share of host-b
+	l.busy("stranger", api.MaxServicesPerNodeAndAccount/2+1) // more than shop's share of host-a, less than pay's share of host-b
 	c.r = l.s.Resources()
 	err := c.roomForConnection(&second, "a", "b")
 	full(t, err, "a", second.Endpoint)
