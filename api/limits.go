@@ -48,9 +48,11 @@ const (
 	MaxGrantTargetsPerNodeAndAccount = 32_768
 )
 
-// What a view holds of rules that let consumers in. MaxRulesPerSet is the datapath's.
+// What a view holds of rules: of the groups in its VPCs, and of those that let consumers in. MaxRulesPerSet is the datapath's.
 const (
-	MaxRulesPerSet                    = 320 // of one endpoint: five groups of 60 (AWS's limits), rounded up
+	MaxGroupRulesPerNode              = 131_072
+	MaxGroupRulesPerNodeAndAccount    = 32_768 // 273 groups that are full, and an even share of the node at most
+	MaxRulesPerSet                    = 320    // of one endpoint: five groups of 60 (AWS's limits), rounded up
 	MaxAdmittedRulesPerNode           = 65_536
 	MaxAdmittedRulesPerNodeAndAccount = 16_384 // of one consumer, and an even share of the node at most
 )

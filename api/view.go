@@ -102,6 +102,8 @@ type ViewGroup struct {
 	Number  uint32 `json:"number"`
 	Ingress []Rule `json:"ingress"`
 	Egress  []Rule `json:"egress"`
+	// LeftOut says why the group's rules are not here, and nothing passes by them: they are more than a node takes.
+	LeftOut string `json:"leftOut,omitempty"`
 }
 
 // ViewEndpoint is an Available endpoint in a VPC of which this node hosts a workload.

@@ -332,6 +332,13 @@ func TestTooManyOfOneThing(t *testing.T) {
 	}
 
 	v = plantest.View(1, plantest.Workloads())
+	v.Groups[0].Ingress, v.Groups[0].Egress, v.Groups[0].LeftOut = nil, nil, "the server's reason"
+	p = compiled(t, v)
+	if p.ENIs[0].EgressRules+p.ENIs[0].IngressRules != 0 || !problem(p, "groups: rules: 1 of account of VPC 1 left out (sg-shop): the server's") {
+		t.Errorf("rules that the server left out: %+v, %v", p.ENIs[0], p.Problems)
+	}
+
+	v = plantest.View(1, plantest.Workloads())
 	for i := range uint32(6) {
 		id := fmt.Sprintf("sg-%d", 6-i)
 		v.Groups = append(v.Groups, api.ViewGroup{ID: id, Number: 50 + i})

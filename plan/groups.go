@@ -63,6 +63,9 @@ func (c *compiler) groupRules(h holder, ids []string, d direction) (uint32, erro
 		if g == nil {
 			return 0, fmt.Errorf("%s: group %q is not in the view", h.field, id)
 		}
+		if g.LeftOut != "" {
+			c.leave("groups: rules", h.vpc, g.LeftOut, g.ID)
+		}
 		list := g.Ingress
 		if d == egress {
 			list = g.Egress

@@ -187,3 +187,36 @@ func TestAdmitted(t *testing.T) {
 		t.Errorf("as many as there may be: %d rules, left out: %q", len(got[0].Rules), got[0].LeftOut)
 	}
 }
+
+// An account's groups, all full and all in use, do not make a view large either; the oldest keep their rules, and others' theirs.
+func TestAccountsShareTheGroupsRules(t *testing.T) {
+	w := newCrowded()
+	full := api.MaxGroupRulesPerNodeAndAccount / 60
+	for vpc := 1; vpc <= 3; vpc++ {
+		w.vpc(vpc, "evil", 0)
+		for n := range 250 {
+			e := w.put(vpc, api.ENIWorkload, 1)
+			g := &api.SecurityGroup{Meta: api.Meta{ID: id(api.KindSecurityGroup, 1000*vpc+n), Account: "evil"}, VPC: vpcID(vpc),
+				Number: uint32(1000*vpc + n)}
+			for i := range 60 {
+				g.Ingress = append(g.Ingress, api.Rule{ID: fmt.Sprintf("sgr-%05d%012d", g.Number, i), Protocol: api.TCP, FromPort: 443,
+					ToPort: 65535, Group: g.ID, Description: secret})
+			}
+			e.SecurityGroups = []string{g.ID}
+			w.r.Put(g)
+		}
+	}
+	w.vpc(4, "shop", 60) // with the highest number
+	w.r.SecurityGroups[groupID(4)].Number = 9999
+	w.put(4, api.ENIWorkload, 1)
+	v := Compute(w.r, id(api.KindNode, 1))
+	if len(v.Groups) != 751 {
+		t.Fatalf("%d groups", len(v.Groups))
+	}
+	for i, g := range v.Groups { // by id, which is by age
+		in := i <= full || g.ID == groupID(4) // shop's is the first
+		if in != (len(g.Ingress) == 60) || in != (g.LeftOut == "") {
+			t.Errorf("group %d, %s: %d rules, left out: %q", i, g.ID, len(g.Ingress), g.LeftOut)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package view
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -113,12 +114,11 @@ func (x *Index) addGroups(v *api.View) {
 	for _, g := range v.Grants {
 		mark(judging, g.LoadBalancerGroups)
 	}
-	for id := range judging {
-		g := x.r.SecurityGroups[id]
-		if g == nil {
-			continue
-		}
+	for _, g := range x.inOrder(judging) {
 		v.Groups = append(v.Groups, api.ViewGroup{ID: g.ID, Number: g.Number, Ingress: bare(g.Ingress), Egress: bare(g.Egress)})
+	}
+	x.shareGroupRules(v)
+	for _, g := range v.Groups {
 		for _, r := range slices.Concat(g.Ingress, g.Egress) {
 			if r.Group != "" {
 				named[r.Group] = true
@@ -129,6 +129,37 @@ func (x *Index) addGroups(v *api.View) {
 		if g := x.r.SecurityGroups[id]; g != nil && !judging[id] {
 			v.Groups = append(v.Groups, api.ViewGroup{ID: g.ID, Number: g.Number})
 		}
+	}
+}
+
+// inOrder are groups of a set, the oldest first.
+func (x *Index) inOrder(ids map[string]bool) []*api.SecurityGroup {
+	var out []*api.SecurityGroup
+	for id := range ids {
+		if g := x.r.SecurityGroups[id]; g != nil {
+			out = append(out, g)
+		}
+	}
+	slices.SortFunc(out, func(a, b *api.SecurityGroup) int { return cmp.Compare(a.Number, b.Number) })
+	return out
+}
+
+// shareGroupRules leaves out of a view's groups, which are in order, the rules of an account's newest beyond its share.
+func (x *Index) shareGroupRules(v *api.View) {
+	accounts := map[string]int{} // rules so far
+	for _, g := range v.Groups {
+		accounts[x.r.SecurityGroups[g.ID].Account] = 0
+	}
+	share := min(api.MaxGroupRulesPerNodeAndAccount, api.MaxGroupRulesPerNode/max(1, len(accounts)))
+	for i := range v.Groups {
+		g := &v.Groups[i]
+		owner, rules := x.r.SecurityGroups[g.ID].Account, len(g.Ingress)+len(g.Egress)
+		if accounts[owner]+rules > share {
+			g.Ingress, g.Egress = nil, nil
+			g.LeftOut = fmt.Sprintf("a node has room for %d rules of an account's groups", share)
+			continue
+		}
+		accounts[owner] += rules
 	}
 }
 
