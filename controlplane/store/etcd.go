@@ -170,12 +170,33 @@ func (e *Etcd) makeRoom(ctx context.Context, c *clientv3.Client) error {
 	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 		return fmt.Errorf("store: forget old versions: %w", err)
 	}
-	if e.file.SizeInUse() < e.file.Size()/10*9 {
+	if e.hasHoles(ctx) {
 		if err := e.file.Defrag(); err != nil {
 			return fmt.Errorf("store: rewrite the file: %w", err)
 		}
 	}
 	return e.disarm(ctx, c)
+}
+
+// hasHoles reports whether a good part of the file is free. What was forgotten becomes free some time later (an earlier
+// compaction may be under way, and what one commit frees counts after the next), so a file that is tight is given a while.
+func (e *Etcd) hasHoles(ctx context.Context) bool {
+	const tries, pause = 60, 50 * time.Millisecond
+	for range tries {
+		e.file.ForceCommit()
+		if e.file.SizeInUse() < e.file.Size()/10*9 {
+			return true
+		}
+		if e.file.Size() < e.quota()/10*8 {
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+	}
+	return false
 }
 
 // disarm lets an embedded etcd take writes again that was full once: it remembers that, also when it has room again.
@@ -197,6 +218,19 @@ func (e *Etcd) disarm(ctx context.Context, c *clientv3.Client) error {
 		e.cfg.Log.Info("the store was full and has room again")
 	}
 	return nil
+}
+
+// withRoom writes, and once more if the store only believes that it is full: etcd raises its alarm some time after the write that
+// found no room, which may be after room was made. A write that was refused for want of room changed nothing.
+func (e *Etcd) withRoom(ctx context.Context, c *clientv3.Client, write func() error) error {
+	err := write()
+	if !errors.Is(err, rpctypes.ErrNoSpace) || e.file == nil || e.file.Size() >= e.quota() {
+		return err
+	}
+	if errAlarm := e.disarm(ctx, c); errAlarm != nil {
+		return errors.Join(err, errAlarm)
+	}
+	return write()
 }
 
 // Fill implements Store.
@@ -339,7 +373,7 @@ func (e *Etcd) Txn(ctx context.Context, f func(*Tx) error) (int64, error) {
 		if err != nil || writes == nil {
 			return snap.Revision, err
 		}
-		rev, ok, err := commit(ctx, c, headRev, writes)
+		rev, ok, err := e.commit(ctx, c, headRev, writes)
 		if err != nil {
 			return 0, fmt.Errorf("store: commit: %w", err)
 		}
@@ -355,7 +389,7 @@ func (e *Etcd) Txn(ctx context.Context, f func(*Tx) error) (int64, error) {
 }
 
 // commit writes everything if nobody committed since headRev. It returns the revision to wait for before going on.
-func commit(ctx context.Context, c *clientv3.Client, headRev int64, writes []write) (int64, bool, error) {
+func (e *Etcd) commit(ctx context.Context, c *clientv3.Client, headRev int64, writes []write) (int64, bool, error) {
 	ops := make([]clientv3.Op, 0, len(writes))
 	for _, w := range writes {
 		if w.value == nil {
@@ -364,11 +398,15 @@ func commit(ctx context.Context, c *clientv3.Client, headRev int64, writes []wri
 			ops = append(ops, clientv3.OpPut(root+w.key, string(w.value)))
 		}
 	}
-	resp, err := c.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(root+keyHead), "=", headRev)).
-		Then(ops...).
-		Else(clientv3.OpGet(root + keyHead)).
-		Commit()
+	var resp *clientv3.TxnResponse
+	err := e.withRoom(ctx, c, func() (err error) {
+		resp, err = c.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(root+keyHead), "=", headRev)).
+			Then(ops...).
+			Else(clientv3.OpGet(root + keyHead)).
+			Commit()
+		return err
+	})
 	if err != nil {
 		return 0, false, err
 	}
@@ -404,7 +442,10 @@ func (e *Etcd) Put(ctx context.Context, key string, value []byte) error {
 	if c == nil {
 		return ErrNotReady
 	}
-	if _, err := c.Put(ctx, root+key, string(value)); err != nil {
+	if err := e.withRoom(ctx, c, func() error {
+		_, err := c.Put(ctx, root+key, string(value))
+		return err
+	}); err != nil {
 		return fmt.Errorf("store: put %s: %w", key, err)
 	}
 	return nil
