@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 
 // kickDelays are the waits before each try. The first initiation after a restart is lost now and then, and the
 // protocol's own retry comes after 5 s. Each try makes the answer to the one before useless, so the waits double: the
-// last leaves room for a round trip of 2 s.
+// last leaves room for a round trip of 2 s. They are drawn from half to one and a half of what stands here: two nodes that learn
+// of each other at the same moment would go on sending initiations that cross, of which each makes the other one useless.
 var kickDelays = []time.Duration{0, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second}
 
 // kicker starts handshakes with the peers that have had none in this process.
@@ -62,12 +64,20 @@ func (k *kicker) series(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(delay):
+		case <-time.After(jitter(delay)):
 		}
 		if left := k.initiate(try > 0); left == 0 {
 			return
 		}
 	}
+}
+
+// jitter draws from half to one and a half of a delay.
+func jitter(d time.Duration) time.Duration {
+	if d == 0 {
+		return 0
+	}
+	return d/2 + rand.N(d)
 }
 
 // initiate sends one initiation to each peer without session and returns how many there are. A repetition within 5 s
