@@ -37,7 +37,7 @@ forwarding while it is down.
 
 At the first start it makes the CA, whose certificate is DATA-DIR/ca.pem, and a key for the administrator. The key goes
 to --admin-key-file, which only its owner can read, or else is printed, once and never again.`, `
-  culvert server --data-dir /var/lib/culvert --admin-key-file /root/culvert-admin.key
+  culvert server --data-dir /var/lib/culvert --admin-key-file /etc/culvert-admin.key
   culvert server --listen 192.0.2.1:7443 --listen unix:/run/culvert/server.sock
   culvert server --etcd-endpoints https://10.0.0.1:2379 --etcd-ca ca.pem --etcd-cert c.pem --etcd-key k.pem`,
 		func(cmd *cobra.Command, _ []string) error { return a.runServer(cmd.Context(), &f) })
