@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/version"
 )
 
@@ -58,6 +59,7 @@ func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Here("join.keyed")
 	keyPEM, csr, err := newCSR(cfg.Name)
 	if err != nil {
 		return nil, err
@@ -70,6 +72,7 @@ func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Here("join.answered")
 	id := &state.Identity{Name: cfg.Name, Servers: cfg.Servers, Underlay: cfg.Underlay,
 		WireGuardPort: cfg.WireGuardPort, GossipPort: cfg.GossipPort}
 	id.Take(answer, keyPEM)

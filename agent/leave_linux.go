@@ -13,6 +13,7 @@ import (
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/agent/wire/tunnel"
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // Left is what became of a node that left.
@@ -76,14 +77,17 @@ func (l leaver) leave(ctx context.Context, force bool) (left Left, err error) {
 			return left, fmt.Errorf("leave: %w: with --force flow records are not looked at, and lost", err)
 		}
 	}
+	failpoint.Here("leave.begun")
 	if err := l.clean(); err != nil {
 		return left, err
 	}
+	failpoint.Here("leave.cleaned")
 	if left.Kept > 0 {
 		left.KeptIn = l.log
 	} else if err := os.RemoveAll(l.log); err != nil {
 		return left, fmt.Errorf("leave: %w", err)
 	}
+	failpoint.Here("leave.records")
 	return left, l.dir.Forget()
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -151,22 +152,33 @@ func (a *Agent) round(ctx context.Context) []error {
 	if t.fail("view", t.compile()) { // not usable: everything stays as it was
 		return t.errs
 	}
+	failpoint.Here("round.compiled")
 	t.withdrawNames()
+	failpoint.Here("round.withdrawn")
 	t.infrastructure()
+	failpoint.Here("round.infrastructure")
 	t.links()
+	failpoint.Here("round.links")
 	if t.fail("view", t.compile()) {
 		return t.errs
 	}
 	t.fail("tunnel", t.tunnel(ctx))
+	failpoint.Here("round.tunnel")
 	applied := !t.fail("datapath", t.datapath(ctx))
+	failpoint.Here("round.datapath")
 	t.detach()
+	failpoint.Here("round.detached")
 	if applied {
 		t.edges.Names.Set(t.plan.Zones, t.plan.Names, underlay(t.view))
 	}
+	failpoint.Here("round.named")
 	t.openResolver()
+	failpoint.Here("round.resolver")
 	t.fail("gossip", t.edges.Members.SetMembers(t.view.Members, t.view.GossipKeys))
 	if applied {
+		failpoint.Here("round.gossip")
 		t.publish()
+		failpoint.Here("round.published")
 	}
 	for _, problem := range t.plan.Problems {
 		t.errs = append(t.errs, errors.New(problem))
@@ -207,9 +219,11 @@ func (t *turn) infrastructure() {
 	if !t.fail("host link", err) {
 		c.HostIfindex, c.HostMAC, c.DPMAC = uint32(hl.Datapath.Ifindex), hl.Host.MAC, hl.Datapath.MAC
 		if !t.fail("host program", t.edges.Datapath.Secure(hl.Datapath.Ifindex, AtHost)) && !hl.Datapath.Up {
+			failpoint.Here("infrastructure.host-secured")
 			t.fail("host link", t.edges.Host.SetUp(host.DatapathName, true))
 		}
 	}
+	failpoint.Here("infrastructure.host")
 	tun, err := t.edges.Host.EnsureTunnel(host.TunnelSpec{Name: t.cfg.Tunnel, MTU: t.cfg.TunnelMTU})
 	if errors.Is(err, host.ErrNoLink) {
 		err = fmt.Errorf("interface %s does not exist: is culvert tunnel running?", t.cfg.Tunnel)
@@ -217,6 +231,7 @@ func (t *turn) infrastructure() {
 	if !t.fail("tunnel link", err) {
 		c.TunnelIfindex, c.TunnelMTU = uint32(tun.Ifindex), uint16(tun.MTU)
 		if !t.fail("tunnel program", t.edges.Datapath.Secure(tun.Ifindex, AtTunnel)) && !tun.Up {
+			failpoint.Here("infrastructure.tunnel-secured")
 			t.fail("tunnel link", t.edges.Host.SetUp(t.cfg.Tunnel, true))
 		}
 	}
@@ -280,9 +295,11 @@ func (t *turn) link(l plan.Link) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("link.attached")
 	if err := t.edges.Datapath.Secure(w.Ifindex, AtWorkload); err != nil {
 		return err
 	}
+	failpoint.Here("link.secured")
 	if !w.Up {
 		return t.edges.Host.SetUp(w.Name, true)
 	}
@@ -308,7 +325,9 @@ func (t *turn) detach() {
 		delete(gone, l.ENI) // attached again
 	}
 	for _, eni := range slices.Sorted(maps.Keys(gone)) {
+		failpoint.Here("detach.before")
 		if !t.fail("detach "+eni, t.edges.Host.Detach(eni)) {
+			failpoint.Here("detach.after")
 			t.mu.Lock()
 			delete(t.leaving, eni)
 			t.mu.Unlock()
@@ -331,6 +350,7 @@ func (t *turn) tunnel(ctx context.Context) error {
 			return err
 		}
 	}
+	failpoint.Here("tunnel.keyed")
 	want, err := peers(t.plan)
 	if err != nil {
 		return err
@@ -341,6 +361,7 @@ func (t *turn) tunnel(ctx context.Context) error {
 			return err
 		}
 	}
+	failpoint.Here("tunnel.peered")
 	if k, ok := t.edges.Wire.(wire.Kicker); ok && (fresh && len(want) > 0 || len(change.Add) > 0) {
 		return k.Kick(ctx)
 	}
@@ -378,6 +399,7 @@ func (t *turn) datapath(ctx context.Context) error {
 		}
 	}
 	t.name()
+	failpoint.Here("datapath.named")
 	_, err = t.edges.Datapath.Apply(ctx, t.plan)
 	return err
 }

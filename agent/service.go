@@ -13,6 +13,7 @@ import (
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/local"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/version"
 	"github.com/culvert-net/culvert/plan"
 )
@@ -44,6 +45,7 @@ func (a *Agent) Attach(ctx context.Context, r local.AttachRequest) (local.Attach
 		return local.AttachResponse{}, err
 	}
 	resp, err := a.awaitLink(ctx, att)
+	failpoint.Here("attach.answer")
 	if err != nil && !had {
 		err = errors.Join(err, a.dropAttachment(att.ENI))
 		a.Wake()
@@ -124,6 +126,7 @@ func (a *Agent) setAttachment(att plan.Attachment, ns *Namespace) (noted plan.At
 	if err := a.dir.SaveAttachments(next); err != nil {
 		return att, false, err
 	}
+	failpoint.Here("attach.noted")
 	a.attachments = next
 	delete(a.leaving, att.ENI)
 	a.forgetLost(att.ENI)
@@ -203,6 +206,7 @@ func (a *Agent) Detach(ctx context.Context, r local.DetachRequest) error {
 	if err := a.dropAttachment(r.ENI); err != nil {
 		return err
 	}
+	failpoint.Here("detach.noted")
 	for a.Wake(); ; {
 		a.mu.Lock()
 		done := a.roundDone

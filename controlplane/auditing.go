@@ -11,6 +11,7 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/store"
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 const (
@@ -42,6 +43,7 @@ func (s *Server) auditRefusal(ctx context.Context, c *call, op string, e *api.Er
 	if !exists(s.store.Snapshot(), c.subject) {
 		c.subject = "" // it would have been made
 	}
+	failpoint.Here("audit.refusal")
 	due := s.refusals.add(c.event(op, string(e.Code)))
 	if err := s.writeEvents(ctx, due); err != nil {
 		s.log.Warn("refusal not audited", "operation", op, "request", requestID(ctx), "error", err)

@@ -13,6 +13,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/ca"
 	"github.com/culvert-net/culvert/controlplane/store"
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // Secrets in the store, made once by whichever server starts first.
@@ -59,6 +60,7 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("server: bootstrap: %w", err)
 	}
+	failpoint.Here("bootstrap.stored")
 	if s.ca, err = ca.Load(secrets[secretCAKey], secrets[secretCACert]); err != nil {
 		return err
 	}
@@ -123,6 +125,7 @@ func writeFile(path string, data []byte, mode os.FileMode) error {
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
+	failpoint.Here("server.file-written")
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/store"
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 const (
@@ -307,6 +308,7 @@ func writing[I any, P interface {
 			who.audited = true
 			return nil, e
 		}
+		failpoint.Here("call.done")
 		if c.kept > 0 {
 			s.answers.add(who.id(), c.kept)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -67,24 +68,32 @@ func (d *Datapath) apply(config bpf.Config, sets, tables *outer, steps []step) e
 		if err := d.setConfig(config); err != nil {
 			return err
 		}
+		failpoint.Here("apply.closed")
 	}
+	failpoint.Here("apply.begun")
 	if err := errors.Join(sets.putAll(), tables.putAll()); err != nil {
 		return err
 	}
+	failpoint.Here("apply.referred")
 	for i := range steps {
 		if err := steps[len(steps)-1-i].removeAll(); err != nil {
 			return err
 		}
+		failpoint.Here("apply.removed")
 	}
 	for _, s := range steps {
 		if err := s.putAll(); err != nil {
 			return err
 		}
+		failpoint.Here("apply.put")
 	}
 	if err := d.setConfig(config); err != nil {
 		return err
 	}
-	return errors.Join(tables.removeAll(), sets.removeAll())
+	failpoint.Here("apply.stamped")
+	err := errors.Join(tables.removeAll(), sets.removeAll())
+	failpoint.Here("apply.done")
+	return err
 }
 
 func (d *Datapath) config() (bpf.Config, error) {

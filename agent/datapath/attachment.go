@@ -8,6 +8,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // attachment is one of our programs at one side of an interface: a tcx link, or a filter where the kernel has no tcx.
@@ -42,6 +44,7 @@ func attachTCX(ifindex int, attach ebpf.AttachType, p *ebpf.Program, pin string)
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Here("secure.unpinned")
 	a, err := newTCX(l, ifindex, attach, pin)
 	if err == nil && pin != "" {
 		err = l.Pin(pin)

@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // Place is where programs sit; it decides which.
@@ -108,6 +109,7 @@ func (d *Datapath) takeUp(kind string, load func(pin string, k linkKey, h hook) 
 		}
 		if a.alive() {
 			err := a.replace(d.coll.Programs[h.program])
+			failpoint.Here("open.replaced")
 			if err == nil {
 				d.links[k] = a
 				continue
@@ -169,10 +171,12 @@ func (d *Datapath) secure(k linkKey, h hook) error {
 			return err
 		}
 	}
+	failpoint.Here("secure.before")
 	a, err := d.attach(k, h)
 	if err != nil {
 		return err
 	}
+	failpoint.Here("secure.after")
 	d.links[k] = a
 	return nil
 }

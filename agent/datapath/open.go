@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // Names of maps, as the generated code has them.
@@ -109,6 +110,7 @@ func (d *Datapath) load() error {
 	if d.coll, err = ebpf.NewCollectionWithOptions(d.spec, opts); err != nil {
 		return fmt.Errorf("load the programs: %w", err)
 	}
+	failpoint.Here("open.loaded")
 	local := d.coll.Programs[bpf.ABIProgReceiveLocal]
 	if err := d.coll.Maps[mapPrograms].Put(uint32(0), uint32(local.FD())); err != nil {
 		return fmt.Errorf("set the tail call: %w", err)
@@ -119,9 +121,11 @@ func (d *Datapath) load() error {
 	if err := d.pinTail(local); err != nil {
 		return err
 	}
+	failpoint.Here("open.tail-pinned")
 	if err := errors.Join(d.takeUp(linkPins, loadTCX), d.takeUp(filterPins, loadClsact)); err != nil {
 		return err
 	}
+	failpoint.Here("open.taken-up")
 	return d.dropTails(local)
 }
 
@@ -277,6 +281,7 @@ func RemovePins(path string) error {
 	}
 	var errs []error
 	for _, dir := range versions {
+		failpoint.Here("unpin.version")
 		pins, err := filepath.Glob(filepath.Join(dir, filterPins, "*"))
 		if err != nil {
 			return err

@@ -7,6 +7,8 @@ import (
 	"maps"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // table is one map of comparable rows.
@@ -91,6 +93,7 @@ func (c change[K, V]) removeAll() error {
 		if err := c.m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("delete from %s: %w", c.name, err)
 		}
+		failpoint.Here("apply.row-removed")
 	}
 	return nil
 }
@@ -100,6 +103,7 @@ func (c change[K, V]) putAll() error {
 		if err := c.m.Put(k, v); err != nil {
 			return fmt.Errorf("write %s (%d rows, room for %d): %w", c.name, len(c.put), c.m.MaxEntries(), err)
 		}
+		failpoint.Here("apply.row-put")
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -213,6 +214,7 @@ func (c *Collector) collect(ctx context.Context, full bool) int {
 	c.trouble("read flows", err)
 	refusals, lost, drainErr := c.cfg.Source.DrainRefusals(ctx)
 	c.trouble("read refusals", drainErr)
+	failpoint.Here("flow.drained")
 	in := Input{
 		Now: c.cfg.Clock(), Flows: flows, Complete: err == nil, Refusals: refusals, Lost: lost, Full: full,
 	}
@@ -233,6 +235,7 @@ func (c *Collector) record(records []api.FlowRecord) {
 	}
 	err := c.log.Append(c.pending)
 	c.trouble("write flow log", err)
+	failpoint.Here("flow.appended")
 	if err == nil {
 		c.pending = nil
 		if c.checkpoint || c.log.Due() {

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // datapathNeighbour is the next hop of the mesh's route: a link-local address that nobody has, with a permanent
@@ -86,6 +88,7 @@ func (n *Netlink) EnsureHostLink(spec HostSpec) (HostLink, error) {
 			return HostLink{}, err
 		}
 		made = true
+		failpoint.Here("hostlink.made")
 	}
 	if err := s.configureHostPair(host, dp, spec); err != nil {
 		if made {
@@ -175,9 +178,11 @@ func (s *space) configureHostPair(host, dp netlink.Link, spec HostSpec) error {
 	if err := s.hostDoor().close(spec.opening()); err != nil {
 		return err
 	}
+	failpoint.Here("hostlink.host-door")
 	if err := s.door().close(DatapathName); err != nil {
 		return err
 	}
+	failpoint.Here("hostlink.doors")
 	if err := s.identify(host, aliasHost, HostMAC, spec.MTU); err != nil {
 		return err
 	}
@@ -198,6 +203,7 @@ func (s *space) configureHostPair(host, dp netlink.Link, spec HostSpec) error {
 	if err := s.setUp(HostName, true); err != nil {
 		return err
 	}
+	failpoint.Here("hostlink.up")
 	if err := s.setAddress(host, netip.PrefixFrom(spec.Address, 128)); err != nil {
 		return fmt.Errorf("%w (is IPv6 disabled on this host? culvert needs it: sysctl net.ipv6.conf.all.disable_ipv6=0)", err)
 	}

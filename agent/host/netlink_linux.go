@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // linkGroup marks links of this package from the moment they are made, before they have their alias. IFLA_GROUP,
@@ -309,11 +311,13 @@ func (n *Netlink) Cleanup() error {
 			if err := s.remove(l); err != nil {
 				errs = append(errs, fmt.Errorf("remove %s: %w", l.Attrs().Name, err))
 			}
+			failpoint.Here("cleanup.link")
 		}
 	}
 	if len(errs) == 0 {
 		errs = append(errs, s.door().remove(), s.hostDoor().remove())
 	}
+	failpoint.Here("cleanup.doors")
 	errs = append(errs, n.resolvers.restore(""))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up: %w", err)

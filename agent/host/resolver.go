@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // resolvers keeps the resolv.conf files that `ip netns exec NAME` binds over /etc/resolv.conf: DIR/NAME/resolv.conf.
@@ -75,6 +77,7 @@ func (r resolvers) prepare(name string) (made int, err error) {
 		switch err := os.Mkdir(dir, 0o755); {
 		case err == nil:
 			made++
+			failpoint.Here("resolver.made-directory")
 		case !errors.Is(err, fs.ErrExist):
 			return made, err
 		}
@@ -85,6 +88,7 @@ func (r resolvers) prepare(name string) (made int, err error) {
 	if err := os.Link(r.file(name), r.saved(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return made, err
 	}
+	failpoint.Here("resolver.kept-aside")
 	return made, nil
 }
 
@@ -151,7 +155,9 @@ func RestoreResolver(etc, eni string) error {
 }
 
 func (r resolvers) putBack(name string, made int) error {
+	failpoint.Here("resolver.before-back")
 	err := os.Rename(r.saved(name), r.file(name))
+	failpoint.Here("resolver.put-back")
 	if errors.Is(err, fs.ErrNotExist) {
 		err = os.Remove(r.file(name))
 	}

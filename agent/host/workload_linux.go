@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // Attach implements Host.
@@ -62,11 +64,14 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 			return WorkloadLink{}, err
 		}
 		made = true
+		failpoint.Here("veth.made")
 	}
 	err = s.configureWorkload(w, link, peer, spec, routes)
+	failpoint.Here("veth.configured")
 	if err == nil {
 		err = n.resolvers.set(spec)
 	}
+	failpoint.Here("veth.resolver")
 	if err != nil {
 		if made {
 			_ = n.detach(s, spec.ENI)
@@ -159,6 +164,7 @@ func (s *space) configureWorkload(w *space, link, peer netlink.Link, spec Worklo
 	if err := s.door().close(name); err != nil {
 		return err
 	}
+	failpoint.Here("veth.door")
 	if err := s.set(withoutIPv6(name)...); err != nil {
 		return err
 	}
@@ -177,9 +183,11 @@ func (s *space) configureWorkload(w *space, link, peer netlink.Link, spec Worklo
 			return fmt.Errorf("put %s up: %w", spec.Interface, err)
 		}
 	}
+	failpoint.Here("veth.up")
 	if err := w.setAddress(peer, netip.PrefixFrom(spec.Address, 32)); err != nil {
 		return err
 	}
+	failpoint.Here("veth.addressed")
 	return w.setRoutes(peer, netlink.FAMILY_V4, routes)
 }
 
@@ -207,9 +215,11 @@ func (n *Netlink) detach(s *space, eni string) error {
 			return fmt.Errorf("remove %s: %w", link.Attrs().Name, err)
 		}
 	}
+	failpoint.Here("unveth.removed")
 	if err := s.door().forget(VethName(eni)); err != nil {
 		return err
 	}
+	failpoint.Here("unveth.door")
 	return n.resolvers.restore(eni)
 }
 

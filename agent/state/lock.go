@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // lockFile stays when it is unlocked: two owners could hold two files of its name otherwise.
@@ -37,6 +39,7 @@ func (d Dir) Forget() error {
 		if err := os.Remove(d.Path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("forget node: %w", err)
 		}
+		failpoint.Here("forget.file")
 	}
 	if err := os.Remove(string(d)); err == nil || errors.Is(err, os.ErrNotExist) {
 		return nil

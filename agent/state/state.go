@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // Dir is an agent's data directory.
@@ -56,9 +58,11 @@ func (d Dir) Write(name string, data []byte) (err error) {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
+	failpoint.Here("state.written")
 	if err = os.Rename(f.Name(), d.Path(name)); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
+	failpoint.Here("state.renamed")
 	return syncDir(string(d))
 }
 

@@ -22,6 +22,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.uber.org/zap"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 const (
@@ -373,10 +375,12 @@ func (e *Etcd) Txn(ctx context.Context, f func(*Tx) error) (int64, error) {
 		if err != nil || writes == nil {
 			return snap.Revision, err
 		}
+		failpoint.Here("store.before")
 		rev, ok, err := e.commit(ctx, c, headRev, writes)
 		if err != nil {
 			return 0, fmt.Errorf("store: commit: %w", err)
 		}
+		failpoint.Here("store.committed")
 		if err := e.wait(ctx, rev); err != nil {
 			return 0, fmt.Errorf("store: wait for revision %d: %w", rev, err)
 		}

@@ -22,6 +22,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // DefaultPrefix names the namespaces and directories of the mesh that one gets without asking for another.
@@ -39,6 +41,8 @@ type Config struct {
 	Program string
 	// Out gets one line per step; nil: none.
 	Out io.Writer
+	// Environment is more of it for a process, NAME=VALUE each; nil: none. Role is server, tunnel or agent.
+	Environment func(host, role string) []string
 }
 
 // Lab is one mesh on this machine.
@@ -200,6 +204,7 @@ func writeFile(path string, data []byte) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	_, err = f.Write(data)
+	failpoint.Here("dev.written")
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}

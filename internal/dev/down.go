@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // Down ends the mesh and everything that runs in its namespaces, and removes every trace: namespaces, links, pinned BPF
@@ -32,17 +34,21 @@ func (l *Lab) Down() error {
 			l.step("ending %s", p)
 		}
 		errs = append(errs, p.stop(unix.SIGTERM))
+		failpoint.Here("dev.ended")
 	}
 	for _, w := range slices.Backward(r.Workloads) { // the first may have made /etc/netns
 		errs = append(errs, l.dropWorkload(&w))
+		failpoint.Here("dev.workload-dropped")
 	}
 	for _, h := range r.Hosts {
 		errs = append(errs, l.dropNamespace(h.Netns))
+		failpoint.Here("dev.host-dropped")
 	}
 	errs = append(errs, l.dropNamespace(l.namespace("server")), l.dropNamespace(l.namespace("underlay")),
 		os.RemoveAll(l.bpfDir()))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("the mesh is not gone completely, call culvert dev down again: %w", err)
 	}
+	failpoint.Here("dev.dropped")
 	return errors.Join(os.RemoveAll(l.StateDir()), os.RemoveAll(l.RunDir()))
 }

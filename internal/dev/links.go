@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/netns"
 )
 
@@ -70,6 +71,7 @@ func (l *Lab) plug(suffix, address string) error {
 			return err
 		}
 	}
+	failpoint.Here("dev.veth")
 	if err := ip(underlay, "link set p-"+suffix+" master br0 up"); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/netns"
 )
 
@@ -31,7 +32,8 @@ type process struct {
 	role  string // server, tunnel or agent
 	netns string // name
 	args  []string
-	dir   string // run directory: ROLE.pid, ROLE.ready
+	env   []string // more than the caller's
+	dir   string   // run directory: ROLE.pid, ROLE.ready
 	log   string
 }
 
@@ -108,11 +110,12 @@ func (p *process) start(ctx context.Context, program string) (started bool, err 
 	cmd := exec.Command(program, append(p.args, "--ready-file", p.readyFile())...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = "/"
-	cmd.Env = cleanEnvironment()
+	cmd.Env = append(cleanEnvironment(), p.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := netns.Start(netns.Path(p.netns), cmd); err != nil {
 		return false, fmt.Errorf("start %s: %w", p, err)
 	}
+	failpoint.Here("dev.started")
 	if err := p.record(cmd.Process.Pid); err != nil {
 		cmd.Process.Kill()
 		cmd.Wait()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/netns"
 )
 
@@ -90,9 +91,11 @@ func (l *Lab) bringUp(ctx context.Context, r *Record) error {
 	if err := mountBPF(); err != nil {
 		return err
 	}
+	failpoint.Here("dev.recorded")
 	if err := l.addUnderlay(); err != nil {
 		return err
 	}
+	failpoint.Here("dev.underlay")
 	if err := l.plug("server", netip.PrefixFrom(serverAddress, underlayNet.Bits()).String()); err != nil {
 		return err
 	}
@@ -102,9 +105,11 @@ func (l *Lab) bringUp(ctx context.Context, r *Record) error {
 			return err
 		}
 	}
+	failpoint.Here("dev.plugged")
 	if err := l.startAll(ctx, []*process{l.server()}); err != nil {
 		return err
 	}
+	failpoint.Here("dev.server")
 	admin, err := l.Admin("")
 	if err != nil {
 		return err
@@ -114,9 +119,11 @@ func (l *Lab) bringUp(ctx context.Context, r *Record) error {
 		if err := l.join(ctx, admin, h); err != nil {
 			return err
 		}
+		failpoint.Here("dev.joined")
 		if err := l.startAll(ctx, l.hostProcesses(h)); err != nil {
 			return err
 		}
+		failpoint.Here("dev.host")
 	}
 	if err := awaitLive(ctx, admin, r.Hosts); err != nil {
 		return err
@@ -145,6 +152,7 @@ func (l *Lab) startAll(ctx context.Context, procs []*process) error {
 func (l *Lab) server() *process {
 	return &process{
 		host: "server", role: "server", netns: l.namespace("server"), dir: l.RunDir("server"), log: l.LogFile("server", "server"),
+		env: l.environment("server", "server"),
 		args: []string{
 			"server", "--data-dir", l.StateDir("server"), "--region", Region,
 			"--listen", netip.AddrPortFrom(serverAddress, serverPort).String(), "--listen", l.ServerAddress(),
@@ -157,7 +165,7 @@ func (l *Lab) hostProcesses(h Host) []*process {
 	make := func(role string, args ...string) *process {
 		return &process{
 			host: h.Name, role: role, netns: h.Netns, dir: l.RunDir(h.Name), log: l.LogFile(h.Name, role),
-			args: append([]string{role}, args...),
+			args: append([]string{role}, args...), env: l.environment(h.Name, role),
 		}
 	}
 	tunnelSocket := l.RunDir(h.Name, "tunnel.sock")
@@ -166,6 +174,13 @@ func (l *Lab) hostProcesses(h Host) []*process {
 		make("agent", "--data-dir", l.nodeDir(h.Name), "--socket", l.AgentSocket(h.Name), "--tunnel-socket", tunnelSocket,
 			"--pin-dir", l.bpfDir(h.Name), "--flow-interval", flowInterval.String()),
 	}
+}
+
+func (l *Lab) environment(host, role string) []string {
+	if l.cfg.Environment == nil {
+		return nil
+	}
+	return l.cfg.Environment(host, role)
 }
 
 func (l *Lab) nodeDir(host string) string       { return l.StateDir("nodes", host) }
@@ -254,6 +269,7 @@ func (l *Lab) join(ctx context.Context, admin *client.Client, h Host) error {
 	if err != nil {
 		return fmt.Errorf("join token for %s: %w", h.Name, err)
 	}
+	failpoint.Here("dev.token")
 	server := "https://" + netip.AddrPortFrom(serverAddress, serverPort).String()
 	err = l.run(ctx, h.Netns, []string{"CULVERT_JOIN_TOKEN=" + token.Secret}, "agent", "join", "--server", server,
 		"--data-dir", l.nodeDir(h.Name), "--name", h.Name, "--underlay-address", h.Address.String())

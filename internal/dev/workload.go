@@ -12,6 +12,7 @@ import (
 	"github.com/culvert-net/culvert/agent/local"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/netns"
 )
 
@@ -55,6 +56,7 @@ func (l *Lab) AddWorkload(ctx context.Context, c *client.Client, w Workload) (*W
 		}
 		known, _ = r.workload(w.Name)
 	}
+	failpoint.Here("dev.workload-noted")
 	if err := l.attach(ctx, c, known); err != nil {
 		if errUndo := l.removeWorkload(ctx, r, known); errUndo != nil {
 			err = fmt.Errorf("%w (and undoing it: %w)", err, errUndo)

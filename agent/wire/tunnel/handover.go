@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // handoverEnv tells a process that it continues another's work, and by which descriptors.
@@ -72,6 +74,7 @@ func inherited() (*handover, error) {
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Here("handover.inherited")
 	for _, fd := range h.fields() {
 		if *fd >= 0 {
 			unix.CloseOnExec(*fd)
@@ -181,8 +184,10 @@ func (u *upgrader) prepare() (commit func() error, err error) {
 		return nil, fmt.Errorf("upgrade: %w", err)
 	}
 	u.server.pause(u.socket.listener)
+	failpoint.Here("handover.collected")
 	return func() error {
 		defer release()
+		failpoint.Here("handover.before")
 		env := append(os.Environ(), handoverEnv+"="+h.String())
 		err := syscall.Exec(program, os.Args, env)
 		h.close()

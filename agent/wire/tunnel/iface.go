@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 const (
@@ -19,6 +21,7 @@ func openInterface(name string, mtu int) (fd int, err error) {
 	if fd, err = attach(name); err != nil {
 		return -1, err
 	}
+	failpoint.Here("tunnel.attached")
 	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("make interface %s persistent: %w", name, err)

@@ -16,6 +16,7 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/culvert-net/culvert/agent/wire"
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 // maxRequest bounds one request in bytes: 65,536 peers with a dozen prefixes each.
@@ -195,6 +196,7 @@ func (s *server) apply(body string) error {
 	s.set.Lock()
 	defer s.set.Unlock()
 	err := s.dev.IpcSet(body)
+	failpoint.Here("tunnel.set")
 	return errors.Join(err, s.copyPeers())
 }
 

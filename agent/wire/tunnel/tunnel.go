@@ -17,6 +17,7 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/culvert-net/culvert/agent/wire"
+	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
 const (
@@ -121,6 +122,7 @@ func (r *runner) open(h *handover) (err error) {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("tunnel.listening")
 	if err = r.openInterface(h); err != nil {
 		r.socket.remove()
 	}
@@ -170,6 +172,7 @@ func (r *runner) run(ctx context.Context, h *handover) error {
 	s.commands["kick"], s.upgrade = k.kick, u.prepare
 	started := time.Now()
 	s.commands["counters"] = func() (string, error) { return counters(f, r.iface, started), nil }
+	failpoint.Here("tunnel.opened")
 	if err := r.configure(h, s, k); err != nil {
 		r.link.start() // what closes the device waits for its end
 		return err
@@ -195,6 +198,7 @@ func (r *runner) configure(h *handover, s *server, k *kicker) error {
 	if err := s.apply(text); err != nil {
 		return fmt.Errorf("take over configuration: %w", err)
 	}
+	failpoint.Here("handover.configured")
 	_, err = k.kick()
 	return err
 }
@@ -204,6 +208,7 @@ func (r *runner) await(ctx context.Context, dev *device.Device, u *upgrader) err
 	if err := writeReady(r.cfg.ReadyFile); err != nil {
 		return err
 	}
+	failpoint.Here("tunnel.ready")
 	if r.cfg.ReadyFile != "" {
 		defer os.Remove(r.cfg.ReadyFile)
 	}
