@@ -286,6 +286,11 @@ type RenewRequest struct {
 	Version       string   `json:"version,omitempty"`
 }
 
+// RotateKeyRequest is the body of POST /v1/node/rotate-key.
+type RotateKeyRequest struct {
+	PublicKey string `json:"publicKey"` // WireGuard, base64: what the node is known by from now on
+}
+
 // FlowEnvelope carries one flow record to the control plane: what that needs to store and hand it on, and the record.
 type FlowEnvelope struct {
 	Node     string          `json:"node"`     // set by the control plane from the certificate

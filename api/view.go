@@ -33,6 +33,8 @@ type ViewNode struct {
 	Name   string    `json:"name"`
 	Number uint32    `json:"number"`
 	State  NodeState `json:"state"`
+	// PublicKey is the WireGuard key that its peers know it by, base64; empty from a server that does not say so yet.
+	PublicKey string `json:"publicKey,omitempty"`
 }
 
 // ViewPeer is a node that this one exchanges tenants' packets with.

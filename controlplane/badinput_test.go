@@ -218,6 +218,8 @@ func badNodes(h *host) []bad {
 		{"join", "", nil, `{"name":"a","csr":"AAAA","publicKey":""}`, api.CodeMissingParameter, "token"},
 		{"renew", "node", nil, `{"csr":"` + csr + `"}`, api.CodeInvalidParameter, "csr"},
 		{"renew", "node", nil, `{"csr":"?"}`, api.CodeInvalidParameter, "csr"},
+		{"rotate-key", "node", nil, `{"publicKey":"x"}`, api.CodeInvalidParameter, "publicKey"},
+		{"rotate-key", "node", nil, `{}`, api.CodeMissingParameter, "publicKey"},
 		{"report-status", "node", nil, fmt.Sprintf(status, noNode, ""), api.CodeUnauthorized, "nodeId"},
 		{"report-status", "node", nil, fmt.Sprintf(status, h.id, `"x"`), api.CodeInvalidParameter, "attachedEniIds"},
 		{"send-flows", "node", nil, `{"boot":`, api.CodeInvalidParameter, "line 1"},

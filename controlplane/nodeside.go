@@ -30,6 +30,7 @@ func (s *Server) registerNodeSide() {
 	writing(s, operation{http.MethodPost, "/v1/node/join", "join", "Become a node, with a join token", anyone}, join)
 	writing(s, operation{http.MethodPost, "/v1/node/renew", "renew", "Get a new node certificate; tell new keys and addresses",
 		aNodeRenewing}, renew)
+	writing(s, operation{http.MethodPost, "/v1/node/rotate-key", "rotate-key", "Be known to peers by another WireGuard key", aNode}, rotateKey)
 	huma.Register(s.huma, operation{http.MethodPost, "/v1/node/status", "report-status", "Tell what the node has applied", aNode}.huma(s),
 		s.takeStatus)
 	huma.Register(s.huma, stream(operation{http.MethodGet, "/v1/node/view", "stream-view", "The node's view, at once and after each change",
@@ -110,6 +111,32 @@ func renew(c *call, in *fromNode[api.RenewRequest]) (*api.JoinResponse, error) {
 	return c.describeNode(&n, in.Body)
 }
 
+// rotateKey makes peers know the node by another key; the one before is nobody's then. That the key is the node's already is
+// fine: the answer before may have been lost.
+func rotateKey(c *call, in *fromNode[api.RotateKeyRequest]) (*api.Result, error) {
+	old := c.r.Nodes[c.who.node.ID]
+	if old == nil || old.State == api.NodeRevoked {
+		return nil, revokedNode(c.who.node.ID)
+	}
+	n := *old
+	c.subject, n.PublicKey = n.ID, canonicalKey(in.Body.PublicKey)
+	if n.PublicKey == old.PublicKey {
+		return &api.Result{}, nil
+	}
+	if err := c.freshKey(&n); err != nil {
+		return nil, err
+	}
+	return &api.Result{}, put(c, &n, nil, nil)
+}
+
+// canonicalKey is a key as it is written: of the ways to write one in base64, one.
+func canonicalKey(text string) string {
+	if key, err := base64.StdEncoding.DecodeString(text); err == nil {
+		return base64.StdEncoding.EncodeToString(key)
+	}
+	return text
+}
+
 func revokedNode(id string) *api.Error {
 	return api.Errorf(api.CodeNodeRevoked, "", "join again with a new token", "the node %s is revoked", id)
 }
@@ -131,9 +158,7 @@ func (c *call) describeNode(n *api.Node, r api.RenewRequest) (*api.JoinResponse,
 	if r.PublicKey != "" {
 		n.PublicKey = r.PublicKey
 	}
-	if key, err := base64.StdEncoding.DecodeString(n.PublicKey); err == nil {
-		n.PublicKey = base64.StdEncoding.EncodeToString(key) // of the ways to write a key, one
-	}
+	n.PublicKey = canonicalKey(n.PublicKey)
 	if r.GossipPort != 0 {
 		n.GossipPort = r.GossipPort
 	}

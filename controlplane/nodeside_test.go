@@ -346,6 +346,61 @@ func TestNodesLife(t *testing.T) {
 	})
 }
 
+func TestRotateKey(t *testing.T) {
+	l := startLab(t, nil)
+	a, b := l.host("host-a"), l.host("host-b")
+	shop := l.as("shop")
+	l.network(shop, "shop")
+	for _, node := range []string{"host-a", "host-b"} {
+		must(shop.CreateENI(l.ctx(), api.CreateENIRequest{Subnet: "shop-a", Node: node}))(t)
+	}
+	before := *l.s.Resources().Nodes[a.id]
+	of := func(v *api.View) string {
+		if len(v.Peers) == 0 {
+			return ""
+		}
+		return v.Peers[0].PublicKey
+	}
+	own, _ := a.views(t)
+	peers, _ := b.views(t)
+	until(t, peers, "the first key at the peer", func(v *api.View) bool { return of(v) == before.PublicKey })
+	until(t, own, "the first key at the node", func(v *api.View) bool { return v.Node.PublicKey == before.PublicKey })
+
+	next := wireKey()
+	r := must(a.RotateKey(l.ctx(), next))(t)
+	v := until(t, peers, "the next key at the peer", func(v *api.View) bool { return of(v) == next })
+	if r.Revision == 0 || v.Revision < r.Revision {
+		t.Errorf("revision %d, the peer's view is of %d", r.Revision, v.Revision)
+	}
+	until(t, own, "the next key at the node", func(v *api.View) bool { return v.Node.PublicKey == next })
+	n := *l.s.Resources().Nodes[a.id]
+	if n.CertificateSerial != before.CertificateSerial || n.Number != before.Number || n.Underlay[0] != before.Underlay[0] {
+		t.Errorf("more than the key changed: %+v, was %+v", n, before)
+	}
+	must(a.RotateKey(l.ctx(), next))(t) // the answer was lost
+
+	_, err := a.RotateKey(l.ctx(), l.s.Resources().Nodes[b.id].PublicKey)
+	if e := wantCode(t, err, api.CodeInvalidParameter); e.Field != "publicKey" || e.Remedy == "" {
+		t.Errorf("another node's key: %v", e)
+	}
+	must(l.admin().RevokeNode(l.ctx(), "host-a"))(t)
+	_, err = a.RotateKey(l.ctx(), wireKey())
+	wantCode(t, err, api.CodeNodeRevoked)
+	if got := l.s.Resources().Nodes[a.id].PublicKey; got != next {
+		t.Errorf("a refused rotation changed the key to %s", got)
+	}
+	done := 0
+	for _, e := range l.audited() {
+		if e.Action == "rotate-key" && e.Actor == a.id && e.Resource == a.id && e.Outcome == outcomeSuccess {
+			done++
+		}
+	}
+	if done != 2 {
+		t.Errorf("%d audit events of rotations, want 2", done)
+	}
+	l.check()
+}
+
 func selfSigned(t *testing.T, key *ecdsa.PrivateKey, uri string) *tls.Certificate {
 	t.Helper()
 	keyPEM, certPEM, err := ca.Create(time.Now())

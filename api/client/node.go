@@ -44,6 +44,11 @@ func (c *Client) Renew(ctx context.Context, r api.RenewRequest) (*api.JoinRespon
 	return send[api.JoinResponse](ctx, c, http.MethodPost, "/v1/node/renew", r)
 }
 
+// RotateKey has peers know the node by another WireGuard key. Its device must have that key from then on.
+func (c *Client) RotateKey(ctx context.Context, publicKey string) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodPost, "/v1/node/rotate-key", api.RotateKeyRequest{PublicKey: publicKey})
+}
+
 // ReportStatus tells what the node has applied.
 func (c *Client) ReportStatus(ctx context.Context, s api.NodeStatus) error {
 	return c.call(ctx, http.MethodPost, "/v1/node/status", s, nil)

@@ -21,7 +21,7 @@ func (x *Index) View(node string) *api.View {
 		return nil
 	}
 	v := &api.View{Revision: x.r.Revision, Mesh: x.r.Mesh,
-		Node: api.ViewNode{ID: n.ID, Name: n.Name, Number: n.Number, State: n.State}}
+		Node: api.ViewNode{ID: n.ID, Name: n.Name, Number: n.Number, State: n.State, PublicKey: n.PublicKey}}
 	local := map[string]bool{}  // VPCs that the node hosts a workload of
 	remote := map[string]bool{} // VPCs that it exchanges packets with
 	for _, e := range x.hosted[node] {
