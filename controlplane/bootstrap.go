@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/ca"
@@ -71,7 +72,40 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	if adminSecret != "" && s.cfg.AdminKey != nil {
 		s.cfg.AdminKey(adminSecret)
 	}
+	if err := s.checkClock(ctx); err != nil {
+		return err
+	}
 	return s.loadStatuses(ctx)
+}
+
+// clockSlack is how far the clock may be behind the store's last write without a word.
+const clockSlack = time.Minute
+
+// checkClock notes when the store was last written, by its newest audit event. A clock that is behind is said, and does not go
+// into certificates: those that it dates would have ended when the clock is right again, and with them the nodes' way back.
+func (s *Server) checkClock(ctx context.Context) error {
+	newest, err := s.store.List(ctx, store.PrefixAudit, "", 1)
+	if err != nil || len(newest) == 0 {
+		return err
+	}
+	var e api.AuditEvent
+	if err := json.Unmarshal(newest[0].Value, &e); err != nil {
+		return fmt.Errorf("server: the audit event %s cannot be read: restore a backup of the data directory: %w", newest[0].Key, err)
+	}
+	s.floor = e.At
+	if now := s.cfg.Now(); now.Before(e.At.Add(-clockSlack)) {
+		s.log.Error("this machine's clock is behind what the server has written already: set it, and keep it by NTP", "clock", now.UTC(),
+			"written", e.At.UTC())
+	}
+	return nil
+}
+
+// certifying is the time that certificates are dated by.
+func (s *Server) certifying(now time.Time) time.Time {
+	if now.Before(s.floor) {
+		return s.floor
+	}
+	return now
 }
 
 func newSecrets(s *Server) (map[string][]byte, error) {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -57,7 +58,8 @@ func usable(c *call, t *api.JoinToken, name string) error {
 	case t.UsedBy != "":
 		return api.Errorf(api.CodeTokenInvalid, "token", again, "the join token was used by the node %s", t.UsedBy)
 	case !c.now.Before(t.ExpiresAt):
-		return api.Errorf(api.CodeTokenInvalid, "token", again, "the join token expired at %s", t.ExpiresAt.Format("2006-01-02 15:04:05Z07:00"))
+		return api.Errorf(api.CodeTokenInvalid, "token", again, "the join token expired at %s; by the server's clock it is %s",
+			t.ExpiresAt.UTC().Format(time.DateTime), c.now.UTC().Format(time.DateTime))
 	case t.NodeName != "" && t.NodeName != name:
 		return api.Errorf(api.CodeTokenInvalid, "name", "use that name, or another token", "the join token is for a node named %q", t.NodeName)
 	}
@@ -202,7 +204,7 @@ func (c *call) freshKey(n *api.Node) error {
 }
 
 func (c *call) certify(n *api.Node, key crypto.PublicKey) (*api.JoinResponse, error) {
-	cert, err := c.s.ca.SignNode(n.ID, key, c.now)
+	cert, err := c.s.ca.SignNode(n.ID, key, c.s.certifying(c.now))
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/controlplane/ca"
+	"github.com/culvert-net/culvert/controlplane/store"
 )
 
 // joiner is a client of a machine that knows a token only.
@@ -244,6 +246,44 @@ func TestAReplacedCertificateIsGoodNoMore(t *testing.T) {
 	}
 	if retired != 2 || refused < 2 {
 		t.Errorf("%d events of retirement, %d of refusal", retired, refused)
+	}
+}
+
+// A server that boots with its clock far back goes on with its nodes, and what it certifies is still good when the clock is right.
+func TestServersClockWentBack(t *testing.T) {
+	var now atomic.Pointer[time.Time]
+	at, back := time.Now(), time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
+	now.Store(&at)
+	mem := store.NewMem()
+	var logged strings.Builder
+	config := func(c *Config) {
+		c.Store, c.Now = mem, func() time.Time { return *now.Load() }
+		c.Log = slog.New(slog.NewTextHandler(&logged, nil))
+	}
+	l := startLab(t, config)
+	h := l.host("host-a")
+	l.stop()
+	if strings.Contains(logged.String(), "clock") {
+		t.Errorf("logged %s", logged.String())
+	}
+
+	now.Store(&back)
+	again := startLab(t, config)
+	as := again.hostWith(h.join, h.cert.PrivateKey.(*ecdsa.PrivateKey))
+	if err := as.ReportStatus(again.ctx(), api.NodeStatus{Node: h.id}); err != nil {
+		t.Errorf("a node of before: %v", err)
+	}
+	renewed := again.renewed(as)
+	again.stop()
+	if !strings.Contains(logged.String(), "this machine's clock is behind what the server has written already") {
+		t.Errorf("nothing is said of it: %s", logged.String())
+	}
+
+	now.Store(&at)
+	last := startLab(t, config)
+	as = last.hostWith(renewed.join, renewed.cert.PrivateKey.(*ecdsa.PrivateKey))
+	if err := as.ReportStatus(last.ctx(), api.NodeStatus{Node: h.id}); err != nil {
+		t.Errorf("what was certified by the wrong clock: %v", err)
 	}
 }
 

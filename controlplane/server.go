@@ -92,6 +92,7 @@ type Server struct {
 
 	ca       *ca.Authority
 	viewKey  ed25519.PrivateKey
+	floor    time.Time // when the store was last written before this server started: certificates are of then at least
 	gossip   gossipRing
 	refusals refusals
 	rates    rates
@@ -314,7 +315,7 @@ func (s *Server) tlsConfig() *tls.Config {
 		// A node's certificate is asked for, and verified per call: an expired one may still renew itself.
 		ClientAuth: tls.RequestClientCert,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return s.ca.ServerCertificate(s.cfg.Now(), names, ips)
+			return s.ca.ServerCertificate(s.certifying(s.cfg.Now()), names, ips)
 		},
 	}
 }

@@ -123,20 +123,21 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 	if cfg.Certificate != nil {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cfg.Certificate() }
 	}
+	// Chains are verified below: against the pinned CA where there is no pool, and at a time of our choice.
+	c.InsecureSkipVerify = true
 	switch {
 	case len(cfg.CA) > 0:
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(cfg.CA) {
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(cfg.CA) {
 			return nil, errors.New("server CA: no PEM certificate found; give the server's DATA-DIR/ca.pem")
 		}
+		c.VerifyConnection = func(s tls.ConnectionState) error { return verifyServer(s, roots, time.Now()) }
 	case cfg.CAPin != "":
 		pin, err := hex.DecodeString(cfg.CAPin)
 		if err != nil || len(pin) != sha256.Size {
 			return nil, fmt.Errorf("server CA pin %q: not a SHA-256 in hexadecimal", cfg.CAPin)
 		}
-		// The chain is verified below against the pinned CA instead of a pool.
-		c.InsecureSkipVerify = true
-		c.VerifyConnection = func(s tls.ConnectionState) error { return verifyPinned(s, pin) }
+		c.VerifyConnection = func(s tls.ConnectionState) error { return verifyPinned(s, pin, time.Now()) }
 	default:
 		return nil, errors.New("server CA: missing; give the server's DATA-DIR/ca.pem, or a join token with a pin")
 	}
@@ -144,22 +145,44 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 }
 
 // verifyPinned accepts a chain that leads to a certificate with the given SHA-256 and names ServerName.
-func verifyPinned(s tls.ConnectionState, pin []byte) error {
-	roots, inter := x509.NewCertPool(), x509.NewCertPool()
+func verifyPinned(s tls.ConnectionState, pin []byte, now time.Time) error {
+	roots := x509.NewCertPool()
 	found := false
 	for _, cert := range s.PeerCertificates {
 		if sum := sha256.Sum256(cert.Raw); bytes.Equal(sum[:], pin) {
 			roots.AddCert(cert)
 			found = true
-		} else {
-			inter.AddCert(cert)
 		}
 	}
 	if !found {
 		return errors.New("server certificate: it is not from the CA that the token pins; is this the right server?")
 	}
-	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, DNSName: ServerName})
-	return err
+	return verifyServer(s, roots, now)
+}
+
+// verifyServer accepts a chain that leads to one of the roots and names ServerName. A certificate that is not valid yet says
+// nothing but that a clock is wrong, and a machine that boots with a wrong one is to find its server all the same: the chain is
+// looked at as of its beginning then. One that has ended is refused.
+func verifyServer(s tls.ConnectionState, roots *x509.CertPool, now time.Time) error {
+	if len(s.PeerCertificates) == 0 {
+		return errors.New("server certificate: there is none")
+	}
+	leaf, inter, at := s.PeerCertificates[0], x509.NewCertPool(), now
+	for _, cert := range s.PeerCertificates {
+		if at.Before(cert.NotBefore) {
+			at = cert.NotBefore
+		}
+		inter.AddCert(cert)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, DNSName: ServerName, CurrentTime: at})
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return fmt.Errorf("server certificate: it ended at %s, and this machine's clock says %s: set the clock that is wrong, here or "+
+			"at the server", invalid.Cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
+	if err != nil {
+		return fmt.Errorf("server certificate: %w", err)
+	}
+	return nil
 }
 
 // Option changes one call.

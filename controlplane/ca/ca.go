@@ -167,11 +167,17 @@ func (a *Authority) SignNode(node string, key crypto.PublicKey, now time.Time) (
 	return a.sign(template, key)
 }
 
-// Node returns the id of the node that a certificate speaks for. Within grace after its end an expired one still counts.
+// Node returns the id of the node that a certificate speaks for. Within grace after its end an expired one still counts. One
+// that is not valid yet counts, too: this authority alone makes them, so its own clock has gone back since.
 func (a *Authority) Node(cert *x509.Certificate, now time.Time, grace time.Duration) (string, error) {
 	at := now
 	if now.After(cert.NotAfter) && !now.After(cert.NotAfter.Add(grace)) {
 		at = cert.NotAfter
+	}
+	for _, c := range []*x509.Certificate{cert, a.cert} {
+		if at.Before(c.NotBefore) {
+			at = c.NotBefore
+		}
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(a.cert)

@@ -60,7 +60,7 @@ func TestNodeCertificates(t *testing.T) {
 		"expired":        {a, end.Add(time.Second), 0, false},
 		"within grace":   {a, end.Add(RenewalGrace), RenewalGrace, true},
 		"after grace":    {a, end.Add(RenewalGrace + time.Second), RenewalGrace, false},
-		"not yet":        {a, now.Add(-time.Hour), RenewalGrace, false},
+		"not yet":        {a, now.Add(-time.Hour), 0, true},
 		"foreign issuer": {other, now, RenewalGrace, false},
 	} {
 		got, err := c.a.Node(cert, c.at, c.grace)
