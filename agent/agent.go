@@ -148,6 +148,8 @@ type Edges struct {
 	Dial func(id *state.Identity, certificate func() (*tls.Certificate, error)) (ControlPlane, error)
 	// BootTime is the time since boot.
 	BootTime func() time.Duration
+	// Now is the wall clock; default time.Now.
+	Now func() time.Time
 }
 
 // Agent is one node's agent.
@@ -159,8 +161,9 @@ type Agent struct {
 	box   *inbox
 	wake  chan struct{}
 	hint  chan struct{}
+	rekey chan struct{} // the loop asks for another key
 	made  time.Time
-	key   wire.PrivateKey
+	clock keyClock
 
 	// spaces is held, before mu, by whoever opens or closes attachments' namespaces: between looking at what is held and acting on it
 	// nobody else may.
@@ -169,6 +172,7 @@ type Agent struct {
 	mu          sync.Mutex
 	id          *state.Identity
 	cp          ControlPlane
+	key         ownKey
 	attachments []plan.Attachment
 	held        map[string]*Namespace // of attachments, by ENI
 	lost        []lost                // oldest first
@@ -186,10 +190,13 @@ type Agent struct {
 // New makes an agent; it does nothing yet.
 func New(cfg Config, edges Edges) *Agent {
 	cfg.setDefaults()
-	a := &Agent{cfg: cfg, edges: edges, dir: state.Dir(cfg.DataDir), log: cfg.Log, made: time.Now(),
-		wake: make(chan struct{}, 1), hint: make(chan struct{}, 1), roundDone: make(chan struct{}),
+	if edges.Now == nil {
+		edges.Now = time.Now
+	}
+	dir := state.Dir(cfg.DataDir)
+	return &Agent{cfg: cfg, edges: edges, dir: dir, log: cfg.Log, made: time.Now(), clock: keyClock{dir: dir, now: edges.Now},
+		wake: make(chan struct{}, 1), hint: make(chan struct{}, 1), rekey: make(chan struct{}, 1), roundDone: make(chan struct{}),
 		linkErrors: map[string]error{}, held: map[string]*Namespace{}, leaving: map[string]bool{}}
-	return a
 }
 
 // Wake makes the loop look again; it never blocks.
@@ -215,18 +222,18 @@ func (a *Agent) load() error {
 	if err != nil {
 		return err
 	}
-	if a.key, err = wire.LoadOrCreateKey(a.dir.WireKey()); err != nil {
-		return err
-	}
 	if a.attachments, err = a.dir.LoadAttachments(); err != nil {
 		return err
 	}
-	a.box = &inbox{id: id, log: a.log, wake: a.Wake}
+	a.box = &inbox{id: id, log: a.log, wake: a.Wake, now: a.edges.Now}
 	v, err := a.dir.LoadView(id)
 	if err != nil {
 		a.log.Error("the view on disk is not usable; waiting for the control plane", "error", err)
 	}
 	a.box.restore(v)
+	if err := a.loadKey(v); err != nil {
+		return err
+	}
 	return a.useIdentity(id)
 }
 
@@ -268,6 +275,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.loop,
 		func(ctx context.Context) error { return a.box.follow(ctx, a.controlPlane) },
 		func(ctx context.Context) error { return renewal(ctx, a) },
+		a.rekeying,
 		a.report,
 		func(ctx context.Context) error { return a.edges.Host.Watch(ctx, a.Hint) },
 		func(ctx context.Context) error { return local.Serve(ctx, a.cfg.LocalSocket, a, a.log) },

@@ -75,6 +75,15 @@ func (f *failover) SendFlows(ctx context.Context, records []api.FlowEnvelope) er
 	return f.try(ctx, func(c ControlPlane) error { return c.SendFlows(ctx, records) })
 }
 
+// RotateKey implements ControlPlane.
+func (f *failover) RotateKey(ctx context.Context, publicKey string) (answer *api.Result, err error) {
+	err = f.try(ctx, func(c ControlPlane) error {
+		answer, err = c.RotateKey(ctx, publicKey)
+		return err
+	})
+	return answer, err
+}
+
 // Renew implements ControlPlane.
 func (f *failover) Renew(ctx context.Context, r api.RenewRequest) (answer *api.JoinResponse, err error) {
 	err = f.try(ctx, func(c ControlPlane) error {

@@ -30,6 +30,10 @@ func (f *fakeServer) Renew(context.Context, api.RenewRequest) (*api.JoinResponse
 	return &api.JoinResponse{Node: f.name}, f.answer()
 }
 
+func (f *fakeServer) RotateKey(context.Context, string) (*api.Result, error) {
+	return &api.Result{}, f.answer()
+}
+
 func TestFailover(t *testing.T) {
 	var asked []string
 	a, b := &fakeServer{name: "a", asked: &asked}, &fakeServer{name: "b", asked: &asked}

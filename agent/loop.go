@@ -137,6 +137,7 @@ func (a *Agent) round(ctx context.Context) []error {
 	t := &turn{Agent: a, facts: plan.Facts{Generation: 1}}
 	t.facts.Config.TunnelMTU = uint16(a.cfg.TunnelMTU)
 	t.view, t.signed = a.box.latest()
+	t.fail("clock", a.box.skew())
 	if t.view == nil {
 		return []error{errNoView}
 	}
@@ -235,7 +236,7 @@ func (t *turn) infrastructure() {
 			t.fail("tunnel link", t.edges.Host.SetUp(t.cfg.Tunnel, true))
 		}
 	}
-	c.ExpiresNS = t.expires(time.Now())
+	c.ExpiresNS = t.expires(t.edges.Now())
 }
 
 // expires is when the view stops being good, in nanoseconds of boot time, which a change of the wall clock does not move.
@@ -248,6 +249,9 @@ func (t *turn) expires(now time.Time) uint64 {
 		return p.Config.ExpiresNS
 	}
 	left := state.Expires(t.view).Sub(now)
+	if heard, _ := t.box.state(); t.signed.View != nil { // the server said when it sent it, a moment ago, whatever this clock says
+		left = time.Duration(t.view.MaxAgeSeconds)*time.Second - time.Since(heard)
+	}
 	// A clock that is wrong must not make a view good for longer than its whole age.
 	left = min(left, time.Duration(t.view.MaxAgeSeconds)*time.Second)
 	return uint64(max(1, int64(t.edges.BootTime()+left)))
@@ -344,9 +348,11 @@ func (t *turn) tunnel(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("is culvert tunnel running? %w", err)
 	}
-	fresh := have.PublicKey != t.key.Public()
+	t.checkKey(have)
+	key := t.wireKey().private
+	fresh := have.PublicKey != key.Public()
 	if fresh || have.ListenPort != t.cfg.WireGuardPort {
-		if err := t.edges.Wire.SetKey(ctx, t.key, t.cfg.WireGuardPort); err != nil {
+		if err := t.edges.Wire.SetKey(ctx, key, t.cfg.WireGuardPort); err != nil {
 			return err
 		}
 	}

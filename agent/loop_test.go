@@ -33,6 +33,8 @@ type bench struct {
 	priv   ed25519.PrivateKey
 	id     *state.Identity
 	dir    state.Dir
+	cp     ControlPlane  // nil: none is called
+	step   time.Duration // of the wall clock
 
 	mu         sync.Mutex
 	log        []string
@@ -151,9 +153,10 @@ func (b *bench) start() {
 	b.agent = New(Config{DataDir: string(b.dir), Log: slog.New(slog.DiscardHandler)}, Edges{
 		Host: b.host, Wire: b.wire, Datapath: b, Names: b, Members: b, Recorder: b, Namespaces: b.spaces,
 		Dial: func(*state.Identity, func() (*tls.Certificate, error)) (ControlPlane, error) {
-			return nil, nil
+			return b.cp, nil
 		},
 		BootTime: func() time.Duration { return time.Hour },
+		Now:      func() time.Time { return time.Now().Add(b.step) },
 	})
 	if err := b.agent.load(); err != nil {
 		b.t.Fatal(err)

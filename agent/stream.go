@@ -29,6 +29,8 @@ type ControlPlane interface {
 	SendFlows(ctx context.Context, records []api.FlowEnvelope) error
 	// Renew has a certificate request signed and tells what changed on this side.
 	Renew(ctx context.Context, r api.RenewRequest) (*api.JoinResponse, error)
+	// RotateKey has peers know the node by another WireGuard key.
+	RotateKey(ctx context.Context, publicKey string) (*api.Result, error)
 }
 
 // inbox holds the newest good view. Putting wakes the loop; an older one that was not taken yet is forgotten.
@@ -36,11 +38,13 @@ type inbox struct {
 	id   *state.Identity
 	log  *slog.Logger
 	wake func()
+	now  func() time.Time // the wall clock
 
 	mu        sync.Mutex
 	view      *api.View
 	signed    api.SignedView
 	heard     time.Time // when the control plane was last heard
+	skewed    error     // as of then, nil: the clocks agree
 	connected bool
 	trouble   error // why the last stream ended, or its last view was refused; nil once there is a good view
 }
@@ -57,6 +61,7 @@ func (b *inbox) put(s api.SignedView, now time.Time) error {
 		return err
 	}
 	b.view, b.signed, b.heard, b.connected, b.trouble = v, s, now, true, nil
+	b.skewed = skewed(v.IssuedAt, b.now())
 	b.wake()
 	return nil
 }
@@ -78,6 +83,13 @@ func (b *inbox) state() (heard time.Time, connected bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.heard, b.connected
+}
+
+// skew says that the clocks of server and node are apart, as of the last view that came.
+func (b *inbox) skew() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.skewed
 }
 
 // lost notes that a stream has ended, and why.
@@ -147,14 +159,24 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// renewalCheck is how often it is looked whether the certificate is due: the clock may have been set meanwhile, or the server
+// may take it for expired by its own.
+const renewalCheck = time.Minute
+
 // renewal keeps the node's certificate fresh: after two thirds of its life, then every few minutes until it works. An
 // expired certificate still authenticates its own renewal for a while; see the control plane.
 func renewal(ctx context.Context, a *Agent) error {
+	var renewed time.Time // by this process
 	for ctx.Err() == nil {
-		if sleep(ctx, a.untilRenewal(time.Now())) != nil {
-			return nil
+		if wait := a.untilRenewal(a.edges.Now(), renewed); wait > 0 {
+			if sleep(ctx, min(wait, renewalCheck)) != nil {
+				return nil
+			}
+			continue
 		}
-		if err := a.renew(ctx); err != nil && ctx.Err() == nil {
+		if err := a.renew(ctx); err == nil {
+			renewed = time.Now()
+		} else if ctx.Err() == nil {
 			a.log.Error("certificate not renewed", "error", err)
 			if sleep(ctx, time.Minute+mrand.N(time.Minute)) != nil {
 				return nil
@@ -164,13 +186,24 @@ func renewal(ctx context.Context, a *Agent) error {
 	return nil
 }
 
-// untilRenewal is how long the certificate is to be left alone.
-func (a *Agent) untilRenewal(now time.Time) time.Duration {
+// untilRenewal is how long the certificate is to be left alone. One that this process got is measured by the time since, as the
+// wall clock may be wrong: it would be renewed without an end by a clock that is ahead.
+func (a *Agent) untilRenewal(now, renewed time.Time) time.Duration {
 	from, to, err := a.identity().Validity()
 	if err != nil {
-		return time.Minute
+		return renewalCheck
 	}
-	return max(0, from.Add(to.Sub(from)*2/3).Sub(now))
+	young := to.Sub(from) * 2 / 3
+	if !renewed.IsZero() && time.Since(renewed) < 2*renewalCheck {
+		return young // the stream's next try shows whether the server takes it
+	}
+	if errors.Is(a.box.problem(), &api.Error{Code: api.CodeCertificateInvalid}) {
+		return 0
+	}
+	if !renewed.IsZero() {
+		return max(0, young-time.Since(renewed))
+	}
+	return max(0, from.Add(young).Sub(now))
 }
 
 // renew makes a new key, has it certified and takes both into use.
