@@ -142,7 +142,7 @@ func (a *clsact) replace(p *ebpf.Program) error {
 			return fmt.Errorf("pin: %w", err)
 		}
 	}
-	if err := putFilter(a.ifindex, a.egress, a.name, p); err != nil {
+	if err := putFilter(a.ifindex, a.egress, filterPriority, a.name, p); err != nil {
 		return errors.Join(err, removePin(a.pin))
 	}
 	a.program = id
@@ -152,7 +152,7 @@ func (a *clsact) replace(p *ebpf.Program) error {
 func (a *clsact) release() error {
 	var err error
 	if a.alive() {
-		err = deleteFilter(a.ifindex, a.egress)
+		err = deleteFilter(a.ifindex, a.egress, filterPriority)
 	}
 	return errors.Join(err, removePin(a.pin))
 }

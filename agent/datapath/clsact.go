@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -35,6 +36,7 @@ const (
 	filterPriority = 1
 	filterHandle   = 1
 
+	clsactKind   = "clsact\x00"
 	tcMessage    = 20     // bytes of struct tcmsg
 	attrTypeMask = 0x3fff // NLA_TYPE_MASK
 )
@@ -44,6 +46,7 @@ type filter struct {
 	priority uint16
 	handle   uint32
 	program  uint32 // id; 0 when it is none of BPF
+	tag      string // of the program's instructions, hexadecimal
 }
 
 func parentOf(egress bool) uint32 {
@@ -53,18 +56,15 @@ func parentOf(egress bool) uint32 {
 	return parentIngress
 }
 
-// putFilter attaches a program first of all, or replaces the one that is there.
-func putFilter(ifindex int, egress bool, name string, p *ebpf.Program) error {
-	qdisc := tcHeader(ifindex, clsactHandle, clsactParent, 0)
-	qdisc = appendAttr(qdisc, tcaKind, append([]byte("clsact"), 0))
-	err := rtnetlink(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, qdisc, nil)
-	if err != nil && !errors.Is(err, unix.EEXIST) {
+// putFilter attaches a program at a priority, or replaces the one that is there.
+func putFilter(ifindex int, egress bool, priority uint16, name string, p *ebpf.Program) error {
+	if err := ensureClsact(ifindex); err != nil {
 		return fmt.Errorf("make clsact at interface %d: %w", ifindex, err)
 	}
 	options := appendAttr(nil, tcaBPFFD, nativeU32(uint32(p.FD())))
 	options = appendAttr(options, tcaBPFName, append([]byte(name), 0))
 	options = appendAttr(options, tcaBPFFlags, nativeU32(bpfFlagDirectAction))
-	msg := tcHeader(ifindex, filterHandle, parentOf(egress), filterInfo())
+	msg := tcHeader(ifindex, filterHandle, parentOf(egress), filterInfo(priority))
 	msg = appendAttr(msg, tcaKind, []byte("bpf\x00"))
 	msg = appendAttr(msg, tcaOptions|unix.NLA_F_NESTED, options)
 	if err := rtnetlink(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, msg, nil); err != nil {
@@ -73,9 +73,42 @@ func putFilter(ifindex int, egress bool, name string, p *ebpf.Program) error {
 	return nil
 }
 
-// deleteFilter takes our filter away. What is absent, or lost its interface, is no error.
-func deleteFilter(ifindex int, egress bool) error {
-	msg := tcHeader(ifindex, filterHandle, parentOf(egress), filterInfo())
+// ensureClsact makes the qdisc. One of kind ingress, which has its place and no egress, gives way: the interface is ours.
+func ensureClsact(ifindex int) error {
+	qdisc := appendAttr(tcHeader(ifindex, clsactHandle, clsactParent, 0), tcaKind, []byte(clsactKind))
+	err := rtnetlink(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, qdisc, nil)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	kind, err := qdiscKind(ifindex)
+	if err != nil || kind == clsactKind {
+		return err
+	}
+	if err := rtnetlink(unix.RTM_DELQDISC, 0, tcHeader(ifindex, clsactHandle, clsactParent, 0), nil); err != nil {
+		return err
+	}
+	return rtnetlink(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, qdisc, nil)
+}
+
+// qdiscKind is the kind of what is in clsact's place, with its NUL.
+func qdiscKind(ifindex int) (kind string, err error) {
+	err = rtnetlink(unix.RTM_GETQDISC, unix.NLM_F_DUMP, tcHeader(ifindex, 0, 0, 0), func(b []byte) {
+		if len(b) < tcMessage || int(int32(binary.NativeEndian.Uint32(b[4:]))) != ifindex ||
+			binary.NativeEndian.Uint32(b[12:]) != clsactParent { // the kernel lists those of all interfaces
+			return
+		}
+		walkAttrs(b[tcMessage:], func(attr uint16, value []byte) {
+			if attr == tcaKind {
+				kind = string(value)
+			}
+		})
+	})
+	return kind, err
+}
+
+// deleteFilter takes our filter of that priority away. What is absent, or lost its interface, is no error.
+func deleteFilter(ifindex int, egress bool, priority uint16) error {
+	msg := tcHeader(ifindex, filterHandle, parentOf(egress), filterInfo(priority))
 	msg = appendAttr(msg, tcaKind, []byte("bpf\x00"))
 	err := rtnetlink(unix.RTM_DELTFILTER, 0, msg, nil)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
@@ -100,8 +133,11 @@ func filters(ifindex int, egress bool) ([]filter, error) {
 				return
 			}
 			walkAttrs(value, func(kind uint16, value []byte) {
-				if kind == tcaBPFID && len(value) == 4 {
+				switch {
+				case kind == tcaBPFID && len(value) == 4:
 					f.program = binary.NativeEndian.Uint32(value)
+				case kind == tcaBPFTag:
+					f.tag = hex.EncodeToString(value)
 				}
 			})
 		})
@@ -116,10 +152,10 @@ func filters(ifindex int, egress bool) ([]filter, error) {
 }
 
 // filterInfo is priority and protocol, the latter in network order.
-func filterInfo() uint32 {
+func filterInfo(priority uint16) uint32 {
 	var all [2]byte
 	binary.BigEndian.PutUint16(all[:], unix.ETH_P_ALL)
-	return filterPriority<<16 | uint32(binary.NativeEndian.Uint16(all[:]))
+	return uint32(priority)<<16 | uint32(binary.NativeEndian.Uint16(all[:]))
 }
 
 func tcHeader(ifindex int, handle, parent, info uint32) []byte {

@@ -189,8 +189,8 @@ func restart(t *testing.T, m *mesh) {
 		}
 	}
 	attached, err := m.a.attached()
-	if err != nil || len(attached) != 6 {
-		t.Errorf("%d attachments after the restart, want 3 workloads, 2 at the tunnel, 1 at the host: %v", len(attached), err)
+	if err != nil || len(attached) != 9 {
+		t.Errorf("%d attachments after the restart, want 2 at each of 3 workloads and at the tunnel, 1 at the host: %v", len(attached), err)
 	}
 	for _, a := range attached {
 		if !a.First {
@@ -235,7 +235,7 @@ func TestClsact(t *testing.T) {
 	transfer(t, m.cart, m.vault, "10.0.1.201:443", ":8443", 1<<20)
 	h := m.a
 	h.DeleteLink("cvdesk")
-	if attached, err := h.attached(); err != nil || len(attached) != 5 || indexOf(attached, m.desk.ifindex) >= 0 {
+	if attached, err := h.attached(); err != nil || len(attached) != 7 || indexOf(attached, m.desk.ifindex) >= 0 {
 		t.Errorf("attached %+v, %v", attached, err)
 	}
 	if err := h.Do(func() error { return h.dp.Detach(m.vault.ifindex, AtWorkload) }); err != nil {

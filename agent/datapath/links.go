@@ -21,7 +21,7 @@ type Place string
 
 // Places.
 const (
-	AtWorkload Place = "workload" // host side of a workload's veth: from_workload
+	AtWorkload Place = "workload" // host side of a workload's veth: from_workload, and at its egress what lets out answers only
 	AtTunnel   Place = "tunnel"   // culvert0: from_tunnel, and the guard at its egress
 	AtHost     Place = "host"     // culvert-dp: from_host
 )
@@ -34,7 +34,10 @@ type hook struct {
 }
 
 var hooks = map[Place][]hook{
-	AtWorkload: {{bpf.ABIProgFromWorkload, ebpf.AttachTCXIngress, ""}},
+	AtWorkload: {
+		{fenceAnswers, ebpf.AttachTCXEgress, "-egress"},
+		{bpf.ABIProgFromWorkload, ebpf.AttachTCXIngress, ""},
+	},
 	AtTunnel: {
 		// The guard comes first: there is no moment in which the tunnel is open for the host's own packets.
 		{bpf.ABIProgGuard, ebpf.AttachTCXEgress, "-egress"},
@@ -142,13 +145,18 @@ func loadClsact(pin string, k linkKey, h hook) (attachment, error) {
 }
 
 // Secure makes sure that the place's programs are attached to the interface and run before all others, and repairs what
-// is not so. While a program that lost the first place is attached anew, no program runs: the door drops then.
+// is not so. While a program that lost the first place is attached anew, no program runs: the fence drops then, which is
+// made sure of before, and the door behind it.
 func (d *Datapath) Secure(ifindex int, place Place) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	hs, ok := hooks[place]
 	if !ok {
 		return fmt.Errorf("attach to interface %d: unknown place %q", ifindex, place)
+	}
+	_, known := d.links[linkKey{place, ifindex, false}]
+	if err := d.fence(ifindex, place, known); err != nil {
+		return fmt.Errorf("fence interface %d: %w", ifindex, err)
 	}
 	for _, h := range hs {
 		if err := d.secure(linkKey{place, ifindex, h.egress()}, h); err != nil {
@@ -160,16 +168,19 @@ func (d *Datapath) Secure(ifindex int, place Place) error {
 
 func (d *Datapath) secure(k linkKey, h hook) error {
 	if a, ok := d.links[k]; ok {
+		change := "was detached from %s; attached again"
 		if a.alive() {
 			first, err := a.first()
 			if err != nil || first {
 				return err
 			}
+			change = "was not the first program of %s; it is again"
 		}
 		delete(d.links, k)
 		if err := a.release(); err != nil {
 			return err
 		}
+		d.note(h.program+" "+change, nameOf(k.ifindex))
 	}
 	failpoint.Here("secure.before")
 	a, err := d.attach(k, h)
@@ -205,7 +216,7 @@ func (d *Datapath) drop(k linkKey) error {
 	return a.release()
 }
 
-// Detach takes the place's programs off the interface, which may be gone already.
+// Detach takes the place's programs and fences off the interface, which may be gone already.
 func (d *Datapath) Detach(ifindex int, place Place) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -214,7 +225,7 @@ func (d *Datapath) Detach(ifindex int, place Place) error {
 			return fmt.Errorf("detach %s from interface %d: %w", h.program, ifindex, err)
 		}
 	}
-	return nil
+	return d.unfence(ifindex, place)
 }
 
 // Attached lists what is attached to interfaces that exist, and lets go of the rest.

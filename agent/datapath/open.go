@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -62,6 +63,8 @@ type Datapath struct {
 	pressed     bool                  // the flow table was nearly full after the last sweep
 	quarantines map[uint64]quarantine // by flow id, as the last sweep saw them
 	flows       atomic.Int64          // that were left then
+
+	repairs []string // with mu
 }
 
 // Open loads the programs, takes up pinned maps or makes them, and replaces the programs of pinned links. Links whose
@@ -75,6 +78,7 @@ func Open(cfg Config) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the object: %w", err)
 	}
+	maps.Copy(spec.Programs, fencePrograms())
 	if err := cfg.Sizes.apply(spec); err != nil {
 		return nil, err
 	}
@@ -262,7 +266,7 @@ func (d *Datapath) Remove() error {
 	d.mu.Lock()
 	var errs []error
 	for k := range d.links {
-		errs = append(errs, d.drop(k))
+		errs = append(errs, d.drop(k), d.unfence(k.ifindex, k.place))
 	}
 	d.mu.Unlock()
 	errs = append(errs, d.Close())

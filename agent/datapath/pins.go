@@ -24,6 +24,7 @@ func (d *Datapath) keepPins() error {
 		return err
 	}
 	d.log.Warn("pins were removed; pinned again", "path", d.dir, "pins", len(missing))
+	d.note("%d pins of %s were removed; pinned again", len(missing), d.dir)
 	if err := d.prepare(); err != nil {
 		return err
 	}

@@ -75,6 +75,10 @@ func (p *prompter) prompt(e *bpf.Flow, eni *bpf.ENI) error {
 		if err != nil {
 			return fmt.Errorf("prompt ends of flows that are over: %w", err)
 		}
+		if err := markAnswers(fd); err != nil {
+			_ = unix.Close(fd)
+			return fmt.Errorf("prompt ends of flows that are over: %w", err)
+		}
 		p.fd = fd
 	}
 	if err := unix.Sendto(p.fd, promptFrame(e, eni), 0, &unix.SockaddrLinklayer{Ifindex: int(eni.Ifindex)}); err != nil {
