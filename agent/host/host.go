@@ -38,6 +38,8 @@ var (
 var (
 	// ErrNoLink: the interface named does not exist.
 	ErrNoLink = errors.New("no such interface")
+	// ErrNoRoute: no route leads to the address.
+	ErrNoRoute = errors.New("no route")
 	// ErrNoNamespace: the namespace named does not exist or is not a network namespace.
 	ErrNoNamespace = errors.New("no such network namespace")
 	// ErrForeign: a link has one of our names, but Culvert did not make it.
@@ -137,11 +139,21 @@ type Facts struct {
 	IPv6Disabled    int // net.ipv6.conf.all.disable_ipv6
 }
 
+// Path is how packets to an address leave the host.
+type Path struct {
+	Interface string
+	// MTU in bytes: the route's, which holds what the kernel has learned of the way, or the interface's if that is less.
+	MTU int
+}
+
 // Host is the edge to the kernel's network configuration. Implementations are safe for concurrent use and serialise
 // their operations.
 type Host interface {
 	// Facts reads the host's settings.
 	Facts() (Facts, error)
+
+	// Path tells how packets to an underlay address would leave; ErrNoRoute.
+	Path(to netip.Addr) (Path, error)
 
 	// Link observes any interface of the host; Ifindex is 0 when it does not exist.
 	Link(name string) (Link, error)

@@ -25,8 +25,9 @@ type Mem struct {
 	spaces  map[string]*memSpace
 	files   map[string]memFile // resolver files by the namespace's path
 	wakes   map[int]func()
-	address netip.Addr // the host's
-	port    uint16     // that the host's door lets through
+	paths   map[netip.Prefix]Path // nil: everything is behind eth0
+	address netip.Addr            // the host's
+	port    uint16                // that the host's door lets through
 }
 
 type memLink struct {
@@ -84,6 +85,23 @@ func (m *Mem) Facts() (Facts, error) {
 		return Facts{}, err
 	}
 	return m.facts, nil
+}
+
+// Path implements Host.
+func (m *Mem) Path(to netip.Addr) (Path, error) {
+	defer m.mu.Unlock()
+	if err := m.begin("Path"); err != nil {
+		return Path{}, err
+	}
+	for prefix, p := range m.paths {
+		if prefix.Contains(to.Unmap()) {
+			return p, nil
+		}
+	}
+	if m.paths == nil {
+		return Path{Interface: "eth0", MTU: 1500}, nil
+	}
+	return Path{}, fmt.Errorf("path to %s: %w", to, ErrNoRoute)
 }
 
 // Link implements Host.

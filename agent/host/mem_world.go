@@ -16,6 +16,16 @@ func (m *Mem) SetFacts(f Facts) {
 	m.facts = f
 }
 
+// SetPath says how packets to a prefix leave.
+func (m *Mem) SetPath(to netip.Prefix, p Path) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.paths == nil {
+		m.paths = map[netip.Prefix]Path{}
+	}
+	m.paths[to] = p
+}
+
 // AddNamespace makes an empty namespace at path.
 func (m *Mem) AddNamespace(path string) {
 	m.mu.Lock()

@@ -1,0 +1,137 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Path implements Host.
+func (n *Netlink) Path(to netip.Addr) (Path, error) {
+	s, err := n.lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		return Path{}, err
+	}
+	routes, err := s.nl.RouteGet(net.IP(to.Unmap().AsSlice()))
+	switch {
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), err == nil && len(routes) == 0:
+		return Path{}, fmt.Errorf("path to %s: %w", to, ErrNoRoute)
+	case err != nil:
+		return Path{}, fmt.Errorf("path to %s: %w", to, err)
+	}
+	return s.path(routes[0])
+}
+
+func (s *space) path(r netlink.Route) (Path, error) {
+	link, err := s.nl.LinkByIndex(r.LinkIndex)
+	if err != nil {
+		return Path{}, fmt.Errorf("interface %d of a route: %w", r.LinkIndex, err)
+	}
+	p := Path{Interface: link.Attrs().Name, MTU: link.Attrs().MTU}
+	if r.MTU > 0 && r.MTU < p.MTU {
+		p.MTU = r.MTU
+	}
+	return p, nil
+}
+
+// Survey is what of a host's network decides whether a node can work there, besides Facts.
+type Survey struct {
+	Default4, Default6 *Path // by which packets leave that no other route takes; nil: none
+	Chains             []InputChain
+	ChainsError        error    // why nftables could not be read
+	Legacy             []string // families with filter rules of the old iptables: ip, ip6
+	ReversePath        string   // family and table of nftables that drop packets by their way back; "": none
+}
+
+// Survey reads. It changes nothing.
+func (n *Netlink) Survey() (Survey, error) {
+	s, err := n.lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		return Survey{}, err
+	}
+	var out Survey
+	for _, x := range []struct {
+		family int
+		to     **Path
+	}{{netlink.FAMILY_V4, &out.Default4}, {netlink.FAMILY_V6, &out.Default6}} {
+		if *x.to, err = s.defaultPath(x.family); err != nil {
+			return Survey{}, fmt.Errorf("survey: %w", err)
+		}
+	}
+	r := rulesReader{sets: map[string][]nftables.SetElement{}}
+	if r.conn, err = nftables.New(nftables.WithNetNSFd(int(s.file.Fd()))); err == nil {
+		err = r.read()
+	}
+	out.Chains, out.ReversePath, out.ChainsError = r.inputs, r.reversePath, err
+	err = s.do(func() error {
+		for family, path := range map[string]string{"ip": "/proc/net/ip_tables_names", "ip6": "/proc/net/ip6_tables_names"} {
+			if names, err := os.ReadFile(path); err == nil && slices.Contains(strings.Fields(string(names)), "filter") {
+				out.Legacy = append(out.Legacy, family)
+			}
+		}
+		slices.Sort(out.Legacy)
+		return nil
+	})
+	return out, err
+}
+
+// defaultPath is that of the default route with the least metric.
+func (s *space) defaultPath(family int) (*Path, error) {
+	routes, err := s.nl.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, err
+	}
+	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool {
+		ones := 0
+		if r.Dst != nil {
+			ones, _ = r.Dst.Mask.Size()
+		}
+		return ones != 0 || r.LinkIndex == 0
+	})
+	if len(routes) == 0 {
+		return nil, nil
+	}
+	best := slices.MinFunc(routes, func(a, b netlink.Route) int { return a.Priority - b.Priority })
+	p, err := s.path(best)
+	return &p, err
+}
+
+// InputChain is a base chain of nftables at the hook "input", with what its rules and those of the chains that it jumps to
+// accept by port. A rule that accepts is taken at its word whatever else it asks, such as an address of the sender; one
+// for established connections or for the loopback interface admits nothing new.
+type InputChain struct {
+	Family, Table, Name string
+	Closed              bool // what no rule accepts is dropped: by the policy, or by the last rule
+	accepts             []accept
+}
+
+// accept is a rule that accepts.
+type accept struct {
+	protocol byte // of IP; 0: any
+	ranges   []portRange
+}
+
+type portRange struct{ low, high uint16 }
+
+// Admits tells whether a rule accepts packets to a port; protocol is that of IP.
+func (c InputChain) Admits(protocol byte, port uint16) bool {
+	return slices.ContainsFunc(c.accepts, func(a accept) bool {
+		in := func(r portRange) bool { return r.low <= port && port <= r.high }
+		return (a.protocol == 0 || a.protocol == protocol) && (len(a.ranges) == 0 || slices.ContainsFunc(a.ranges, in))
+	})
+}
+
+// familyNames as nft prints them.
+var familyNames = map[nftables.TableFamily]string{
+	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
+}

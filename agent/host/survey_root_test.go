@@ -1,0 +1,121 @@
+package host
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/culvert-net/culvert/internal/netlab"
+)
+
+// What a host's own rules admit, as nft and iptables-nft write them.
+func TestRulesOfOthersAreRead(t *testing.T) {
+	lab := netlab.New(t)
+	for i, c := range []struct {
+		name   string
+		rules  string // of nft
+		closed bool
+		admits []string // of the ports asked below
+	}{
+		{"accepts all", `table inet f { chain input { TYPE policy accept; } }`, false, nil},
+		{"drops all", `table inet f { chain input { TYPE policy drop; } }`, true, nil},
+		{"last rule drops", `table ip f { chain input { TYPE tcp dport 22 accept; counter drop; } }`, true, nil},
+		{"last rule rejects", `table inet f { chain input { TYPE reject with icmpx admin-prohibited; } }`, true, nil},
+		{"drops some at the end", `table inet f { chain input { TYPE tcp dport 25 drop; } }`, false, nil},
+		{"one port", `table inet f { chain input { TYPE policy drop; udp dport 51820 accept; } }`, true,
+			[]string{"udp/51820"}},
+		{"a range", `table inet f { chain input { TYPE policy drop; udp dport 50000-52000 accept; } }`, true,
+			[]string{"udp/51820"}},
+		{"a set", `table inet f { chain input { TYPE policy drop; udp dport { 7946, 51820 } accept; } }`, true,
+			[]string{"udp/51820", "udp/7946"}},
+		{"a set of ranges", `table inet f { set p { type inet_service; flags interval; elements = { 7000-8000, 51820 } }
+			chain input { TYPE policy drop; meta l4proto { tcp, udp } th dport @p accept; } }`, true,
+			[]string{"udp/51820", "udp/7946", "tcp/7946"}},
+		{"a map of verdicts",
+			`table inet f { chain input { TYPE policy drop; udp dport vmap { 51820 : accept, 53 : drop }; } }`, true, []string{"udp/51820"}},
+		{"a chain behind a jump",
+			`table inet f { chain a { tcp dport 7946 accept; } chain input { TYPE policy drop; jump a; } }`, true, []string{"tcp/7946"}},
+		{"a chain behind a map", `table inet f { chain a { udp dport 7946 accept; }
+			chain input { TYPE policy drop; iifname vmap { "lo" : accept, "eth0" : goto a }; } }`, true, []string{"udp/7946"}},
+		{"a jump that ends all", `table inet f { chain a { drop; } chain input { TYPE jump a; } }`, true, nil},
+		{"established only",
+			`table inet f { chain input { TYPE policy drop; ct state established,related accept; iifname "lo" accept; iif lo accept; } }`, true, nil},
+		{"new ones to a port", `table inet f { chain input { TYPE policy drop; ct state new udp dport 51820 accept; } }`,
+			true, []string{"udp/51820"}},
+		{"from a network", `table inet f { chain input { TYPE policy drop; ip saddr 10.0.0.0/8 accept; } }`, true,
+			[]string{"udp/51820", "udp/7946", "tcp/7946"}},
+		{"a protocol", `table ip f { chain input { TYPE policy drop; ip protocol tcp accept; } }`, true,
+			[]string{"tcp/7946"}},
+		{"forwarding only", `table inet f { chain through { type filter hook forward priority 0; policy drop; } }`,
+			false, nil},
+	} {
+		ns := lab.Namespace(string(rune('a' + i)))
+		ns.Exec("nft", lines(c.rules))
+		h := New(Config{Netns: ns.Path()})
+		defer h.Close()
+		s, err := h.Survey()
+		if err != nil || s.ChainsError != nil {
+			t.Errorf("%s: %v, %v", c.name, err, s.ChainsError)
+			continue
+		}
+		closed, admits := false, []string(nil)
+		for _, chain := range s.Chains {
+			closed = closed || chain.Closed
+			for port, p := range map[string]struct {
+				protocol byte
+				port     uint16
+			}{"udp/51820": {unix.IPPROTO_UDP, 51820}, "udp/7946": {unix.IPPROTO_UDP, 7946},
+				"tcp/7946": {unix.IPPROTO_TCP, 7946}} {
+				if chain.Admits(p.protocol, p.port) {
+					admits = append(admits, port)
+				}
+			}
+		}
+		slices.Sort(admits)
+		slices.Sort(c.admits)
+		if closed != c.closed || !slices.Equal(admits, c.admits) {
+			t.Errorf("%s: closed %t, admits %v", c.name, closed, admits)
+		}
+	}
+}
+
+// lines breaks rules where nft wants it, around the end of a block, and says TYPE in full.
+func lines(rules string) string {
+	rules = strings.ReplaceAll(rules, "TYPE", "type filter hook input priority 0;")
+	return strings.ReplaceAll(rules, "; }", ";\n}\n")
+}
+
+func TestSurvey(t *testing.T) {
+	lab := netlab.New(t)
+	a, b := lab.Namespace("a"), lab.Namespace("b")
+	lab.Veth(a, "eth0", b, "eth0")
+	a.AddAddress("eth0", netip.MustParsePrefix("192.0.2.1/24"))
+	h := New(Config{Netns: a.Path()})
+	defer h.Close()
+	s, err := h.Survey()
+	if err != nil || s.Default4 != nil || s.Default6 != nil || s.ReversePath != "" || s.Chains != nil || s.Legacy != nil {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	if _, err := h.Path(netip.MustParseAddr("198.51.100.1")); !errors.Is(err, ErrNoRoute) {
+		t.Errorf("without a route: %v", err)
+	}
+	a.Exec("ip", "link", "set", "eth0", "mtu", "1400")
+	a.Exec("ip", "route", "add", "default", "via", "192.0.2.2")
+	a.Exec("ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.2", "mtu", "1300")
+	a.Exec("nft", lines(`table inet f { chain p { type filter hook prerouting priority -150;
+		meta nfproto ipv6 fib saddr . iif oif missing drop; } }`))
+	s, err = h.Survey()
+	if err != nil || s.Default4 == nil || *s.Default4 != (Path{"eth0",
+		1400}) || s.Default6 != nil || s.ReversePath != "inet f" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for to, want := range map[string]Path{"203.0.113.1": {"eth0", 1400}, "198.51.100.1": {"eth0", 1300}} {
+		if got, err := h.Path(netip.MustParseAddr(to)); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", to, got, err)
+		}
+	}
+}
