@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/culvert-net/culvert/agent/datapath"
+	"github.com/culvert-net/culvert/agent/doctor"
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/agent/gossip"
 	"github.com/culvert-net/culvert/agent/host"
@@ -31,6 +32,9 @@ const partRetry = time.Second
 // also when it fails or dies at any moment; see Leave. Until a view is known, nothing is let through.
 func Serve(ctx context.Context, cfg Config) (err error) {
 	cfg.setDefaults()
+	if err := doctor.CheckKernel(release()); err != nil {
+		return err
+	}
 	if cfg.GossipAddress != "" {
 		if _, err := netip.ParseAddr(cfg.GossipAddress); err != nil {
 			return fmt.Errorf("gossip address %q: want an address of this machine", cfg.GossipAddress)

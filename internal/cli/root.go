@@ -117,7 +117,7 @@ Then see:                 culvert status`, `
 	}
 	add("resources", a.accountCommand(), a.keyCommand(), a.vpcCommand(), a.subnetCommand(), a.eniCommand(), a.groupCommand(),
 		a.targetGroupCommand(), a.loadBalancerCommand(), a.listenerCommand(), a.serviceCommand(), a.endpointCommand())
-	add("see", a.statusCommand(), a.explainCommand(), a.flowsCommand(), a.auditCommand())
+	add("see", a.statusCommand(), a.doctorCommand(), a.explainCommand(), a.flowsCommand(), a.auditCommand())
 	add("run", a.devCommand(), a.serverCommand(), a.agentCommand(), a.tunnelCommand(), a.tokenCommand(), a.nodeCommand(),
 		a.runCommand())
 	root.AddCommand(a.versionCommand(), completionCommand())

@@ -61,7 +61,7 @@ func within(path string, dirs ...string) bool {
 }
 
 // pure packages take values and return values.
-var pure = []string{"api", "plan", "plan/verdict", "judge", "controlplane/alloc", "controlplane/view", "dns/zone"}
+var pure = []string{"api", "plan", "plan/verdict", "judge", "agent/doctor", "controlplane/alloc", "controlplane/view", "dns/zone"}
 
 // edges of api that are not pure.
 var notPure = []string{"api/client"}
@@ -128,6 +128,10 @@ var layers = []struct {
 	{"agent/host", []string{"internal/failpoint", "internal/netns"}, "the kernel's links and routes mean nothing to this package"},
 	{"agent/wire", []string{"agent/wire", "internal/failpoint"}, "WireGuard knows keys, addresses and nothing of ours"},
 	{"agent/flow", []string{"api", "plan", "internal/failpoint"}, "records need names, not the kernel: the datapath is handed in"},
+	{"agent/doctor", nil, "it judges what was read of a machine, and reads nothing itself"},
+	{"agent/host", []string{"internal/netns"}, "the kernel's links and routes mean nothing to this package"},
+	{"agent/wire", []string{"agent/wire"}, "WireGuard knows keys, addresses and nothing of ours"},
+	{"agent/flow", []string{"api", "plan"}, "records need names, not the kernel: the datapath is handed in"},
 	{"agent/local", []string{"api"}, "the local socket is also the commands' side of it"},
 	{"bpf", []string{"bpf"}, "the programs know numbers; what they mean is agent/datapath's business"},
 	{"internal/failpoint", nil, "a point is a name and nothing else"},

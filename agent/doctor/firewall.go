@@ -1,0 +1,86 @@
+package doctor
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// firewall judges what lets packets of other nodes in. Whether a rule accepts a port is read off the rules; of what they
+// say besides, such as from which addresses, nothing is known here, so an accepting rule is taken at its word.
+func firewall(f Facts) []Finding {
+	const check = "firewall"
+	if f.ChainsError != nil {
+		return one(check, Unknown, "", "nftables cannot be read: %v", f.ChainsError)
+	}
+	var out []Finding
+	for _, c := range f.Chains {
+		if !c.Closed {
+			continue
+		}
+		var shut []string
+		for _, p := range f.Ports {
+			if !c.Admits(p.Protocol, p.Port) {
+				shut = append(shut, fmt.Sprintf("%s/%d", p.Protocol, p.Port))
+			}
+		}
+		where := fmt.Sprintf("chain %s of table %s %s", c.Name, c.Family, c.Table)
+		if len(shut) == 0 {
+			out = append(out, one(check, OK, "", "%s lets the node's ports in", where)...)
+			continue
+		}
+		out = append(out, one(check, Failure, openPorts(c, shut),
+			"%s drops what it does not know, and has no rule for %s", where, strings.Join(shut, ", "))...)
+	}
+	for _, family := range f.Legacy {
+		out = append(out, one(check, Unknown, "see that iptables-legacy -S INPUT (ip6tables-legacy) lets the node's ports in",
+			"there are rules of the old iptables for %s, which are not looked into", family)...)
+	}
+	if len(out) == 0 {
+		out = one(check, OK, "", "nothing on this machine drops packets to it")
+	}
+	return out
+}
+
+// openPorts is the command that opens ports in a chain.
+func openPorts(c Chain, ports []string) string {
+	var cmds []string
+	for _, p := range ports {
+		protocol, port, _ := strings.Cut(p, "/")
+		switch {
+		case c.Table == firewalld:
+			cmds = append(cmds, fmt.Sprintf("--add-port=%s/%s", port, protocol))
+		default:
+			cmds = append(cmds, fmt.Sprintf("nft insert rule %s %s %s %s dport %s accept", c.Family, c.Table, c.Name, protocol, port))
+		}
+	}
+	if c.Table == firewalld {
+		return "firewall-cmd --permanent " + strings.Join(cmds, " ") + " && firewall-cmd --reload"
+	}
+	return strings.Join(cmds, "; ")
+}
+
+// firewalld is the name of firewalld's nftables table.
+const firewalld = "firewalld"
+
+// reversePath judges checks of the way back, which drop packets that come by another interface than answers would leave by.
+func reversePath(f Facts) []Finding {
+	const check = "reverse path"
+	var out []Finding
+	if f.RPFilter == 1 && len(f.Underlays) > 1 {
+		out = append(out, one(check, Warning, "sysctl -w net.ipv4.conf.all.rp_filter=2 (loose) if handshakes do not come through",
+			"net.ipv4.conf.all.rp_filter is 1 (strict): on a machine with several ways out, the underlay's packets may be dropped")...)
+	}
+	if f.ReversePath != "" && slices.ContainsFunc(f.Underlays, func(u Underlay) bool { return u.IPv6 }) {
+		remedy := "make that rule check that there is any way back, if handshakes do not come through"
+		if strings.HasSuffix(f.ReversePath, " "+firewalld) {
+			remedy = "set IPv6_rpfilter=loose in /etc/firewalld/firewalld.conf, if handshakes do not come through"
+		}
+		out = append(out, one(check, Warning, remedy,
+			"table %s drops IPv6 packets that come by another interface than answers would leave by", f.ReversePath)...)
+	}
+	if len(out) == 0 {
+		out = one(check, OK, "", "nothing drops the underlay's packets for the way they come")
+	}
+	return out
+}
