@@ -182,7 +182,8 @@ type Agent struct {
 	begun       uint64        // rounds that have looked at the attachments
 	roundDone   chan struct{} // closed and replaced after each round
 	linkErrors  map[string]error
-	linksSeen   uint64 // the round that linkErrors are of
+	linksSeen   uint64        // the round that linkErrors are of
+	paths       underlayCheck // the loop's own
 	errors      []string
 	warned      bool // that there is no view
 }

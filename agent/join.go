@@ -11,6 +11,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
 
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
@@ -91,6 +94,7 @@ func askToJoin(ctx context.Context, cfg JoinConfig, r api.JoinRequest) (*api.Joi
 			return nil, err
 		}
 		var answer *api.JoinResponse
+		r.LocalAddress = localAddress(ctx, server)
 		answer, err = c.Join(ctx, r)
 		c.Close()
 		if err == nil || answered(err) || ctx.Err() != nil {
@@ -140,4 +144,30 @@ func (r remote) Report(ctx context.Context, s api.NodeStatus) error { return r.R
 func (r remote) SendFlows(ctx context.Context, records []api.FlowEnvelope) error {
 	_, err := r.Client.SendFlows(ctx, records)
 	return err
+}
+
+// localAddress is what packets to a server leave from, as the routes are now; "" where they do not say or there is no
+// network between. Nothing is sent: a UDP socket only looks its route up.
+func localAddress(ctx context.Context, server string) string {
+	u, err := url.Parse(server)
+	if err != nil || u.Scheme != "https" {
+		return ""
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, "udp", u.Host)
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	a, err := netip.ParseAddrPort(c.LocalAddr().String())
+	if err != nil {
+		return ""
+	}
+	return a.Addr().Unmap().WithZone("").String()
+}
+
+func first(list []string) string {
+	for _, s := range list {
+		return s
+	}
+	return ""
 }

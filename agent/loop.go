@@ -121,7 +121,8 @@ type turn struct {
 	failed map[string]error  // interfaces that cannot be, by ENI
 	plan   *plan.Plan
 	errs   []error
-	open   uint16 // port of the host that the mesh may reach
+	notes  []string // what is wrong around this node, rather than on it
+	open   uint16   // port of the host that the mesh may reach
 }
 
 func (t *turn) fail(what string, err error) bool {
@@ -181,7 +182,8 @@ func (a *Agent) round(ctx context.Context) []error {
 		t.publish()
 		failpoint.Here("round.published")
 	}
-	for _, problem := range t.plan.Problems {
+	t.notes = append(t.notes, t.narrowPaths(time.Now())...)
+	for _, problem := range append(t.notes, t.plan.Problems...) {
 		t.errs = append(t.errs, errors.New(problem))
 	}
 	return t.errs
@@ -349,6 +351,7 @@ func (t *turn) tunnel(ctx context.Context) error {
 		return fmt.Errorf("is culvert tunnel running? %w", err)
 	}
 	t.checkKey(have)
+	t.notes = append(t.notes, unreachable(t.view, have, time.Since(t.made), time.Now())...)
 	key := t.wireKey().private
 	fresh := have.PublicKey != key.Public()
 	if fresh || have.ListenPort != t.cfg.WireGuardPort {

@@ -213,7 +213,8 @@ func (a *Agent) renew(ctx context.Context) error {
 		return err
 	}
 	answer, err := a.controlPlane().Renew(ctx, api.RenewRequest{CSR: csr, Underlay: a.identity().Underlay,
-		WireGuardPort: a.cfg.WireGuardPort, GossipPort: a.cfg.GossipPort, Version: version.Version()})
+		WireGuardPort: a.cfg.WireGuardPort, GossipPort: a.cfg.GossipPort, Version: version.Version(),
+		LocalAddress: localAddress(ctx, first(a.identity().Servers))})
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,6 @@ const (
 	CodePermissionDuplicate    ErrorCode = "InvalidPermission.Duplicate"
 	CodePermissionNotFound     ErrorCode = "InvalidPermission.NotFound"
 	CodeServiceName            ErrorCode = "InvalidServiceName"
-	CodeServiceNotAllowed      ErrorCode = "VpcEndpointServiceNotAllowed"
 	CodeConflictingDomain      ErrorCode = "ConflictingDomainExists"
 	CodeDomainNotOwned         ErrorCode = "PrivateDnsNameNotOwned"
 	CodeLoadBalancerInUse      ErrorCode = "LoadBalancerInUse"
@@ -106,7 +105,7 @@ func (e *Error) Is(target error) bool {
 
 var codeStatus = map[ErrorCode]int{
 	CodeAuthFailure: 401, CodeCertificateInvalid: 401, CodeTokenInvalid: 401,
-	CodeUnauthorized: 403, CodeServiceNotAllowed: 403, CodeNodeRevoked: 403, CodeDomainNotOwned: 403,
+	CodeUnauthorized: 403, CodeNodeRevoked: 403, CodeDomainNotOwned: 403,
 	CodeDependencyViolation: 409, CodeIncorrectState: 409, CodeLimitExceeded: 409, CodeDuplicateName: 409,
 	CodeIdempotentMismatch: 409, CodeSubnetConflict: 409, CodeAddressInUse: 409, CodeNoFreeAddresses: 409,
 	CodeENIInUse: 409, CodePermissionDuplicate: 409, CodeConflictingDomain: 409, CodeLoadBalancerInUse: 409,

@@ -263,6 +263,8 @@ type JoinRequest struct {
 	WireGuardPort uint16   `json:"wireguardPort,omitempty"`     // for addresses without one; default 51820
 	GossipPort    uint16   `json:"gossipPort,omitempty"`        // default 7946
 	Version       string   `json:"version,omitempty"`
+	// LocalAddress is the node's own address on its way to the server. Where the server sees another, there is NAT between.
+	LocalAddress string `json:"localAddress,omitempty"`
 }
 
 // JoinResponse is the answer to a JoinRequest and, without token, to a RenewRequest.
@@ -284,6 +286,7 @@ type RenewRequest struct {
 	WireGuardPort uint16   `json:"wireguardPort,omitempty"`
 	GossipPort    uint16   `json:"gossipPort,omitempty"`
 	Version       string   `json:"version,omitempty"`
+	LocalAddress  string   `json:"localAddress,omitempty"` // as in JoinRequest
 }
 
 // RotateKeyRequest is the body of POST /v1/node/rotate-key.

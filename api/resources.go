@@ -273,6 +273,8 @@ type Node struct {
 	PreviousSerial string `json:"previousSerial,omitempty"`
 	Version        string `json:"version"`
 	GossipPort     uint16 `json:"gossipPort"`
+	// BehindNAT: its underlay address is where NAT sends its packets from, and others may not reach it there on their own.
+	BehindNAT bool `json:"behindNat,omitempty"`
 }
 
 // NodeStatus is what a node last reported. It is kept apart from Node: it changes often and grants nothing.

@@ -35,6 +35,8 @@ type ViewNode struct {
 	State  NodeState `json:"state"`
 	// PublicKey is the WireGuard key that its peers know it by, base64; empty from a server that does not say so yet.
 	PublicKey string `json:"publicKey,omitempty"`
+	// BehindNAT as in Node.
+	BehindNAT bool `json:"behindNat,omitempty"`
 }
 
 // ViewPeer is a node that this one exchanges tenants' packets with.
@@ -45,6 +47,7 @@ type ViewPeer struct {
 	PublicKey  string         `json:"publicKey"`
 	Underlay   []string       `json:"underlay"`   // ADDRESS:PORT of its WireGuard socket, best first
 	AllowedIPs []netip.Prefix `json:"allowedIPs"` // overlay prefixes it speaks for, its host address included
+	BehindNAT  bool           `json:"behindNat,omitempty"`
 }
 
 // ViewMember is where another node gossips.

@@ -93,6 +93,9 @@ func join(c *call, in *fromNode[api.JoinRequest]) (*api.JoinResponse, error) {
 		}
 		addresses = []string{source.Unmap().WithZone("").String()}
 	}
+	if err := c.lookForNAT(n, r.LocalAddress, len(r.Underlay) > 0); err != nil {
+		return nil, err
+	}
 	answer, err := c.describeNode(n, api.RenewRequest{CSR: r.CSR, PublicKey: r.PublicKey, Underlay: addresses,
 		WireGuardPort: r.WireGuardPort, GossipPort: r.GossipPort, Version: r.Version})
 	if err != nil {
@@ -110,6 +113,9 @@ func renew(c *call, in *fromNode[api.RenewRequest]) (*api.JoinResponse, error) {
 	}
 	n := *old
 	c.subject = n.ID
+	if err := c.lookForNAT(&n, in.Body.LocalAddress, len(in.Body.Underlay) > 0); err != nil {
+		return nil, err
+	}
 	return c.describeNode(&n, in.Body)
 }
 
@@ -137,6 +143,23 @@ func canonicalKey(text string) string {
 		return base64.StdEncoding.EncodeToString(key)
 	}
 	return text
+}
+
+// lookForNAT notes whether the node is reached where NAT sends its packets from: nobody gave an address for it, and the one
+// that its requests come from is not its own.
+func (c *call) lookForNAT(n *api.Node, local string, given bool) error {
+	if local == "" || given {
+		n.BehindNAT = n.BehindNAT && !given
+		return nil
+	}
+	own, err := netip.ParseAddr(local)
+	if err != nil {
+		return api.Errorf(api.CodeInvalidParameter, "localAddress", "give the address that the node's packets to the server leave from",
+			"%q is not an address", local)
+	}
+	source, err := netip.ParseAddr(c.who.source)
+	n.BehindNAT = err == nil && source.Unmap().WithZone("") != own.Unmap().WithZone("")
+	return nil
 }
 
 func revokedNode(id string) *api.Error {

@@ -21,7 +21,8 @@ func (x *Index) View(node string) *api.View {
 		return nil
 	}
 	v := &api.View{Revision: x.r.Revision, Mesh: x.r.Mesh,
-		Node: api.ViewNode{ID: n.ID, Name: n.Name, Number: n.Number, State: n.State, PublicKey: n.PublicKey}}
+		Node: api.ViewNode{ID: n.ID, Name: n.Name, Number: n.Number, State: n.State, PublicKey: n.PublicKey,
+			BehindNAT: n.BehindNAT}}
 	local := map[string]bool{}  // VPCs that the node hosts a workload of
 	remote := map[string]bool{} // VPCs that it exchanges packets with
 	for _, e := range x.hosted[node] {
@@ -308,7 +309,7 @@ func (x *Index) addPeers(v *api.View, node string, local map[string]bool) {
 	for peer, vpcs := range common {
 		n := x.r.Nodes[peer]
 		p := api.ViewPeer{Node: n.ID, Name: n.Name, Number: n.Number, PublicKey: n.PublicKey,
-			Underlay:   slices.Clone(n.Underlay),
+			Underlay: slices.Clone(n.Underlay), BehindNAT: n.BehindNAT,
 			AllowedIPs: []netip.Prefix{netip.PrefixFrom(api.NodeAddr(x.r.Mesh.Number, n.Number), 128)}}
 		for id := range vpcs {
 			vpc := x.r.VPCs[id]

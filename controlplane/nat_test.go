@@ -1,0 +1,51 @@
+package controlplane
+
+import (
+	"testing"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/controlplane/view"
+)
+
+// A node that nobody gave an address for, and whose requests come from an address that is not its own, is behind NAT; its
+// peers are told, and a renewal may tell otherwise.
+func TestNodesBehindNAT(t *testing.T) {
+	l := startLab(t, func(c *Config) { c.Listen = append(c.Listen, "127.0.0.1:0") })
+	for _, c := range []struct {
+		name     string
+		underlay []string
+		local    string
+		want     bool
+	}{
+		{"own", nil, "127.0.0.1", false},
+		{"nat", nil, "10.1.2.3", true},
+		{"given", []string{"192.0.2.7:6000"}, "10.1.2.3", false},
+		{"silent", nil, "", false},
+	} {
+		key, r := l.joinRequest(c.name)
+		r.Underlay, r.LocalAddress = c.underlay, c.local
+		joiner := must(client.New(client.Config{Address: l.info.Addresses[1], CAPin: client.TokenPin(r.Token)}))(t)
+		answer := must(joiner.Join(l.ctx(), r))(t)
+		joiner.Close()
+		if got := l.s.Resources().Nodes[answer.Node].BehindNAT; got != c.want {
+			t.Errorf("%s: behind NAT: %t", c.name, got)
+		}
+		if c.name != "nat" {
+			continue
+		}
+		h := l.hostWith(answer, key)
+		_, csr := testCSR(t)
+		_, err := h.Renew(l.ctx(), api.RenewRequest{CSR: csr, LocalAddress: "somewhere"})
+		if e := wantCode(t, err, api.CodeInvalidParameter); e.Field != "localAddress" || e.Remedy == "" {
+			t.Error(e)
+		}
+		must(h.Renew(l.ctx(), api.RenewRequest{CSR: csr}))(t)
+		if !l.s.Resources().Nodes[h.id].BehindNAT {
+			t.Error("a renewal that says nothing changed it")
+		}
+		if v := view.Compute(l.s.Resources(), h.id); !v.Node.BehindNAT {
+			t.Error("its view does not say so")
+		}
+	}
+}
