@@ -1,6 +1,8 @@
 package controlplane
 
 import (
+	"cmp"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -56,7 +58,8 @@ func getEndpoint(c *call, in *struct {
 // exactly like one that does not exist.
 func (c *call) serviceNamed(ref, account string) (*api.Service, error) {
 	s := c.r.Services[ref]
-	if owner, name, ok := strings.Cut(ref, "/"); ok {
+	owner, name, ok := strings.Cut(ref, "/")
+	if ok {
 		if a := accountByRef(c.r, owner); a != nil {
 			for _, o := range c.r.Services {
 				if o.Account == a.ID && o.Name == name {
@@ -67,8 +70,9 @@ func (c *call) serviceNamed(ref, account string) (*api.Service, error) {
 	}
 	if s == nil || !allows(s, account) {
 		return nil, api.Errorf(api.CodeServiceName, "service",
-			"look at GET /v1/catalogue; the name is ACCOUNT/NAME, and the provider must allow your account",
-			"the endpoint service %q does not exist", ref)
+			fmt.Sprintf("take its name, ACCOUNT/NAME, from GET /v1/catalogue, or ask its provider for: culvert service allow %s %s",
+				cmp.Or(name, "SERVICE"), account),
+			"the endpoint service %q does not exist, or does not allow your account", ref)
 	}
 	return s, nil
 }
