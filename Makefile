@@ -18,7 +18,7 @@ FUZZTIME ?= 10s
 RACE := ./api/... ./plan/... ./judge/... ./controlplane/... ./agent ./agent/flow ./agent/gossip ./agent/local \
 	./agent/state ./agent/wire ./dns/... ./internal/agree ./internal/underlay ./scripts/...
 
-.PHONY: help setup build test test-unit race demo demo-down bench generate lint fuzz-short clean
+.PHONY: help setup build test test-nightly test-unit race demo demo-down bench generate lint fuzz-short clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -32,6 +32,9 @@ build: ## bin/culvert
 
 test: setup ## everything CI runs; needs root, skips nothing
 	@scripts/test
+
+test-nightly: setup ## the crash tests with 300 kills of each process; needs root
+	CULVERT_KILLS=300 go test -count=1 -timeout 90m -v -run '^TestCrash$$' ./e2e
 
 test-unit: ## the packages whose tests need no root
 	go test $$(go list -f '{{.ImportPath}} {{.TestGoFiles}} {{.XTestGoFiles}}' ./... | grep -v _root_test.go | cut -d ' ' -f 1)
