@@ -102,6 +102,7 @@ var testOnly = map[string]string{
 	"internal/agree":                   "compares what must agree and shares nothing",
 	"internal/docrun":                  "runs what the documents say",
 	"internal/oracle":                  "watches a mesh while a test does something to it",
+	"internal/machine":                 "boots systemd and ends the test when that fails",
 	"internal/netlab":                  "makes namespaces and ends the test when that fails",
 	"internal/plantest":                "plans for tests",
 	"internal/tidy":                    "style as tests",
