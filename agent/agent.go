@@ -19,6 +19,7 @@ import (
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -229,7 +230,7 @@ func (a *Agent) load() error {
 	a.box = &inbox{id: id, log: a.log, wake: a.Wake, now: a.edges.Now}
 	v, err := a.dir.LoadView(id)
 	if err != nil {
-		a.log.Error("the view on disk is not usable; waiting for the control plane", "error", err)
+		a.log.Error("the view on disk is not usable; waiting for the control plane", logkey.Error, err)
 	}
 	a.box.restore(v)
 	if err := a.loadKey(v); err != nil {
@@ -367,7 +368,7 @@ func (a *Agent) removeReady() {
 		return
 	}
 	if err := os.Remove(a.cfg.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
-		a.log.Error("ready file", "error", err)
+		a.log.Error("ready file", logkey.Error, err)
 	}
 }
 
@@ -378,6 +379,6 @@ func (a *Agent) writeReady() {
 	}
 	dir, name := filepath.Dir(a.cfg.ReadyFile), filepath.Base(a.cfg.ReadyFile)
 	if err := state.Dir(dir).Write(name, fmt.Appendf(nil, "%d\n", os.Getpid())); err != nil {
-		a.log.Error("ready file", "error", err)
+		a.log.Error("ready file", logkey.Error, err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/failpoint"
+	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -99,13 +100,13 @@ func (a *Agent) logRound(errs []error, texts []string) {
 	if len(errs) == 1 && errors.Is(errs[0], errNoView) {
 		if !a.warned && time.Since(a.made) >= viewPatience {
 			a.warned = true
-			a.log.Warn("round", "error", errNoView)
+			a.log.Warn("round", logkey.Error, errNoView)
 		}
 		return
 	}
 	if !slices.Equal(texts, a.errors) {
 		for _, t := range texts {
-			a.log.Error("round", "error", t)
+			a.log.Error("round", logkey.Error, t)
 		}
 	}
 }

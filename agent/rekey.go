@@ -7,6 +7,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // rekeyPause is the least time between two tries to change the key: the server writes an audit event for each.
@@ -31,7 +32,7 @@ func (a *Agent) loadKey(v *api.View) error {
 		key, err := wire.LoadOrCreateKey(a.dir.NextWireKey())
 		switch {
 		case err != nil: // nobody can have been told of it for good: see the loop's look at the view
-			a.log.Error("the next WireGuard key is not usable and is dropped", "error", err)
+			a.log.Error("the next WireGuard key is not usable and is dropped", logkey.Error, err)
 			next, err = false, a.dir.DropNextWireKey()
 		case v != nil && v.Node.PublicKey == key.Public().String():
 			next, err = false, a.dir.UseNextWireKey()
@@ -45,7 +46,7 @@ func (a *Agent) loadKey(v *api.View) error {
 		return err
 	}
 	if err := a.clock.load(key.Public()); err != nil {
-		a.log.Error("when the WireGuard key was used is not known: a clock that went back is not noticed", "error", err)
+		a.log.Error("when the WireGuard key was used is not known: a clock that went back is not noticed", logkey.Error, err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -96,7 +97,7 @@ func (a *Agent) rekeying(ctx context.Context) error {
 		case <-a.rekey:
 		}
 		if err := a.changeKey(ctx); err != nil && ctx.Err() == nil {
-			a.log.Error("WireGuard key not replaced", "error", err)
+			a.log.Error("WireGuard key not replaced", logkey.Error, err)
 		}
 		if sleep(ctx, rekeyPause) != nil {
 			return nil
@@ -137,7 +138,7 @@ func (a *Agent) changeKey(ctx context.Context) (err error) {
 		// Where this fails the next start does it: the view names this key then.
 		err = a.dir.UseNextWireKey()
 		a.clock.restart(use.Public())
-		a.log.Warn("the WireGuard key was replaced", "key", use.Public().String(), "revision", r.Revision, "reason", stepped)
+		a.log.Warn("the WireGuard key was replaced", logkey.Key, use.Public().String(), logkey.Revision, r.Revision, logkey.Reason, stepped)
 	}
 	a.setKey(ownKey{private: use, told: r.Revision})
 	a.Wake()

@@ -20,6 +20,7 @@ import (
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // flowDir is where the data directory keeps flow records.
@@ -149,7 +150,7 @@ func (m *machine) background(ctx context.Context, parts map[string]part) (stop f
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	for name, run := range parts {
-		wg.Go(func() { keep(ctx, m.log.With("part", name), run) })
+		wg.Go(func() { keep(ctx, m.log.With(logkey.Part, name), run) })
 	}
 	return func() {
 		cancel()
@@ -164,12 +165,12 @@ func keep(ctx context.Context, log *slog.Logger, run part) {
 		err := run(ctx)
 		if ctx.Err() != nil {
 			if err != nil {
-				log.Error("a part of the agent did not end well", "error", err)
+				log.Error("a part of the agent did not end well", logkey.Error, err)
 			}
 			return
 		}
 		if text := fmt.Sprint(err); text != last {
-			log.Error("a part of the agent failed and is started again", "error", err)
+			log.Error("a part of the agent failed and is started again", logkey.Error, err)
 			last = text
 		}
 		if sleep(ctx, partRetry) != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/internal/version"
 )
 
@@ -123,7 +124,7 @@ func (b *inbox) follow(ctx context.Context, cp func() ControlPlane) error {
 		start := time.Now()
 		err := cp().Views(ctx, func(s api.SignedView) error {
 			if err := b.put(s, time.Now()); err != nil {
-				b.log.Error("view refused, the last good one stays", "error", err)
+				b.log.Error("view refused, the last good one stays", logkey.Error, err)
 				b.refused(err)
 			}
 			return nil
@@ -138,7 +139,7 @@ func (b *inbox) follow(ctx context.Context, cp func() ControlPlane) error {
 		if time.Since(start) > retryMax {
 			wait = retryMin
 		}
-		b.log.Warn("control plane stream ended", "error", err, "retry_within", wait)
+		b.log.Warn("control plane stream ended", logkey.Error, err, logkey.RetryWithin, wait)
 		if sleep(ctx, time.Duration(mrand.Int64N(int64(wait)))+retryMin/10) != nil {
 			return nil
 		}
@@ -177,7 +178,7 @@ func renewal(ctx context.Context, a *Agent) error {
 		if err := a.renew(ctx); err == nil {
 			renewed = time.Now()
 		} else if ctx.Err() == nil {
-			a.log.Error("certificate not renewed", "error", err)
+			a.log.Error("certificate not renewed", logkey.Error, err)
 			if sleep(ctx, time.Minute+mrand.N(time.Minute)) != nil {
 				return nil
 			}

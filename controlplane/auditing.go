@@ -12,6 +12,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/store"
 	"github.com/culvert-net/culvert/internal/failpoint"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
@@ -46,7 +47,7 @@ func (s *Server) auditRefusal(ctx context.Context, c *call, op string, e *api.Er
 	failpoint.Here("audit.refusal")
 	due := s.refusals.add(c.event(op, string(e.Code)))
 	if err := s.writeEvents(ctx, due); err != nil {
-		s.log.Warn("refusal not audited", "operation", op, "request", requestID(ctx), "error", err)
+		s.log.Warn("refusal not audited", logkey.Operation, op, logkey.RequestID, requestID(ctx), logkey.Error, err)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/controlplane/ca"
 	"github.com/culvert-net/culvert/controlplane/store"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // policy says who may call an operation at all; what they may see of it is the operation's business.
@@ -135,7 +136,7 @@ func (s *Server) identify(c *caller, r *http.Request, grace time.Duration) *api.
 	cert := r.TLS.PeerCertificates[0]
 	id, err := s.ca.Node(cert, s.cfg.Now(), grace)
 	if err != nil {
-		s.log.Debug("node certificate refused", "error", err)
+		s.log.Debug("node certificate refused", logkey.Error, err)
 		return api.Errorf(api.CodeCertificateInvalid, "", again, "the node certificate is not valid")
 	}
 	n := s.store.Snapshot().Nodes[id]
@@ -176,7 +177,7 @@ func (s *Server) retirePrevious(ctx context.Context, seen *api.Node) {
 		return nil
 	})
 	if err != nil {
-		s.log.Warn("a node's previous certificate is still good", "node", seen.Name, "error", err)
+		s.log.Warn("a node's previous certificate is still good", logkey.Node, seen.ID, logkey.Error, err)
 	}
 }
 
@@ -215,13 +216,19 @@ func sourceOf(r *http.Request) string {
 func (s *Server) require(o operation, mutates bool) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		r, w := humago.Unwrap(ctx)
+		line := accessOf(r.Context())
 		who, e := s.authenticate(r, o.policy)
-		if who != nil {
+		line.operation, line.who = o.id, who
+		if who == nil {
+			line.who = &caller{source: sourceOf(r), refusal: e}
+		} else {
+			line.account = who.account
 			if tooOften := s.mayAsk(w, who, mutates); tooOften != nil {
 				e = tooOften
 			}
 		}
 		if e != nil {
+			line.who.refusal = e
 			writeError(w, r, e)
 		} else {
 			ctx = huma.WithValue(ctx, callerKey, who)

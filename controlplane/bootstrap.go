@@ -15,6 +15,7 @@ import (
 	"github.com/culvert-net/culvert/controlplane/ca"
 	"github.com/culvert-net/culvert/controlplane/store"
 	"github.com/culvert-net/culvert/internal/failpoint"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // Secrets in the store, made once by whichever server starts first.
@@ -94,8 +95,8 @@ func (s *Server) checkClock(ctx context.Context) error {
 	}
 	s.floor = e.At
 	if now := s.cfg.Now(); now.Before(e.At.Add(-clockSlack)) {
-		s.log.Error("this machine's clock is behind what the server has written already: set it, and keep it by NTP", "clock", now.UTC(),
-			"written", e.At.UTC())
+		s.log.Error("this machine's clock is behind what the server has written already: set it, and keep it by NTP", logkey.Clock, now.UTC(),
+			logkey.Written, e.At.UTC())
 	}
 	return nil
 }
@@ -185,7 +186,7 @@ func (s *Server) saveStatuses(ctx context.Context) {
 			err = s.store.Put(ctx, store.PrefixStatus+st.Node, data)
 		}
 		if err != nil {
-			s.log.Warn("node status not saved", "node", st.Node, "error", err)
+			s.log.Warn("node status not saved", logkey.Node, st.Node, logkey.Error, err)
 		}
 	}
 }

@@ -56,6 +56,7 @@ func (c *call) chooseAccount() error {
 		return api.NotFound(api.KindAccount, "account", c.who.wanted)
 	}
 	c.account = a.ID
+	accessOf(c.ctx).account = a.ID
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/flowlog"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
@@ -139,7 +140,7 @@ func (s *Server) queryFlows(ctx context.Context, in *flowFilter) (*huma.StreamRe
 			return while(func() error { return out.send(e) })
 		}, func() error { return while(out.caughtUp) }, wake)
 		if err != nil {
-			s.log.Debug("flow query ended", "request", requestID(ctx), "error", err)
+			s.log.Debug("flow query ended", logkey.RequestID, requestID(ctx), logkey.Error, err)
 		}
 	}}, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/store"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
@@ -64,7 +65,7 @@ func (s *Server) keepHouse(ctx context.Context) {
 // due does one thing; its failure is no reason not to do the others.
 func (s *Server) due(ctx context.Context, what string, f func(context.Context) error) {
 	if err := f(ctx); err != nil && ctx.Err() == nil {
-		s.log.Warn("housekeeping failed, it is tried again", "task", what, "error", err)
+		s.log.Warn("housekeeping failed, it is tried again", logkey.Task, what, logkey.Error, err)
 	}
 }
 

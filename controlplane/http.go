@@ -18,6 +18,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/controlplane/store"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // maxBody bounds a request's body, in bytes; flow batches may be larger.
@@ -31,6 +32,7 @@ type contextKey int
 const (
 	callerKey contextKey = iota
 	requestIDKey
+	accessKey
 )
 
 var errorsOnce sync.Once
@@ -139,19 +141,23 @@ func (s *Server) buildHTTP() {
 	s.handler = s.outermost(mux)
 }
 
-// outermost gives every request an id and turns a panic into an answer.
+// outermost gives every request an id and a line in the log, and turns a panic into an answer.
 func (s *Server) outermost(next http.Handler) http.Handler {
 	prefix := newID("req-")[:12]
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := fmt.Sprintf("%s-%d", prefix, s.requests.Add(1))
 		w.Header().Set(client.HeaderRequestID, id)
-		r = r.WithContext(context.WithValue(r.Context(), requestIDKey, id))
+		a := &access{id: id, began: time.Now()}
+		r = r.WithContext(context.WithValue(context.WithValue(r.Context(), requestIDKey, id), accessKey, a))
+		said := &answered{ResponseWriter: w}
+		w = said
+		defer func() { s.logAccess(a, said.status) }()
 		defer func() {
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares it this way
 					panic(p)
 				}
-				s.log.Error("request panicked", "request", id, "panic", p, "stack", string(debug.Stack()))
+				s.log.Error("request panicked", logkey.RequestID, id, logkey.Panic, p, logkey.Stack, string(debug.Stack()))
 				writeError(w, r, &api.Error{Code: api.CodeInternal, Message: "the server could not answer"})
 			}
 		}()
@@ -196,7 +202,7 @@ func (s *Server) failure(ctx context.Context, op string, err error) *api.Error {
 	case errors.Is(err, store.ErrNotReady), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return api.Errorf(api.CodeUnavailable, "", "look whether it happened, then try again", "the store did not answer in time")
 	}
-	s.log.Error("request failed", "operation", op, "request", requestID(ctx), "error", err)
+	s.log.Error("request failed", logkey.Operation, op, logkey.RequestID, requestID(ctx), logkey.Error, err)
 	return &api.Error{Code: api.CodeInternal, Message: "the server could not do it", Remedy: "look for the request id in its log"}
 }
 

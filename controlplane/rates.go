@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // rates bounds how often one key, or one node, may ask. Administrators may always: who repairs must not wait behind who breaks.
@@ -94,7 +95,7 @@ func (s *Server) lookAtRoom(ctx context.Context) error {
 	}
 	tight := fill >= tightAt
 	if s.tight.Swap(tight) != tight {
-		s.log.Warn("room in the store", "nearly_full", tight, "filled", fill)
+		s.log.Warn("room in the store", logkey.NearlyFull, tight, logkey.Filled, fill)
 	}
 	return nil
 }

@@ -100,6 +100,7 @@ type Server struct {
 	tight    atomic.Bool // the store is nearly full
 	// Told of in the log: flow records that nodes may not write, and certificates that were replaced.
 	refusedFlows, replaced tally
+	strangers              tally // refused, without a key or certificate
 
 	flows    *flowlog.Log
 	index    indexCache

@@ -12,6 +12,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
@@ -97,7 +98,7 @@ func (s *Server) streamViews(ctx context.Context, _ *none) (*huma.StreamResponse
 		for {
 			if full {
 				if known, err := s.sendView(ctx, out, node, who.serial); err != nil || !known {
-					s.log.Debug("view stream ended", "node", node, "error", err)
+					s.log.Debug("view stream ended", logkey.Node, node, logkey.Error, err)
 					return
 				}
 			}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // tallyEvery is how often the log tells of what nodes may not do.
@@ -45,13 +47,22 @@ func (t *tally) take(now time.Time) map[string]tallied {
 
 // tellTallies logs what was counted.
 func (s *Server) tellTallies() {
-	for what, t := range map[string]*tally{
-		"flow records refused that the node may not write":           &s.refusedFlows,
-		"somebody shows certificates of the node that were replaced": &s.replaced,
-	} {
-		by := t.take(s.cfg.Now())
-		for _, node := range slices.Sorted(maps.Keys(by)) {
-			s.log.Warn(what, "node", node, "times", by[node].times, "last", by[node].last)
-		}
+	s.refusedFlows.tell(s.cfg.Now(), func(node string, t tallied) {
+		s.log.Warn("flow records refused that the node may not write", logkey.Node, node, logkey.Times, t.times, logkey.Last, t.last)
+	})
+	s.replaced.tell(s.cfg.Now(), func(node string, t tallied) {
+		s.log.Warn("somebody shows certificates of the node that were replaced", logkey.Node, node, logkey.Times, t.times,
+			logkey.Last, t.last)
+	})
+	s.strangers.tell(s.cfg.Now(), func(who string, t tallied) {
+		s.log.Warn("requests refused that nobody known made", logkey.Caller, who, logkey.Times, t.times, logkey.Last, t.last)
+	})
+}
+
+// tell gives each node's count to a function, in order, when it is time.
+func (t *tally) tell(now time.Time, each func(node string, t tallied)) {
+	by := t.take(now)
+	for _, node := range slices.Sorted(maps.Keys(by)) {
+		each(node, by[node])
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // The shares in room and view keep views well below api.MaxViewBytes. Should one be larger all the same, it is neither written out
@@ -63,7 +64,8 @@ func (s *Server) viewFits(v *api.View, size int) bool {
 	problem := fmt.Sprintf("the server sends no view: that of revision %d has over %d MiB, at most %d are sent; it goes on with its "+
 		"last one until that is too old: move workloads to other nodes, or delete endpoints", v.Revision, size>>20, s.cfg.maxView>>20)
 	if s.hub.setTooLarge(v.Node.ID, &tooLarge{v.Revision, problem}) {
-		s.log.Error("a view is too large", "node", v.Node.Name, "revision", v.Revision, "bytes", size, "limit", s.cfg.maxView)
+		s.log.Error("a view is too large", logkey.Node, v.Node.ID, logkey.Revision, v.Revision, logkey.Bytes, size,
+			logkey.Limit, s.cfg.maxView)
 	}
 	return false
 }

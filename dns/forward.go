@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/culvert-net/culvert/dns/zone"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // forwarder asks the forwarders of one VPC.
@@ -108,7 +109,7 @@ func (s *Server) ask(ctx context.Context, f *forwarder, k question) (*entry, err
 		}
 		s.stats.upstreamFailures.Add(1)
 		if u.failed(time.Now()) {
-			s.cfg.Log.Warn("dns forwarder fails", "vpc", u.vpc, "forwarder", u.to.String(), "err", err)
+			s.cfg.Log.Warn("dns forwarder fails", logkey.VPC, u.vpc, logkey.Forwarder, u.to.String(), logkey.Error, err)
 		}
 	}
 	return nil, errNoForwarder
@@ -165,7 +166,7 @@ func answerTTL(m *miekg.Msg) uint32 {
 func (s *Server) render(r *request, a zone.Answer, e *entry) *miekg.Msg {
 	var up miekg.Msg
 	if err := up.Unpack(e.wire); err != nil {
-		s.cfg.Log.Error("dns cache entry cannot be read", "name", r.q.Name, "err", err)
+		s.cfg.Log.Error("dns cache entry cannot be read", logkey.Name, r.q.Name, logkey.Error, err)
 		return r.reply(miekg.RcodeServerFailure)
 	}
 	m := r.reply(up.Rcode)

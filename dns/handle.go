@@ -9,6 +9,7 @@ import (
 	miekg "github.com/miekg/dns"
 
 	"github.com/culvert-net/culvert/dns/zone"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // packet is one message as it arrived.
@@ -183,7 +184,7 @@ func (s *Server) finish(r *request, m *miekg.Msg, buf []byte) []byte {
 		out, err = m.PackBuffer(buf)
 	}
 	if err != nil {
-		s.cfg.Log.Error("dns reply cannot be packed", "name", r.q.Name, "type", TypeString(r.q.Qtype), "err", err)
+		s.cfg.Log.Error("dns reply cannot be packed", logkey.Name, r.q.Name, logkey.Type, TypeString(r.q.Qtype), logkey.Error, err)
 		rcode, answers = miekg.RcodeServerFailure, 0
 		out, _ = r.reply(miekg.RcodeServerFailure).PackBuffer(buf) // the question came from a message, so it packs
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/culvert-net/culvert/dns/zone"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // Server answers the workloads of one node. Its methods may be called from any goroutine.
@@ -57,7 +58,7 @@ func New(cfg Config) *Server {
 // forwarders stay the same are kept. A nil Zone is a fault of the caller: it is logged and the current names stay.
 func (s *Server) Set(z *zone.Zone) {
 	if z == nil {
-		s.cfg.Log.Error("dns zone not replaced", "err", errors.New("set: zone is nil"))
+		s.cfg.Log.Error("dns zone not replaced", logkey.Error, errors.New("set: zone is nil"))
 		return
 	}
 	s.setMu.Lock()
@@ -151,7 +152,7 @@ func (s *Server) Run(ctx context.Context) error {
 			return nil
 		}
 		s.deafen(err)
-		s.cfg.Log.Warn("dns sockets are made anew", "device", s.cfg.Device, "reason", err)
+		s.cfg.Log.Warn("dns sockets are made anew", logkey.Device, s.cfg.Device, logkey.Error, err)
 		if index, set = s.rebind(ctx); set == nil {
 			return nil
 		}
@@ -185,7 +186,7 @@ func (s *Server) rebind(ctx context.Context) (index int, set *sockets) {
 			}
 		}
 		if s.deafen(err) {
-			s.cfg.Log.Error("dns cannot listen", "device", s.cfg.Device, "err", err)
+			s.cfg.Log.Error("dns cannot listen", logkey.Device, s.cfg.Device, logkey.Error, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -250,7 +251,7 @@ func (s *Server) closeForwarders() {
 func (s *Server) guard() {
 	if r := recover(); r != nil {
 		s.stats.panics.Add(1)
-		s.cfg.Log.Error("dns query dropped", "panic", r, "stack", string(debug.Stack()))
+		s.cfg.Log.Error("dns query dropped", logkey.Panic, r, logkey.Stack, string(debug.Stack()))
 	}
 }
 

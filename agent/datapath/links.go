@@ -14,6 +14,7 @@ import (
 
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/failpoint"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // Place is where programs sit; it decides which.
@@ -117,7 +118,7 @@ func (d *Datapath) takeUp(kind string, load func(pin string, k linkKey, h hook) 
 				d.links[k] = a
 				continue
 			}
-			d.log.Warn("a pinned program could not be replaced; it will be attached anew", "link", e.Name(), "error", err)
+			d.log.Warn("a pinned program could not be replaced; it will be attached anew", logkey.Link, e.Name(), logkey.Error, err)
 		}
 		if err := a.release(); err != nil {
 			return fmt.Errorf("pinned %s %s: %w", kind, e.Name(), err)

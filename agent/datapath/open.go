@@ -20,6 +20,7 @@ import (
 
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/failpoint"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // Names of maps, as the generated code has them.
@@ -193,8 +194,8 @@ func (d *Datapath) adopt(dir string) error {
 			return fmt.Errorf("pinned map %s: %w", name, err)
 		}
 		if had := m.MaxEntries(); had != spec.MaxEntries {
-			d.log.Info("a pinned map keeps its size until this machine boots", "map", name, "entries", had,
-				"configured", spec.MaxEntries)
+			d.log.Info("a pinned map keeps its size until this machine boots", logkey.Map, name, logkey.Entries, had,
+				logkey.Configured, spec.MaxEntries)
 			spec.MaxEntries = had
 		}
 		spec.Flags = spec.Flags&^unix.BPF_F_NO_PREALLOC | m.Flags()&unix.BPF_F_NO_PREALLOC

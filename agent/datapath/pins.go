@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // keepPins pins again what somebody unpinned. Nothing is lost as long as this process holds programs, maps and links, but
@@ -23,7 +24,7 @@ func (d *Datapath) keepPins() error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	d.log.Warn("pins were removed; pinned again", "path", d.dir, "pins", len(missing))
+	d.log.Warn("pins were removed; pinned again", logkey.Path, d.dir, logkey.Pins, len(missing))
 	d.note("%d pins of %s were removed; pinned again", len(missing), d.dir)
 	if err := d.prepare(); err != nil {
 		return err

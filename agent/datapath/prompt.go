@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // A revoked flow is cut at its next packet from a workload, which is answered with a RST. An end that only listens sends
@@ -82,7 +83,7 @@ func (p *prompter) prompt(e *bpf.Flow, eni *bpf.ENI) error {
 		p.fd = fd
 	}
 	if err := unix.Sendto(p.fd, promptFrame(e, eni), 0, &unix.SockaddrLinklayer{Ifindex: int(eni.Ifindex)}); err != nil {
-		p.log.Debug("prompt an end of a flow that is over", "ifindex", eni.Ifindex, "error", err)
+		p.log.Debug("prompt an end of a flow that is over", logkey.Ifindex, eni.Ifindex, logkey.Error, err)
 	}
 	return nil
 }

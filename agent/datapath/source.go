@@ -16,6 +16,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
@@ -82,7 +83,7 @@ func (s *Source) sweep(ctx context.Context) {
 	for s.rest(ctx, cost) {
 		start := threadTime()
 		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
-			s.d.log.Error("sweep flows", "error", err)
+			s.d.log.Error("sweep flows", logkey.Error, err)
 		}
 		cost = threadTime() - start
 	}
@@ -202,7 +203,7 @@ func (s *Source) read(reader *ringbuf.Reader) {
 			_, err = binary.Decode(rec.RawSample, binary.NativeEndian, &e)
 		}
 		if err != nil {
-			s.d.log.Error("read event", "error", err)
+			s.d.log.Error("read event", logkey.Error, err)
 			continue
 		}
 		s.event(&e)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/failpoint"
+	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -150,7 +151,7 @@ func (c *Collector) open(ctx context.Context) bool {
 			continue
 		}
 		if found.Lost > 0 {
-			c.cfg.Logger.Warn("flow log was damaged", "lost_records", found.Lost)
+			c.cfg.Logger.Warn("flow log was damaged", logkey.LostRecords, found.Lost)
 		}
 		c.mu.Lock()
 		c.log = l
@@ -263,9 +264,9 @@ func (c *Collector) trouble(what string, err error) {
 	switch {
 	case text == before:
 	case text != "":
-		c.cfg.Logger.Error("flow collector", "step", what, "error", err)
+		c.cfg.Logger.Error("flow collector", logkey.Step, what, logkey.Error, err)
 	default:
-		c.cfg.Logger.Info("flow collector recovered", "step", what)
+		c.cfg.Logger.Info("flow collector recovered", logkey.Step, what)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // Sink is where records go. A nil error means that they have arrived and are kept. The same records may come again; node,
@@ -73,13 +74,13 @@ func (s *Shipper) Run(ctx context.Context) {
 			return
 		case err != nil:
 			if fails == 0 {
-				s.cfg.Logger.Warn("flow records are not accepted and wait", "error", err)
+				s.cfg.Logger.Warn("flow records are not accepted and wait", logkey.Error, err)
 			}
 			wait(ctx, nil, s.backoff(fails))
 			fails++
 		case sent:
 			if fails > 0 {
-				s.cfg.Logger.Info("flow records are accepted again", "failures", fails)
+				s.cfg.Logger.Info("flow records are accepted again", logkey.Failures, fails)
 			}
 			fails = 0
 		default:
@@ -104,7 +105,7 @@ func (s *Shipper) once(ctx context.Context) (sent bool, err error) {
 	}
 	if err := s.cfg.Log.SetShipped(next, len(records)); err != nil {
 		// They have arrived; at worst they are sent again after a restart.
-		s.cfg.Logger.Warn("position of shipped flow records is not kept", "error", err)
+		s.cfg.Logger.Warn("position of shipped flow records is not kept", logkey.Error, err)
 	}
 	return true, nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/local"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // States of a member.
@@ -209,7 +210,7 @@ func (g *Gossip) reach(ctx context.Context) {
 		if s.state(m.Node) != Alive {
 			tries++
 			_, err := s.members.Join([]string{m.Node + "/" + m.Address})
-			g.cfg.Log.Debug("gossip: looked for a member", "node", m.Node, "address", m.Address, "error", err)
+			g.cfg.Log.Debug("gossip: looked for a member", logkey.Node, m.Node, logkey.Address, m.Address, logkey.Error, err)
 		}
 	}
 }

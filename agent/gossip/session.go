@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // dummy is the address that every node advertises (RFC 7600's IPv4 dummy address) and that nobody uses: where a member
@@ -95,7 +97,7 @@ func (s *session) rotate(keys [][]byte) bool {
 func (s *session) end(part bool) {
 	if part {
 		if err := s.members.Leave(leaveTimeout); err != nil {
-			s.gossip.cfg.Log.Debug("gossip: leave", "error", err)
+			s.gossip.cfg.Log.Debug("gossip: leave", logkey.Error, err)
 		}
 	}
 	s.cancel()
@@ -120,7 +122,7 @@ func (s *session) set(node, state string) {
 	s.states[node] = state
 	s.mu.Unlock()
 	if _, ok := s.gossip.list.of(node); ok {
-		s.gossip.cfg.Log.Debug("gossip: member", "node", node, "state", state)
+		s.gossip.cfg.Log.Debug("gossip: member", logkey.Node, node, logkey.State, state)
 		s.gossip.cfg.Wake()
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/culvert-net/culvert/internal/failpoint"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
@@ -93,7 +94,7 @@ func (e *Etcd) Run(ctx context.Context, ready func()) error {
 	ready()
 	for ctx.Err() == nil {
 		if err := e.follow(ctx, client, rev+1); err != nil && ctx.Err() == nil {
-			e.cfg.Log.Warn("store watch ended, loading again", "error", err)
+			e.cfg.Log.Warn("store watch ended, loading again", logkey.Error, err)
 		}
 		if rev, err = e.loadAgain(ctx, client); err != nil {
 			return err
@@ -146,7 +147,7 @@ func (e *Etcd) begin(ctx context.Context, c *clientv3.Client) {
 		step = e.makeRoom
 	}
 	if err := step(ctx, c); err != nil {
-		e.cfg.Log.Warn("no room made in the store", "error", err)
+		e.cfg.Log.Warn("no room made in the store", logkey.Error, err)
 	}
 }
 
@@ -320,7 +321,7 @@ func (e *Etcd) loadAgain(ctx context.Context, c *clientv3.Client) (int64, error)
 		if err == nil || ctx.Err() != nil {
 			return rev, nil
 		}
-		e.cfg.Log.Warn("store load failed, trying again", "error", err)
+		e.cfg.Log.Warn("store load failed, trying again", logkey.Error, err)
 		select {
 		case <-ctx.Done():
 			return 0, nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane"
+	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/internal/version"
 )
 
@@ -78,12 +79,12 @@ func (a *app) runServer(ctx context.Context, f *serverFlags) error {
 	}
 	cfg.AdminKey = func(secret string) { a.keepAdminKey(log, f.adminKeyFile, secret) }
 	cfg.Ready = func(i controlplane.Info) {
-		log.Info("server runs", "addresses", i.Addresses, "region", cfg.Region)
+		log.Info("server runs", logkey.Addresses, i.Addresses, logkey.Region, cfg.Region)
 		if f.ready == "" {
 			return
 		}
 		if err := writeWhole(f.ready, fmt.Appendln(nil, os.Getpid())); err != nil {
-			log.Error("ready file", "error", err)
+			log.Error("ready file", logkey.Error, err)
 		}
 	}
 	if f.ready != "" {
@@ -116,10 +117,10 @@ func (a *app) keepAdminKey(log *slog.Logger, file, secret string) {
 	if file != "" {
 		err := writeWhole(file, []byte(secret+"\n"))
 		if err == nil {
-			log.Info("the administrator's key was written", "file", file)
+			log.Info("the administrator's key was written", logkey.File, file)
 			return
 		}
-		log.Error("the administrator's key could not be written; it is printed instead", "error", err)
+		log.Error("the administrator's key could not be written; it is printed instead", logkey.Error, err)
 	}
 	fmt.Fprintf(a.Out, "The administrator's key. It is not shown again, and the server keeps only its hash:\n\n"+
 		"  export CULVERT_API_KEY=%s\n\n", secret)

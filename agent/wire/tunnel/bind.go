@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // socketBuffer is what each socket asks for, each way, in bytes: the library's 7 MiB.
@@ -172,7 +174,7 @@ func (b *udpBind) use(fds [2]int, port uint16) ([]conn.ReceiveFunc, uint16, erro
 		gro, noGRO := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO)
 		if noGSO != nil || noGRO != nil || gro != 1 {
 			b.log.Warn("the kernel does not join datagrams: expect a third of the throughput",
-				"family", i, "send", noGSO, "receive", noGRO)
+				logkey.Family, i, logkey.Send, noGSO, logkey.Receive, noGRO)
 		}
 		side := &udpSide{six: i == side6, file: os.NewFile(uintptr(fd), "udp"), log: b.log}
 		side.gso.Store(noGSO == nil)

@@ -10,6 +10,7 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/culvert-net/culvert/agent/wire"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // kickDelays are the waits before each try. The first initiation after a restart is lost now and then, and the
@@ -85,7 +86,7 @@ func jitter(d time.Duration) time.Duration {
 func (k *kicker) initiate(again bool) (left int) {
 	state, err := k.state()
 	if err != nil {
-		k.log.Warn("kick failed", "error", err)
+		k.log.Warn("kick failed", logkey.Error, err)
 		return 0
 	}
 	for _, p := range state.Peers {

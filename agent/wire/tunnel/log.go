@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
+
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // logEvery is the least time between two lines of one kind: the device may complain about each packet.
@@ -20,7 +22,7 @@ const maxKinds = 256
 // warnings here.
 func deviceLog(log *slog.Logger) *device.Logger {
 	l := &limiter{last: make(map[string]*kind)}
-	debug := func(format string, args ...any) { log.Debug("device", "line", fmt.Sprintf(format, args...)) }
+	debug := func(format string, args ...any) { log.Debug("device", logkey.Line, fmt.Sprintf(format, args...)) }
 	if !log.Enabled(context.Background(), slog.LevelDebug) {
 		debug = device.DiscardLogf // called for each packet of some kinds
 	}
@@ -28,7 +30,7 @@ func deviceLog(log *slog.Logger) *device.Logger {
 		Verbosef: debug,
 		Errorf: func(format string, args ...any) {
 			if suppressed, ok := l.allow(format, time.Now()); ok {
-				log.Warn("device", "line", fmt.Sprintf(format, args...), "suppressed", suppressed)
+				log.Warn("device", logkey.Line, fmt.Sprintf(format, args...), logkey.Suppressed, suppressed)
 			}
 		},
 	}

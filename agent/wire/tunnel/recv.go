@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // receiver reads one socket. One goroutine uses it.
@@ -58,7 +60,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 		return 0, net.ErrClosed
 	}
 	if r.n == 0 && r.errno != 0 {
-		r.side.log.Warn("receive failed", "error", r.errno)
+		r.side.log.Warn("receive failed", logkey.Error, r.errno)
 		<-time.After(receivePause)
 	}
 	return r.n, nil

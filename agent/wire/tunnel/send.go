@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
@@ -152,7 +154,7 @@ func (s *sender) recover(errno unix.Errno) bool {
 	switch {
 	case errno == unix.EIO && joined && s.side.gso.Swap(false):
 		// The interface cannot compute checksums, and will not learn.
-		s.side.log.Warn("the network card does not join datagrams", "peer", s.to.dst.String())
+		s.side.log.Warn("the network card does not join datagrams", logkey.Peer, s.to.dst.String())
 		return true
 	case joined && (errno == unix.EMSGSIZE || errno == unix.EINVAL || errno == unix.EIO):
 		s.to.plain.Store(time.Now().Add(plainFor).UnixNano())

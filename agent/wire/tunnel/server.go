@@ -17,6 +17,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/internal/failpoint"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // maxRequest bounds one request in bytes: 65,536 peers with a dozen prefixes each.
@@ -78,7 +79,7 @@ func (s *server) serve(l net.Listener) {
 			return
 		}
 		if err != nil {
-			s.log.Warn("accept on control socket failed", "error", err)
+			s.log.Warn("accept on control socket failed", logkey.Error, err)
 			continue
 		}
 		if !s.track(conn) {
@@ -88,7 +89,7 @@ func (s *server) serve(l net.Listener) {
 		go func() {
 			defer s.untrack(conn)
 			if err := s.handle(conn); !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
-				s.log.Warn("control connection ended", "error", err)
+				s.log.Warn("control connection ended", logkey.Error, err)
 			}
 		}()
 	}
@@ -141,7 +142,7 @@ func (s *server) handle(conn net.Conn) error {
 			err = then()
 		}
 		if err != nil {
-			s.log.Warn("control request failed", "request", op, "error", err)
+			s.log.Warn("control request failed", logkey.Operation, op, logkey.Error, err)
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/internal/failpoint"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
@@ -212,7 +213,7 @@ func (r *runner) await(ctx context.Context, dev *device.Device, u *upgrader) err
 	if r.cfg.ReadyFile != "" {
 		defer os.Remove(r.cfg.ReadyFile)
 	}
-	r.cfg.Log.Info("tunnel runs", "interface", r.cfg.Interface, "mtu", r.cfg.MTU, "socket", r.cfg.Socket)
+	r.cfg.Log.Info("tunnel runs", logkey.Interface, r.cfg.Interface, logkey.MTU, r.cfg.MTU, logkey.Socket, r.cfg.Socket)
 	for {
 		select {
 		case <-ctx.Done():
@@ -220,7 +221,7 @@ func (r *runner) await(ctx context.Context, dev *device.Device, u *upgrader) err
 		case <-dev.Wait():
 			return fmt.Errorf("serve interface %s: it was removed or failed", r.cfg.Interface)
 		case <-r.upgrade:
-			r.cfg.Log.Warn("tunnel goes on", "error", u.run()) // it returns only when it failed
+			r.cfg.Log.Warn("tunnel goes on", logkey.Error, u.run()) // it returns only when it failed
 		}
 	}
 }
