@@ -157,8 +157,8 @@ func (k Kind) Noun() string {
 func NotFound(kind Kind, field, ref string) *Error {
 	n, ok := notFoundCodes[kind]
 	if !ok {
-		return Errorf(CodeInvalidParameter, field, "", "there is no kind %q", kind)
+		return Errorf(CodeInvalidParameter, field, "give one of the kinds in /openapi.json", "there is no kind %q", kind)
 	}
 	return Errorf(n.code, field, fmt.Sprintf("list the ones you have with GET /v1/%s", kind),
-		"the %s %q does not exist", n.noun, ref)
+		"the %s %q does not exist", n.noun, Shortened(ref))
 }

@@ -64,8 +64,8 @@ func ParseID(id string) (Kind, error) {
 			return kind, nil
 		}
 	}
-	return "", Errorf(CodeInvalidParameter, "id", "", "%q is not an id: expected a prefix such as vpc- and %d hexadecimal digits",
-		id, idHexLen)
+	return "", Errorf(CodeInvalidParameter, "id", fmt.Sprintf("give a prefix such as vpc- and %d hexadecimal digits", idHexLen),
+		"%q is not an id", Shortened(id))
 }
 
 // IsID reports whether id is prefix and 17 lower-case hexadecimal digits.

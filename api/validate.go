@@ -1,6 +1,8 @@
 package api
 
 import (
+	"bytes"
+	"crypto/ecdh"
 	"encoding/base64"
 	"fmt"
 	"net/netip"
@@ -38,7 +40,7 @@ func firstError(errs ...*Error) error {
 func ValidateName(field, name string) *Error {
 	if !isLabel(name) {
 		return invalid(field, "use 1 to 63 lower-case letters, digits and hyphens, such as \"ledger\"",
-			"%q is not a name", name)
+			"%q is not a name", Shortened(name))
 	}
 	if looksLikeID(name) {
 		return invalid(field, "choose a name that is not an id", "%q looks like an id", name)
@@ -70,15 +72,16 @@ func isLabel(s string) bool {
 // hyphens, the last one not all digits. Internationalised names come as their xn-- form. minLabels is the least number of labels.
 func ValidateDomain(field, name string, minLabels int) *Error {
 	if name != strings.ToLower(name) {
-		return invalid(field, fmt.Sprintf("write %q", strings.ToLower(name)), "the DNS name %q is not lower case", name)
+		return invalid(field, "write it in lower case", "the DNS name %q is not lower case",
+			Shortened(name))
 	}
 	if strings.HasSuffix(name, ".") {
-		return invalid(field, fmt.Sprintf("write %q", strings.TrimSuffix(name, ".")), "the DNS name %q ends in a dot", name)
+		return invalid(field, "leave the last dot out", "the DNS name %q ends in a dot", Shortened(name))
 	}
 	for _, c := range name {
 		if c > unicode.MaxASCII {
 			return invalid(field, "write its ASCII form, with labels that begin with xn--",
-				"the DNS name %q has letters outside ASCII", name)
+				"the DNS name %q has letters outside ASCII", Shortened(name))
 		}
 	}
 	if len(name) > 253 {
@@ -88,7 +91,7 @@ func ValidateDomain(field, name string, minLabels int) *Error {
 	for _, l := range labels {
 		if !isLabel(l) {
 			return invalid(field, "use labels of 1 to 63 letters, digits and inner hyphens, separated by dots",
-				"%q is not a DNS name: the label %q is malformed", name, l)
+				"%q is not a DNS name: the label %q is malformed", Shortened(name), Shortened(l))
 		}
 	}
 	if len(labels) < minLabels {
@@ -135,11 +138,11 @@ func validateTags(tags map[string]string) *Error {
 	slices.Sort(keys)
 	for _, k := range keys {
 		if k == "" || utf8.RuneCountInString(k) > MaxTagKeyLen || !printable(k) {
-			return invalid("tags", fmt.Sprintf("use 1 to %d printable characters", MaxTagKeyLen), "the tag key %q is malformed", k)
+			return invalid("tags", fmt.Sprintf("use 1 to %d printable characters", MaxTagKeyLen), "the tag key %q is malformed", Shortened(k))
 		}
 		if v := tags[k]; utf8.RuneCountInString(v) > MaxTagValueLen || !printable(v) {
 			return invalid("tags", fmt.Sprintf("use at most %d printable characters", MaxTagValueLen),
-				"the value of tag %q is malformed", k)
+				"the value of the tag %q is malformed", Shortened(k))
 		}
 	}
 	return nil
@@ -179,7 +182,7 @@ func validatePort(field string, port uint16) *Error {
 
 func validateTransport(field string, p Protocol) *Error {
 	if p != TCP && p != UDP {
-		return invalid(field, "give tcp or udp", "the protocol %q is not known here", string(p))
+		return invalid(field, "give tcp or udp", "the protocol %q is not known here", Shortened(string(p)))
 	}
 	return nil
 }
@@ -213,11 +216,11 @@ func plural(n int, kind Kind) string {
 
 func validateRef(kind Kind, field, id string) *Error {
 	if id == "" {
-		return Errorf(CodeMissingParameter, field, "", "a %s is needed", kind.Noun())
+		return Errorf(CodeMissingParameter, field, "give its id", "a %s is needed", kind.Noun())
 	}
 	if got, err := ParseID(id); err != nil || got != kind {
 		return invalid(field, fmt.Sprintf("give an id that begins with %q", kind.Prefix()),
-			"%q is not the id of a %s", id, kind.Noun())
+			"%q is not the id of a %s", Shortened(id), kind.Noun())
 	}
 	return nil
 }
@@ -247,7 +250,7 @@ func ValidateForwarder(s string, plain bool) *Error {
 	rest, tls := strings.CutPrefix(s, "tls://")
 	if !tls && !plain {
 		return invalid("forwarders", "write tls://ADDRESS, or set plainForwarders if clear DNS on the underlay is acceptable",
-			"the forwarder %q is plain DNS", s)
+			"the forwarder %q is plain DNS", Shortened(s))
 	}
 	if a, err := netip.ParseAddr(rest); err == nil && a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast() {
 		return nil
@@ -256,14 +259,52 @@ func ValidateForwarder(s string, plain bool) *Error {
 		!a.Addr().IsUnspecified() && !a.Addr().IsMulticast() {
 		return nil
 	}
-	return invalid("forwarders", "write tls://ADDRESS[:853] or ADDRESS[:53]", "%q is not a forwarder", s)
+	return invalid("forwarders", "write tls://ADDRESS[:853] or ADDRESS[:53]", "%q is not a forwarder", Shortened(s))
 }
 
-// ValidatePublicKey checks a WireGuard public key: 32 bytes, base64, not all zero.
+// ValidateUnderlay checks an underlay address, ADDRESS:PORT: one that another node can send to.
+func ValidateUnderlay(field, s string) *Error {
+	ap, err := netip.ParseAddrPort(s)
+	a := ap.Addr()
+	if err != nil || ap.Port() == 0 || a.Zone() != "" {
+		return invalid(field, "give ADDRESS:PORT, such as 192.0.2.7:51820", "%q is not an underlay address", Shortened(s))
+	}
+	var what string
+	switch {
+	case a.Is4In6():
+		return invalid(field, fmt.Sprintf("write %s", netip.AddrPortFrom(a.Unmap(), ap.Port())), "%s is IPv4 written as IPv6", s)
+	case a.IsUnspecified(), a.Is4() && a.As4()[0] == 0:
+		what = "no host's address"
+	case a.IsLoopback():
+		what = "a loopback address, where no other node is reached"
+	case a.IsMulticast():
+		what = "a multicast address"
+	case a.IsLinkLocalUnicast():
+		what = "a link-local address, which means something on one link only"
+	case a.Is4() && a.As4()[0] >= 240:
+		what = "in a range that no host has"
+	default:
+		return nil
+	}
+	return invalid(field, "give the host's own address that the other nodes reach, such as 192.0.2.7:51820", "%s is %s", s, what)
+}
+
+// ValidatePublicKey checks a WireGuard public key: 32 bytes, base64, and none of those with which every secret comes to zero.
 func ValidatePublicKey(field, key string) *Error {
-	b, err := base64.StdEncoding.DecodeString(key)
-	if err != nil || len(b) != 32 || !slices.ContainsFunc(b, func(c byte) bool { return c != 0 }) {
-		return invalid(field, "give the base64 of 32 bytes, as `wg pubkey` prints it", "%q is not a WireGuard public key", key)
+	b, err := base64.StdEncoding.Strict().DecodeString(key)
+	if err != nil || len(b) != 32 || lowOrder(b) {
+		return invalid(field, "give the base64 of 32 bytes, as `wg pubkey` prints it", "%q is not a WireGuard public key", Shortened(key))
 	}
 	return nil
+}
+
+// lowOrder reports whether a point of Curve25519 is of low order: multiplied by any secret key it is zero.
+func lowOrder(point []byte) bool {
+	any, err1 := ecdh.X25519().NewPrivateKey(bytes.Repeat([]byte{1}, 32))
+	pub, err2 := ecdh.X25519().NewPublicKey(point)
+	if err1 != nil || err2 != nil {
+		return true
+	}
+	_, err := any.ECDH(pub) // refuses a shared secret of zeros
+	return err != nil
 }

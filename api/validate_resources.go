@@ -2,7 +2,7 @@ package api
 
 import (
 	"fmt"
-	"net/netip"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -51,7 +51,7 @@ func (v *VPC) Validate() error {
 func (s *Subnet) Validate() error {
 	e := validateNet(CodeSubnetRange, "cidr", s.CIDR)
 	if e == nil && (!isLabel(s.Zone) || len(s.Zone) > MaxZoneLen) {
-		e = invalid("zone", "use 1 to 32 lower-case letters, digits and hyphens, such as \"a\"", "%q is not a zone", s.Zone)
+		e = invalid("zone", "use 1 to 32 lower-case letters, digits and hyphens, such as \"a\"", "%q is not a zone", Shortened(s.Zone))
 	}
 	return firstError(validateMeta(KindSubnet, &s.Meta, false), optionalName(s.Name),
 		validateRef(KindVPC, "vpcId", s.VPC), e)
@@ -101,7 +101,7 @@ func (r *Rule) Validate() error {
 			return invalid("fromPort", "leave fromPort and toPort out", "a rule for protocol %q has no ports", string(r.Protocol))
 		}
 	default:
-		return invalid("protocol", "give tcp, udp, icmp or -1 for all", "the protocol %q is not known", string(r.Protocol))
+		return invalid("protocol", "give tcp, udp, icmp or -1 for all", "the protocol %q is not known", Shortened(string(r.Protocol)))
 	}
 	if r.CIDR.IsValid() == (r.Group != "") {
 		return Errorf(CodeInvalidCombination, "cidr", "give one of them", "a rule has either cidr or groupId")
@@ -239,7 +239,7 @@ func (s *Service) Validate() error {
 	}
 	for _, p := range s.AllowedPrincipals {
 		if p != "*" && !IsAccountID(p) {
-			errs = append(errs, invalid("allowedPrincipals", "give account ids of 12 digits, or \"*\"", "%q is not a principal", p))
+			errs = append(errs, invalid("allowedPrincipals", "give account ids of 12 digits, or \"*\"", "%q is not a principal", Shortened(p)))
 		}
 	}
 	if s.PrivateDNSName != "" {
@@ -279,11 +279,11 @@ func (c *Connection) Validate() error {
 func (n *Node) Validate() error {
 	errs := []*Error{validateMeta(KindNode, &n.Meta, true), ValidatePublicKey("publicKey", n.PublicKey)}
 	if len(n.Name) > MaxNodeNameLen || looksLikeID(n.Name) {
-		errs = append(errs, invalid("name", "choose a DNS name that is not an id", "%q is not a node's name", n.Name))
+		errs = append(errs, invalid("name", "choose a DNS name that is not an id", "%q is not a node's name", Shortened(n.Name)))
 	}
 	for _, l := range strings.Split(n.Name, ".") {
 		if !isLabel(l) {
-			errs = append(errs, invalid("name", "use a lower-case DNS name, such as \"host-a\"", "%q is not a node's name", n.Name))
+			errs = append(errs, invalid("name", "use a lower-case DNS name, such as \"host-a\"", "%q is not a node's name", Shortened(n.Name)))
 		}
 	}
 	if len(n.Underlay) == 0 {
@@ -293,11 +293,10 @@ func (n *Node) Validate() error {
 	if len(n.Underlay) > MaxUnderlayPerNode {
 		errs = append(errs, Errorf(CodeLimitExceeded, "underlayAddresses", "remove some", "at most %d are allowed", MaxUnderlayPerNode))
 	}
-	for _, u := range n.Underlay {
-		a, err := netip.ParseAddrPort(u)
-		if err != nil || a.Port() == 0 || a.Addr().Zone() != "" || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
-			errs = append(errs, invalid("underlayAddresses", "give ADDRESS:PORT, such as 192.0.2.7:51820",
-				"%q is not an underlay address", u))
+	for i, u := range n.Underlay {
+		errs = append(errs, ValidateUnderlay("underlayAddresses", u))
+		if slices.Contains(n.Underlay[:i], u) {
+			errs = append(errs, invalid("underlayAddresses", "give it once", "%s is given twice", u))
 		}
 	}
 	return firstError(errs...)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -337,8 +338,10 @@ func setRevision(out any, rev int64) {
 func once[T any](c *call, op, key string, in any, f func() (*T, error)) (*T, error) {
 	var side, request string
 	if key != "" {
-		if len(key) > maxIdempotencyKey {
-			return nil, api.Errorf(api.CodeInvalidParameter, "Idempotency-Key", "use a UUID", "it is longer than %d bytes", maxIdempotencyKey)
+		strange := func(r rune) bool { return r <= ' ' || r > '~' || r == '/' }
+		if len(key) > maxIdempotencyKey || strings.ContainsFunc(key, strange) {
+			return nil, api.Errorf(api.CodeInvalidParameter, "Idempotency-Key", "use a UUID",
+				"it is not 1 to %d characters of ASCII without spaces and slashes", maxIdempotencyKey)
 		}
 		body, err := json.Marshal(in)
 		if err != nil {

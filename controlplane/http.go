@@ -13,7 +13,6 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
-	"github.com/danielgtaylor/huma/v2/validation"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
@@ -40,6 +39,7 @@ var errorsOnce sync.Once
 // useOwnErrors makes the framework's own refusals look like ours. The hook is global to the framework.
 func useOwnErrors() {
 	errorsOnce.Do(func() {
+		huma.ValidateStrictCasing = true // or one property could come twice, in two spellings
 		huma.NewError = func(status int, msg string, errs ...error) huma.StatusError {
 			return frameworkError(status, msg, errs)
 		}
@@ -47,30 +47,27 @@ func useOwnErrors() {
 }
 
 func frameworkError(status int, msg string, errs []error) *api.Error {
-	e := &api.Error{Code: api.CodeInvalidParameter, Message: msg, Remedy: "see the schema in /openapi.json"}
+	e := &api.Error{Code: api.CodeInvalidParameter, Message: msg, Remedy: seeSchema}
 	var details []string
-	for _, err := range errs {
+	for i, err := range errs {
 		var d *huma.ErrorDetail
 		if !errors.As(err, &d) {
 			details = append(details, err.Error())
 			continue
 		}
-		if e.Field == "" {
-			e.Field = fieldOf(d.Location)
-			if name, ok := missingProperty(d.Message); ok {
-				e.Code, e.Field, e.Remedy = api.CodeMissingParameter, strings.TrimPrefix(e.Field+"."+name, "body."), "give it"
-			}
-			if strings.HasSuffix(d.Message, "parameter is missing") {
-				e.Code, e.Remedy = api.CodeMissingParameter, "give it"
-			}
-			if d.Message == validation.MsgUnexpectedProperty {
-				e.Remedy = "leave it out, or look for the right name in /openapi.json"
-			}
+		c := complaint(d)
+		if i == 0 {
+			e.Code, e.Field, e.Remedy = c.Code, c.Field, c.Remedy
+			details = append(details, c.Message)
+		} else {
+			details = append(details, c.Field+": "+c.Message)
 		}
-		details = append(details, d.Message)
+	}
+	if more := len(details) - maxDetails; more > 0 {
+		details = append(details[:maxDetails], fmt.Sprintf("and %d more", more))
 	}
 	if len(details) > 0 {
-		e.Message = strings.Join(details, "; ")
+		e.Message = api.Shortened(oneLine(strings.Join(details, "; ")))
 	}
 	switch {
 	case status == http.StatusRequestEntityTooLarge:
@@ -84,28 +81,10 @@ func frameworkError(status int, msg string, errs []error) *api.Error {
 	case e.Field == "":
 		e.Field = "body"
 	}
+	if e.Field == "body" && e.Code == api.CodeInvalidParameter {
+		e.Remedy = "send one JSON object, in UTF-8, as /openapi.json describes it"
+	}
 	return e
-}
-
-// missingProperty tells which property the framework says is missing.
-func missingProperty(message string) (name string, ok bool) {
-	before, after, _ := strings.Cut(validation.MsgExpectedRequiredProperty, "%s")
-	if !strings.HasPrefix(message, before) || !strings.HasSuffix(message, after) {
-		return "", false
-	}
-	return strings.TrimSuffix(strings.TrimPrefix(message, before), after), true
-}
-
-// fieldOf turns the framework's place, such as body.rules[0].cidr or query.limit, into the request's spelling.
-func fieldOf(location string) string {
-	place, field, inside := strings.Cut(location, ".")
-	switch place {
-	case "body", "query", "path", "header":
-		if inside {
-			return field
-		}
-	}
-	return location
 }
 
 // buildHTTP registers every operation. It does no I/O.
@@ -116,6 +95,7 @@ func (s *Server) buildHTTP() {
 	config.CreateHooks = nil // no $schema fields and links in answers
 	config.DocsPath, config.SchemasPath = "", ""
 	config.RejectUnknownQueryParameters = true // dryrun=true must not do it
+	config.Formats = map[string]huma.Format{"application/json": strictJSON(), "json": strictJSON()}
 	describeTypes(config.Components.Schemas)
 	config.Transformers = append(config.Transformers, addRequestID)
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
@@ -136,7 +116,8 @@ func (s *Server) buildHTTP() {
 	s.registerStatus()
 	s.registerExplain()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, r, api.Errorf(api.CodeRouteNotFound, "", "see /openapi.json", "there is no %s %s", r.Method, r.URL.Path))
+		writeError(w, r, api.Errorf(api.CodeRouteNotFound, "", "see /openapi.json", "there is no %q %q", api.Shortened(r.Method),
+			api.Shortened(r.URL.Path)))
 	})
 	s.handler = s.outermost(mux)
 }
@@ -161,6 +142,10 @@ func (s *Server) outermost(next http.Handler) http.Handler {
 				writeError(w, r, &api.Error{Code: api.CodeInternal, Message: "the server could not answer"})
 			}
 		}()
+		if e := unambiguous(r.URL); e != nil {
+			writeError(w, r, e)
+			return
+		}
 		next.ServeHTTP(w, r)
 	})
 }

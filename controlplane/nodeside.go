@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -177,6 +178,9 @@ func (c *call) describeNode(n *api.Node, r api.RenewRequest) (*api.JoinResponse,
 		return nil, api.Errorf(api.CodeInvalidParameter, "version", "shorten it", "it has %d bytes, at most %d are allowed",
 			len(r.Version), maxVersionLen)
 	}
+	if strings.ContainsFunc(r.Version, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return nil, api.Errorf(api.CodeInvalidParameter, "version", "use printable characters", "%q is not a version", r.Version)
+	}
 	if len(r.Underlay) > 0 {
 		n.Underlay = withPorts(r.Underlay, r.WireGuardPort)
 	}
@@ -191,6 +195,9 @@ func (c *call) describeNode(n *api.Node, r api.RenewRequest) (*api.JoinResponse,
 		n.Version = r.Version
 	}
 	if err := c.freshKey(n); err != nil {
+		return nil, err
+	}
+	if err := c.outsideOverlay(n.Underlay); err != nil {
 		return nil, err
 	}
 	answer, err := c.certify(n, key)
@@ -221,6 +228,18 @@ func (c *call) freshKey(n *api.Node) error {
 		if o.ID != n.ID && o.PublicKey == n.PublicKey {
 			return api.Errorf(api.CodeInvalidParameter, "publicKey", "make a new key: remove wireguard.key from the agent's data directory",
 				"another node has this WireGuard key, or had it before it was revoked")
+		}
+	}
+	return nil
+}
+
+// outsideOverlay: the tunnel cannot be reached through itself.
+func (c *call) outsideOverlay(underlay []string) error {
+	mesh := api.MeshPrefix(c.r.Mesh.Number)
+	for _, u := range underlay {
+		if a, err := netip.ParseAddrPort(u); err == nil && mesh.Contains(a.Addr()) {
+			return api.Errorf(api.CodeInvalidParameter, "underlayAddresses",
+				"give the host's own address that the other nodes reach, such as 192.0.2.7:51820", "%s is an address inside the tunnel", u)
 		}
 	}
 	return nil

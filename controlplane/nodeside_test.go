@@ -144,9 +144,26 @@ func TestUnderlayAddressFromTheConnection(t *testing.T) {
 	r.Underlay, r.WireGuardPort = nil, 4000
 	c := must(client.New(client.Config{Address: l.info.Addresses[1], CAPin: client.TokenPin(r.Token)}))(t)
 	defer c.Close()
-	answer := must(c.Join(l.ctx(), r))(t)
-	if u := l.s.Resources().Nodes[answer.Node].Underlay; len(u) != 1 || u[0] != "127.0.0.1:4000" {
-		t.Errorf("%v", u)
+	_, err := c.Join(l.ctx(), r) // the server sees 127.0.0.1, where no other node would reach this one
+	if e := wantCode(t, err, api.CodeInvalidParameter); e.Field != "underlayAddresses" || !strings.Contains(e.Message, "127.0.0.1:4000") {
+		t.Error(e)
+	}
+	_, err = l.joiner(r.Token).Join(l.ctx(), r) // over a Unix socket it sees none
+	wantCode(t, err, api.CodeUnderlayAddressMissing)
+	inner := &call{s: l.s, ctx: l.ctx(), who: &caller{source: "::ffff:192.0.2.9"}, now: time.Now()}
+	_, err = l.s.store.Txn(l.ctx(), func(tx *store.Tx) error {
+		inner.r, inner.tx = tx.Resources(), tx
+		answer, err := join(inner, &fromNode[api.JoinRequest]{Body: r})
+		if err != nil {
+			return err
+		}
+		if u := inner.r.Nodes[answer.Node].Underlay; len(u) != 1 || u[0] != "192.0.2.9:4000" {
+			t.Errorf("%v", u)
+		}
+		return errDryRun
+	})
+	if !errors.Is(err, errDryRun) {
+		t.Error(err)
 	}
 }
 

@@ -100,6 +100,7 @@ var testOnly = map[string]string{
 	"bpf/internal/frame":               "writes packets the slow way",
 	"e2e":                              "the whole, on a dev mesh",
 	"internal/agree":                   "compares what must agree and shares nothing",
+	"internal/badinput":                "the shape of tables of bad input",
 	"internal/docrun":                  "runs what the documents say",
 	"internal/oracle":                  "watches a mesh while a test does something to it",
 	"internal/machine":                 "boots systemd and ends the test when that fails",
