@@ -87,6 +87,7 @@ var exclusive = []struct {
 	{"go.etcd.io/", []string{"controlplane/store"}, "the store can be replaced"},
 	{"github.com/hashicorp/memberlist", []string{"agent/gossip"}, "gossip is a hint and stays one"},
 	{"github.com/miekg/dns", []string{"dns"}, "miekg/dns v1 is in maintenance: replacing it must touch one package"},
+	{"github.com/mdlayher/genetlink", []string{"agent/wire"}, "the kernel's WireGuard has one door"},
 	{"golang.zx2c4.com/wireguard", []string{"agent/wire"}, "kernel and user-space WireGuard look the same outside"},
 	{"github.com/danielgtaylor/huma", []string{"controlplane"}, "the HTTP framework is the control plane's own business"},
 	{"github.com/spf13/cobra", []string{"cmd", "internal/cli"}, "flags are parsed in one place"},

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -65,12 +66,13 @@ func Main(bodies map[string]Body) {
 	os.Exit(0)
 }
 
-// Node is a tunnel process in a namespace.
+// Node is a tunnel process in a namespace, or the kernel's WireGuard there.
 type Node struct {
 	*netlab.Namespace
 	Config  tunnel.Config
 	Body    string // of Main's bodies; empty: tunnel.Run
 	Program string // empty: the test's own
+	Kernel  bool   // no process: the kernel's WireGuard
 	Device  *wire.UAPI
 	Key     wire.PrivateKey
 	Overlay netip.Addr // its address inside the tunnel
@@ -123,9 +125,22 @@ func (n *Node) Launch() *netlab.Process {
 	return p
 }
 
-// Start starts the process and waits until its socket answers.
+// Wire is the node's device, whichever it is.
+func (n *Node) Wire() wire.Device {
+	if n.Kernel {
+		return wire.NewKernel(n.Config.Interface, n.Namespace.Path())
+	}
+	return n.Device
+}
+
+// Start starts the process and waits until its socket answers, or makes the kernel's link.
 func (n *Node) Start() {
 	n.t.Helper()
+	if n.Kernel {
+		n.Namespace.Exec("ip", "link", "add", n.Config.Interface, "type", "wireguard")
+		n.Namespace.Exec("ip", "link", "set", n.Config.Interface, "mtu", strconv.Itoa(tunnel.DefaultMTU))
+		return
+	}
 	n.Process = n.Launch()
 	n.AwaitReady(n.Process)
 }
@@ -162,13 +177,13 @@ func (n *Node) Up() {
 	n.Namespace.AwaitAddress(n.Overlay)
 }
 
-// Feed gives the process its key and its peer, as the agent does.
+// Feed gives the device its key and its peer, as the agent does.
 func (n *Node) Feed(peers ...wire.Peer) {
 	n.t.Helper()
-	if err := n.Device.SetKey(n.t.Context(), n.Key, Port); err != nil {
+	if err := n.Wire().SetKey(n.t.Context(), n.Key, Port); err != nil {
 		n.t.Fatal(err)
 	}
-	if err := n.Device.Apply(n.t.Context(), wire.Change{Add: peers}); err != nil {
+	if err := n.Wire().Apply(n.t.Context(), wire.Change{Add: peers}); err != nil {
 		n.t.Fatal(err)
 	}
 }
@@ -185,7 +200,7 @@ func (n *Node) Peer(underlay netip.Addr) wire.Peer {
 // Status returns what the node knows of a peer.
 func (n *Node) Status(peer *Node) wire.PeerStatus {
 	n.t.Helper()
-	state, err := n.Device.Observe(n.t.Context())
+	state, err := n.Wire().Observe(n.t.Context())
 	if err != nil {
 		n.t.Fatal(err)
 	}
