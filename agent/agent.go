@@ -43,6 +43,7 @@ type Config struct {
 	TunnelSocket  string        // UAPI of the tunnel process; default /run/culvert/tunnel.sock
 	Tunnel        string        // interface; default host.DefaultTunnel
 	TunnelMTU     int           // bytes; default host.DefaultTunnelMTU
+	KernelTunnel  bool          // the tunnel is the kernel's WireGuard, made by the agent; else the tunnel process's
 	PinDir        string        // in a bpffs; default DefaultPinDir
 	WireGuardPort uint16        // UDP; Serve takes what the node joined with, else DefaultWireGuardPort
 	GossipPort    uint16        // UDP and TCP; likewise, DefaultGossipPort

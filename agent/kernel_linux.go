@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-net/culvert/agent/datapath"
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/agent/host"
+	"github.com/culvert-net/culvert/agent/wire"
+	"github.com/culvert-net/culvert/agent/wire/tunnel"
 	"github.com/culvert-net/culvert/internal/netns"
 	"github.com/culvert-net/culvert/plan"
 )
@@ -50,6 +54,32 @@ func (p programs) Counters() ([]Count, error) {
 		out[i] = Count{ENI: c.ENI, Hook: flow.Hook(c.Hook).String(), Reason: c.Reason.String(), Packets: c.Packets, Bytes: c.Bytes}
 	}
 	return out, nil
+}
+
+// tunnelDevice is what the configuration asks for.
+func tunnelDevice(cfg Config) wire.Device {
+	if cfg.KernelTunnel {
+		return wire.NewKernel(cfg.Tunnel, "")
+	}
+	return wire.NewUAPI(cfg.TunnelSocket)
+}
+
+// tunnelLinks is a host on which the kernel's WireGuard takes the place of a TUN that no tunnel process holds.
+type tunnelLinks struct{ host.Host }
+
+// EnsureTunnel implements host.Host.
+func (h tunnelLinks) EnsureTunnel(spec host.TunnelSpec) (host.Link, error) {
+	l, err := h.Host.EnsureTunnel(spec)
+	if !errors.Is(err, host.ErrKind) {
+		return l, err
+	}
+	if err := tunnel.Delete(spec.Name); errors.Is(err, unix.EBUSY) {
+		return host.Link{}, fmt.Errorf("interface %s is held by culvert tunnel, which --wireguard kernel has no use for: "+
+			"stop culvert tunnel", spec.Name)
+	} else if err != nil {
+		return host.Link{}, err
+	}
+	return h.Host.EnsureTunnel(spec)
 }
 
 // namespaces are those of this machine.

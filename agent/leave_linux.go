@@ -27,7 +27,7 @@ type leaver struct {
 	dir      state.Dir
 	host     host.Host
 	unpin    func() error // programs and maps
-	unlink   func() error // the tunnel's interface
+	unlink   func() error // the tunnel's interface, where it is a TUN; the kernel's is the host's
 	inTunnel func(context.Context) bool
 	log      string // directory of flow records
 }
@@ -44,7 +44,7 @@ func Leave(ctx context.Context, cfg Config, force bool) (Left, error) {
 	l := leaver{
 		dir: dir, host: links, log: dir.Path(flowDir),
 		unpin:    func() error { return datapath.RemovePins(cfg.PinDir) },
-		unlink:   func() error { return tunnel.Delete(cfg.Tunnel) },
+		unlink:   func() error { return tunnel.DeleteTUN(cfg.Tunnel) },
 		inTunnel: func(ctx context.Context) bool { return tunnelAnswers(ctx, cfg.TunnelSocket) },
 	}
 	return l.leave(ctx, force)

@@ -228,7 +228,9 @@ func (t *turn) infrastructure() {
 		}
 	}
 	failpoint.Here("infrastructure.host")
-	tun, err := t.edges.Host.EnsureTunnel(host.TunnelSpec{Name: t.cfg.Tunnel, MTU: t.cfg.TunnelMTU})
+	tun, err := t.edges.Host.EnsureTunnel(host.TunnelSpec{
+		Name: t.cfg.Tunnel, MTU: t.cfg.TunnelMTU, Kernel: t.cfg.KernelTunnel,
+	})
 	if errors.Is(err, host.ErrNoLink) {
 		err = fmt.Errorf("interface %s does not exist: is culvert tunnel running?", t.cfg.Tunnel)
 	}
@@ -345,10 +347,13 @@ func (t *turn) detach() {
 
 // tunnel gives the device its key and peers. A device that has lost its key is a restarted tunnel process: it is told to
 // start new sessions at once. So it is for a new peer: who learns of the other first sends an initiation that the other
-// does not know yet what to do with, and the protocol's next one is 5 s away.
+// does not know yet what to do with, and the protocol's next one is 5 s away. The kernel's device keeps its sessions, and
+// greets a peer when it gets it: who learns of the other last is understood at once.
 func (t *turn) tunnel(ctx context.Context) error {
 	have, err := t.edges.Wire.Observe(ctx)
-	if err != nil {
+	if err != nil && t.cfg.KernelTunnel {
+		return err
+	} else if err != nil {
 		return fmt.Errorf("is culvert tunnel running? %w", err)
 	}
 	t.checkKey(have)

@@ -18,7 +18,6 @@ import (
 	"github.com/culvert-net/culvert/agent/gossip"
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/state"
-	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/logkey"
 )
@@ -94,7 +93,7 @@ func openMachine(cfg Config, id *state.Identity) (_ *machine, err error) {
 		Node: id.Node, Address: cfg.GossipAddress, Port: cfg.GossipPort, Log: cfg.Log, Wake: func() { m.agent.Hint() },
 	})
 	m.agent = New(cfg, Edges{
-		Host: m.host, Wire: wire.NewUAPI(cfg.TunnelSocket), Datapath: programs{m.datapath}, Names: m.resolver,
+		Host: tunnelLinks{m.host}, Wire: tunnelDevice(cfg), Datapath: programs{m.datapath}, Names: m.resolver,
 		Members: m.members, Recorder: m.recorder, Namespaces: namespaces{}, Dial: dial, BootTime: bootTime,
 	})
 	return m, nil

@@ -18,7 +18,8 @@ type world interface {
 	Host
 	namespace(name string) (path string) // makes one that has a name
 	removeNamespace(path string)
-	addLink(name string) // on the host, not Culvert's: a TUN
+	addLink(name string)      // on the host, not Culvert's: a TUN
+	addWireGuard(name string) // likewise, of the kernel's WireGuard
 	deleteLink(name string)
 	deleteInterface(path, ifname string)
 	openDoor(ifname string)
@@ -409,6 +410,64 @@ func contractTunnel(t *testing.T, w world) {
 	w.addLink(DefaultTunnel)
 	if l := must(w.EnsureTunnel(TunnelSpec{MTU: 1300}))(t); !l.Closed || l.Up {
 		t.Fatalf("tunnel made anew: %+v", l)
+	}
+}
+
+// contractKernelTunnel needs a kernel that has WireGuard.
+func contractKernelTunnel(t *testing.T, w world) {
+	spec := TunnelSpec{MTU: 1420, Kernel: true}
+	l := must(w.EnsureTunnel(spec))(t)
+	want := Link{Name: DefaultTunnel, Ifindex: l.Ifindex, MTU: 1420, TxQueueLen: l.TxQueueLen, Closed: true}
+	if l != want || l.Ifindex == 0 {
+		t.Fatalf("tunnel %+v, want %+v", l, want)
+	}
+	ok(t, w.SetUp(DefaultTunnel, true))
+	want.Up, want.MTU, spec.MTU = true, 1300, 1300
+	if got := must(w.EnsureTunnel(spec))(t); got != want {
+		t.Fatalf("tunnel %+v, want %+v", got, want)
+	}
+	w.openDoor(DefaultTunnel)
+	if got := must(w.EnsureTunnel(spec))(t); got != want {
+		t.Fatalf("tunnel whose door was open %+v, want %+v", got, want)
+	}
+	w.deleteLink(DefaultTunnel)
+	if got := must(w.EnsureTunnel(spec))(t); got.Ifindex == l.Ifindex || got.Up || !got.Closed {
+		t.Fatalf("tunnel made anew: %+v", got)
+	}
+	spec.Kernel = false
+	_, err := w.EnsureTunnel(spec)
+	wantErr(t, err, ErrNoLink)
+	if got := must(w.Link(DefaultTunnel))(t); got.Ifindex != 0 {
+		t.Fatalf("a TUN is asked for, but there is still %+v", got)
+	}
+	w.addLink(DefaultTunnel)
+	spec.Kernel = true
+	_, err = w.EnsureTunnel(spec)
+	wantErr(t, err, ErrKind)
+	w.deleteLink(DefaultTunnel)
+	w.addWireGuard(DefaultTunnel)
+	for _, spec.Kernel = range []bool{true, false} {
+		_, err = w.EnsureTunnel(spec)
+		wantErr(t, err, ErrForeign)
+	}
+	ok(t, w.Cleanup())
+	if got := must(w.Link(DefaultTunnel))(t); got.Ifindex == 0 {
+		t.Fatal("cleanup took a tunnel that is not Culvert's")
+	}
+	w.deleteLink(DefaultTunnel)
+	must(w.EnsureTunnel(TunnelSpec{MTU: 1420, Kernel: true}))(t)
+	ok(t, w.Cleanup())
+	if got := must(w.Link(DefaultTunnel))(t); got.Ifindex != 0 || len(w.doors()) != 0 {
+		t.Fatalf("cleanup left %+v, doors %v", got, w.doors())
+	}
+}
+
+// contractNoWireGuard needs a kernel that has none.
+func contractNoWireGuard(t *testing.T, w world) {
+	_, err := w.EnsureTunnel(TunnelSpec{MTU: 1420, Kernel: true})
+	wantErr(t, err, ErrNoWireGuard)
+	if l := must(w.Link(DefaultTunnel))(t); l.Ifindex != 0 {
+		t.Fatalf("tunnel %+v", l)
 	}
 }
 

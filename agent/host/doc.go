@@ -5,10 +5,11 @@
 //
 //   - culvert-host and culvert-dp, a veth pair by which the host itself takes part in the mesh;
 //   - one veth per workload, cv… on the host side, eni0 (or another name) in the workload's namespace;
-//   - the nftables tables "netdev culvert" and "inet culvert", which are the doors.
+//   - the nftables tables "netdev culvert" and "inet culvert", which are the doors;
+//   - culvert0, where the tunnel is the kernel's WireGuard.
 //
-// It marks its links by an alias that begins with "culvert:" and touches no other link, with one exception: the
-// tunnel's TUN (culvert0) is made by the tunnel process, and this package only sets its properties.
+// It marks its links by an alias that begins with "culvert:" and touches no other link, with one exception: where the
+// tunnel is a process, culvert0 is a TUN that this process makes, and this package only sets its properties.
 //
 // # The door
 //

@@ -8,7 +8,7 @@ import (
 
 // Names and figures that have no reason to differ between nodes.
 const (
-	// DefaultTunnel is the name of the TUN that the tunnel process makes.
+	// DefaultTunnel is the name of the tunnel's interface: the tunnel process's TUN, or the kernel's WireGuard.
 	DefaultTunnel = "culvert0"
 	// HostName is the host's own end of its veth pair: it holds the node's overlay address.
 	HostName = "culvert-host"
@@ -48,6 +48,10 @@ var (
 	ErrOpenDoor = errors.New("door is open")
 	// ErrConflict: what is already configured stands in the way. The error is a *ConflictError.
 	ErrConflict = errors.New("conflict")
+	// ErrKind: a link is of another kind than asked for.
+	ErrKind = errors.New("interface is of another kind")
+	// ErrNoWireGuard: the kernel cannot make WireGuard links.
+	ErrNoWireGuard = errors.New("this kernel has no WireGuard")
 	// ErrSpec: a specification is not valid.
 	ErrSpec = errors.New("invalid specification")
 )
@@ -60,6 +64,9 @@ type TunnelSpec struct {
 	Name       string // empty: DefaultTunnel
 	MTU        int    // bytes, 1280..65535
 	TxQueueLen int    // packets; 0 leaves it as it is
+
+	// Kernel asks for a link of the kernel's WireGuard, which this package makes, instead of the tunnel process's TUN.
+	Kernel bool
 }
 
 // Link is what was observed of an interface of the host. Ifindex 0: it does not exist.
@@ -158,8 +165,10 @@ type Host interface {
 	// Link observes any interface of the host; Ifindex is 0 when it does not exist.
 	Link(name string) (Link, error)
 
-	// EnsureTunnel closes the door of the tunnel's TUN, sets MTU and queue length and keeps IPv6 of the host's stack
-	// off it. It does not put it up. ErrNoLink as long as the tunnel process has not made it.
+	// EnsureTunnel closes the door of the tunnel's interface, sets MTU and queue length and keeps IPv6 of the host's
+	// stack off it. It does not put it up. The kernel's WireGuard it makes, down: ErrNoWireGuard, ErrKind when a link of
+	// another kind has the name, ErrForeign when somebody else made it. A TUN is ErrNoLink as long as the tunnel process
+	// has not made it; a WireGuard link of ours in its place is removed.
 	EnsureTunnel(TunnelSpec) (Link, error)
 
 	// EnsureHostLink makes the host's own veth pair or corrects it. Both doors are closed before the host's end goes up;
@@ -194,7 +203,7 @@ type Host interface {
 	// Sweep removes doors of attachments whose link is gone, as with its namespace, but not those of the ENIs to keep.
 	Sweep(keep []string) error
 
-	// Cleanup removes every link, door and resolver file that Culvert made on this host. The tunnel's TUN stays,
-	// without its door.
+	// Cleanup removes every link, door and resolver file that Culvert made on this host, the kernel's WireGuard
+	// included. The tunnel's TUN stays, without its door.
 	Cleanup() error
 }

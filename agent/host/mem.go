@@ -28,11 +28,14 @@ type Mem struct {
 	paths   map[netip.Prefix]Path // nil: everything is behind eth0
 	address netip.Addr            // the host's
 	port    uint16                // that the host's door lets through
+
+	noWireGuard bool // of the kernel's
 }
 
 type memLink struct {
 	Link
 	ours bool
+	wg   bool   // the kernel's WireGuard
 	eni  string // of a workload
 	spec WorkloadSpec
 	peer *memPeer
@@ -133,9 +136,9 @@ func (m *Mem) EnsureTunnel(spec TunnelSpec) (Link, error) {
 	if err != nil {
 		return Link{}, err
 	}
-	l := m.links[spec.Name]
-	if l == nil {
-		return Link{}, fmt.Errorf("tunnel link %s: %w", spec.Name, ErrNoLink)
+	l, err := m.tunnel(spec)
+	if err != nil {
+		return Link{}, fmt.Errorf("tunnel link %s: %w", spec.Name, err)
 	}
 	m.doors[spec.Name] = true
 	l.MTU = spec.MTU
@@ -143,6 +146,28 @@ func (m *Mem) EnsureTunnel(spec TunnelSpec) (Link, error) {
 		l.TxQueueLen = spec.TxQueueLen
 	}
 	return m.observe(spec.Name), nil
+}
+
+func (m *Mem) tunnel(spec TunnelSpec) (*memLink, error) {
+	l := m.links[spec.Name]
+	switch {
+	case l == nil && spec.Kernel && m.noWireGuard:
+		return nil, ErrNoWireGuard
+	case l == nil && spec.Kernel:
+		l = &memLink{ours: true, wg: true, Link: Link{Name: spec.Name, Ifindex: m.number(), TxQueueLen: 1000}}
+		m.links[spec.Name] = l
+		m.wake()
+	case l == nil:
+		return nil, ErrNoLink
+	case l.wg && !l.ours:
+		return nil, ErrForeign
+	case l.wg && !spec.Kernel:
+		m.drop(spec.Name)
+		return nil, ErrNoLink
+	case !l.wg && spec.Kernel:
+		return nil, ErrKind
+	}
+	return l, nil
 }
 
 // EnsureHostLink implements Host.

@@ -14,7 +14,9 @@ func (w memWorld) namespace(name string) string {
 	return path
 }
 
-func (w memWorld) removeNamespace(path string)         { w.RemoveNamespace(path) }
+func (w memWorld) removeNamespace(path string) { w.RemoveNamespace(path) }
+func (w memWorld) addWireGuard(name string)    { w.AddWireGuard(name) }
+
 func (w memWorld) addLink(name string)                 { w.AddLink(name) }
 func (w memWorld) deleteLink(name string)              { w.DeleteLink(name) }
 func (w memWorld) deleteInterface(path, ifname string) { w.DeleteInterface(path, ifname) }
@@ -52,4 +54,11 @@ func TestMemFailsOnDemand(t *testing.T) {
 	if all, err := m.Workloads(); err != nil || len(all) != 0 {
 		t.Fatalf("workloads %v, %v", all, err)
 	}
+}
+
+func TestMemKernelTunnel(t *testing.T) {
+	contractKernelTunnel(t, memWorld{NewMem()})
+	w := memWorld{NewMem()}
+	w.WithoutWireGuard()
+	contractNoWireGuard(t, w)
 }

@@ -73,6 +73,21 @@ func (m *Mem) AddLink(name string) {
 	m.wake()
 }
 
+// AddWireGuard makes a link of the kernel's WireGuard that Culvert did not make. It is down.
+func (m *Mem) AddWireGuard(name string) {
+	m.AddLink(name)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.links[name].wg = true
+}
+
+// WithoutWireGuard takes WireGuard out of the kernel.
+func (m *Mem) WithoutWireGuard() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.noWireGuard = true
+}
+
 // DeleteLink deletes an interface of the host.
 func (m *Mem) DeleteLink(name string) {
 	m.mu.Lock()

@@ -21,6 +21,7 @@ const (
 	aliasPrefix = "culvert:"
 	aliasHost   = aliasPrefix + "host"
 	aliasDP     = aliasPrefix + "dp"
+	aliasTunnel = aliasPrefix + "tunnel"
 	maxENI      = 64
 )
 

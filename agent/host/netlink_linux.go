@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/internal/failpoint"
 )
@@ -156,10 +157,7 @@ func (n *Netlink) EnsureTunnel(spec TunnelSpec) (Link, error) {
 	if err != nil {
 		return Link{}, err
 	}
-	l, err := s.link(spec.Name)
-	if err == nil && l == nil {
-		err = ErrNoLink
-	}
+	l, err := s.tunnel(spec)
 	if err == nil {
 		err = s.door().close(spec.Name)
 	}
@@ -176,6 +174,55 @@ func (n *Netlink) EnsureTunnel(spec TunnelSpec) (Link, error) {
 		return Link{}, fmt.Errorf("tunnel link %s: %w", spec.Name, err)
 	}
 	return s.observe(spec.Name)
+}
+
+// kindWireGuard is what the kernel calls such links.
+const kindWireGuard = "wireguard"
+
+// tunnel returns the tunnel's link. The kernel's WireGuard is made when it is absent, and removed, if it is ours, when a
+// TUN is asked for.
+func (s *space) tunnel(spec TunnelSpec) (netlink.Link, error) {
+	l, err := s.link(spec.Name)
+	isKernel := l != nil && l.Type() == kindWireGuard
+	switch {
+	case err != nil:
+		return nil, err
+	case l == nil && spec.Kernel:
+		return s.makeTunnel(spec)
+	case l == nil:
+		return nil, ErrNoLink
+	case isKernel && !ours(l):
+		return nil, fmt.Errorf("%w: remove or rename it, or choose another name with --interface", ErrForeign)
+	case isKernel && !spec.Kernel:
+		if err := s.remove(l); err != nil {
+			return nil, fmt.Errorf("remove the kernel's WireGuard: %w", err)
+		}
+		return nil, ErrNoLink
+	case !isKernel && spec.Kernel:
+		return nil, fmt.Errorf("%w: %s", ErrKind, l.Type())
+	}
+	return l, nil
+}
+
+// makeTunnel makes the kernel's WireGuard link, down.
+func (s *space) makeTunnel(spec TunnelSpec) (netlink.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.Group = spec.Name, spec.MTU, linkGroup
+	err := s.nl.LinkAdd(&netlink.Wireguard{LinkAttrs: attrs})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, fmt.Errorf("%w: load its module with: modprobe wireguard, or run culvert agent with --wireguard user, "+
+			"and culvert tunnel", ErrNoWireGuard)
+	} else if err != nil {
+		return nil, fmt.Errorf("make it: %w", err)
+	}
+	l, err := s.link(spec.Name)
+	if err == nil && l == nil {
+		err = ErrNoLink
+	}
+	if err == nil {
+		err = s.nl.LinkSetAlias(l, aliasTunnel)
+	}
+	return l, err
 }
 
 // withoutIPv6 keeps the kernel's IPv6 off an interface: no link-local address, no router solicitations, no MLD
@@ -328,7 +375,7 @@ func (n *Netlink) Cleanup() error {
 // ours tells whether this package made a link: it bears our alias, or the group it was born with.
 func ours(l netlink.Link) bool {
 	a := l.Attrs()
-	return l.Type() == "veth" && (strings.HasPrefix(a.Alias, aliasPrefix) || a.Group == linkGroup)
+	return (l.Type() == "veth" || l.Type() == kindWireGuard) && (strings.HasPrefix(a.Alias, aliasPrefix) || a.Group == linkGroup)
 }
 
 func isUp(l netlink.Link) bool { return l.Attrs().RawFlags&iffUp != 0 }

@@ -65,6 +65,10 @@ func (w *kernelWorld) addLink(name string) {
 	w.ns.Exec("ip", "tuntap", "add", "dev", name, "mode", "tun")
 }
 
+func (w *kernelWorld) addWireGuard(name string) {
+	w.ns.Exec("ip", "link", "add", name, "type", "wireguard")
+}
+
 func (w *kernelWorld) deleteLink(name string) { w.ns.DeleteLink(name) }
 
 func (w *kernelWorld) deleteInterface(path, ifname string) { w.spaces[path].DeleteLink(ifname) }
@@ -136,4 +140,21 @@ func TestNetlinkContract(t *testing.T) {
 		t.Skip("needs root: makes network namespaces")
 	}
 	contract(t, func(t *testing.T) world { return newKernelWorld(t) })
+}
+
+// TestKernelTunnel runs what this kernel allows: Debian's have WireGuard as a module. CULVERT_KERNEL_WIREGUARD=1 (see
+// scripts/test-kernels) demands it.
+func TestKernelTunnel(t *testing.T) {
+	w := newKernelWorld(t)
+	_, err := w.EnsureTunnel(TunnelSpec{Name: "probe0", MTU: 1420, Kernel: true})
+	switch {
+	case err == nil:
+		w.deleteLink("probe0")
+		ok(t, w.Cleanup()) // the door
+		contractKernelTunnel(t, w)
+	case os.Getenv("CULVERT_KERNEL_WIREGUARD") != "":
+		t.Fatal(err)
+	default:
+		contractNoWireGuard(t, w)
+	}
 }

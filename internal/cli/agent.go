@@ -27,14 +27,19 @@ func (a *app) agentCommand() *cobra.Command {
 	var forwarders []string
 	c := command("agent [--data-dir DIR] [--socket PATH] [--flow-interval 1m]", "Run the agent of this node", `
 Run this node's agent until it is stopped. The machine must have joined a mesh (agent join), and culvert tunnel runs
-beside it. Its death interrupts nothing: programs and maps stay in the kernel, and the next agent takes them up. Without
-the server it works from the last view that it has heard, also after a restart.`, `
+beside it; with --wireguard kernel the agent makes a link of the kernel's WireGuard instead, and nothing runs beside it.
+Its death interrupts nothing: programs and maps stay in the kernel, and the next agent takes them up. Without the server
+it works from the last view that it has heard, also after a restart.`, `
   culvert agent
   culvert agent --flow-interval 10s --log-format json
+  culvert agent --wireguard kernel
   culvert agent join --server https://192.0.2.1:7443
   culvert agent leave`,
 		func(cmd *cobra.Command, _ []string) error {
 			if err := needRoot("the agent"); err != nil {
+				return err
+			}
+			if err := a.wireguard(cmd, &cfg.KernelTunnel); err != nil {
 				return err
 			}
 			var err error
@@ -56,6 +61,7 @@ the server it works from the last view that it has heard, also after a restart.`
 		})
 	nodeFlags(c, &cfg)
 	f := c.Flags()
+	wireguardFlag(c)
 	f.IntVar(&cfg.TunnelMTU, "mtu", host.DefaultTunnelMTU, "of the tunnel, in bytes; the same as culvert tunnel has")
 	f.DurationVar(&cfg.FlowInterval, "flow-interval", time.Minute, "that a flow record covers: 1s, 10s, 1m or 10m")
 	f.Uint32Var(&cfg.FlowEntries, "flow-table-entries", agent.DefaultFlowEntries,

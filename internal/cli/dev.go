@@ -17,7 +17,7 @@ import (
 // devFlags are common to the dev commands.
 type devFlags struct{ prefix string }
 
-func (a *app) lab(f *devFlags) (*dev.Lab, error) {
+func (a *app) lab(cmd *cobra.Command, f *devFlags) (*dev.Lab, error) {
 	prefix := f.prefix
 	if prefix == "" {
 		prefix = a.getenv("CULVERT_DEV_PREFIX")
@@ -26,13 +26,19 @@ func (a *app) lab(f *devFlags) (*dev.Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	return dev.New(dev.Config{Prefix: prefix, Program: program, Out: a.Err})
+	cfg := dev.Config{Prefix: prefix, Program: program, Out: a.Err}
+	if cmd.Flags().Lookup("wireguard") != nil {
+		if err := a.wireguard(cmd, &cfg.KernelTunnel); err != nil {
+			return nil, err
+		}
+	}
+	return dev.New(cfg)
 }
 
 // inLab makes a command's body of one that works on the mesh.
 func (a *app) inLab(f *devFlags, run func(*cobra.Command, *dev.Lab, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		lab, err := a.lab(f)
+		lab, err := a.lab(cmd, f)
 		if err != nil {
 			return err
 		}
@@ -67,9 +73,10 @@ removes all of it.`, `
 
 func (a *app) devUp(f *devFlags) *cobra.Command {
 	var hosts int
-	c := command("up [--hosts N]", "Bring the mesh up", `
+	c := command("up [--hosts N] [--wireguard user]", "Bring the mesh up", `
 Bring up a mesh with at least so many hosts, named host-a, host-b and so on, and wait until the server hears of all of
-them. What is up already is left alone; what is dead is started again.`, `
+them. What is up already is left alone; what is dead is started again. With --wireguard kernel the tunnels of the hosts
+are the kernel's WireGuard and have no process.`, `
   culvert dev up
   culvert dev up --hosts 3`,
 		a.inLab(f, func(cmd *cobra.Command, lab *dev.Lab, _ []string) error {
@@ -86,6 +93,7 @@ them. What is up already is left alone; what is dead is started again.`, `
 			})
 		}))
 	c.Flags().IntVar(&hosts, "hosts", 2, "`N` hosts at least, 1 to 26")
+	wireguardFlag(c)
 	c.Args = noArguments
 	return c
 }

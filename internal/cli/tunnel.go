@@ -24,17 +24,34 @@ const defaultTunnelSocket = "/run/culvert/tunnel.sock"
 func (a *app) tunnelCommand() *cobra.Command {
 	var p processFlags
 	var cfg tunnel.Config
+	var kernel, check bool
 	c := command("tunnel [--tunnel-socket PATH] [--interface culvert0] [--mtu 1420]", "Run the tunnel of this node: WireGuard", `
 Run this node's WireGuard device until it is stopped. It has a process of its own so that an agent may be restarted or
 replaced without a packet noticing. Keys and peers come from the agent by --tunnel-socket; without an agent the tunnel
 goes on with what it has. Its interface stays when it ends: packets wait there for the next one.
 
+Where the agent runs with --wireguard kernel there is nothing for it to do and it refuses to start; --check tells so by
+the exit status 1, which is what systemd's ExecCondition= understands.
+
 With tunnel upgrade, or on SIGUSR2, it replaces itself by the program now installed, and keeps interface, port and
 peers.`, `
   culvert tunnel
   culvert tunnel --mtu 8920 --log-format json
+  culvert tunnel --check
   culvert tunnel upgrade`,
 		func(cmd *cobra.Command, _ []string) error {
+			if err := a.wireguard(cmd, &kernel); err != nil {
+				return err
+			}
+			switch {
+			case check && kernel:
+				return exitStatus(1)
+			case check:
+				return nil
+			case kernel:
+				return api.Errorf(api.CodeInvalidParameter, "--wireguard", "run culvert agent alone, or both with --wireguard user",
+					"the tunnel is the kernel's WireGuard here and needs no process")
+			}
 			if err := needRoot("the tunnel"); err != nil {
 				return err
 			}
@@ -52,6 +69,8 @@ peers.`, `
 	f := c.Flags()
 	f.StringVar(&cfg.Interface, "interface", host.DefaultTunnel, "`name` of the network interface")
 	f.IntVar(&cfg.MTU, "mtu", host.DefaultTunnelMTU, "of the interface, in bytes: the underlay's less 80")
+	wireguardFlag(c)
+	f.BoolVar(&check, "check", false, "do nothing; exit status 0: the tunnel is to run here, 1: it is the kernel's")
 	p.flags(c)
 	c.Args = noArguments
 	c.AddCommand(a.tunnelUpgrade())
@@ -60,6 +79,33 @@ peers.`, `
 
 func tunnelSocketFlag(c *cobra.Command, to *string) {
 	c.Flags().StringVar(to, "tunnel-socket", defaultTunnelSocket, "`path` of the tunnel's control socket")
+}
+
+// wireguardFlag says whose WireGuard the tunnel is; tunnel and agent have the same.
+func wireguardFlag(c *cobra.Command) {
+	c.Flags().String("wireguard", wireguardUser,
+		"whose: `user` (culvert tunnel's) or kernel (the agent's, without culvert tunnel) (CULVERT_WIREGUARD)")
+	must(c.RegisterFlagCompletionFunc("wireguard", cobra.FixedCompletions([]string{wireguardUser, wireguardKernel},
+		cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// What --wireguard may be.
+const (
+	wireguardUser   = "user"
+	wireguardKernel = "kernel"
+)
+
+// wireguard reads the flag, else the environment, which serves the units of agent and tunnel alike.
+func (a *app) wireguard(c *cobra.Command, kernel *bool) error {
+	field, value := "--wireguard", c.Flags().Lookup("wireguard").Value.String()
+	if fromEnv := a.getenv("CULVERT_WIREGUARD"); fromEnv != "" && !c.Flags().Changed("wireguard") {
+		field, value = "CULVERT_WIREGUARD", fromEnv
+	}
+	if value != wireguardUser && value != wireguardKernel {
+		return invalidFlag(field, value, "use user or kernel")
+	}
+	*kernel = value == wireguardKernel
+	return nil
 }
 
 // checkMTU refuses, by flag, what the tunnel would refuse without.

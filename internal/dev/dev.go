@@ -39,6 +39,8 @@ type Config struct {
 	Prefix string
 	// Program is the culvert binary that the processes run.
 	Program string
+	// KernelTunnel: the tunnels of a new mesh are the kernel's WireGuard; one that is there keeps what it has.
+	KernelTunnel bool
 	// Out gets one line per step; nil: none.
 	Out io.Writer
 	// Environment is more of it for a process, NAME=VALUE each; nil: none. Role is server, tunnel or agent.
@@ -97,6 +99,8 @@ func (l *Lab) AgentSocket(host string) string { return l.RunDir(host, "agent.soc
 
 // Record is what the mesh consists of.
 type Record struct {
+	// Kernel: the hosts' tunnels are the kernel's WireGuard, without a process.
+	Kernel    bool       `json:"kernelTunnel,omitempty"`
 	Hosts     []Host     `json:"hosts"`
 	Workloads []Workload `json:"workloads"`
 }

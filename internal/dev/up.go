@@ -37,10 +37,13 @@ func (l *Lab) Up(ctx context.Context, hosts int) error {
 	defer unlock()
 	r, err := l.Load()
 	if errors.Is(err, ErrNoMesh) {
-		r, err = &Record{}, l.mayTake("underlay", "server")
+		r, err = &Record{Kernel: l.cfg.KernelTunnel}, l.mayTake("underlay", "server")
 	}
 	if err != nil {
 		return err
+	}
+	if l.cfg.KernelTunnel && !r.Kernel {
+		return errors.New("this mesh has its tunnels in user space: remove it with culvert dev down first")
 	}
 	for i := len(r.Hosts); i < hosts; i++ {
 		h := hostNumber(i)
@@ -120,7 +123,7 @@ func (l *Lab) bringUp(ctx context.Context, r *Record) error {
 			return err
 		}
 		failpoint.Here("dev.joined")
-		if err := l.startAll(ctx, l.hostProcesses(h)); err != nil {
+		if err := l.startAll(ctx, l.hostProcesses(r, h)); err != nil {
 			return err
 		}
 		failpoint.Here("dev.host")
@@ -161,7 +164,7 @@ func (l *Lab) server() *process {
 	}
 }
 
-func (l *Lab) hostProcesses(h Host) []*process {
+func (l *Lab) hostProcesses(r *Record, h Host) []*process {
 	make := func(role string, args ...string) *process {
 		return &process{
 			host: h.Name, role: role, netns: h.Netns, dir: l.RunDir(h.Name), log: l.LogFile(h.Name, role),
@@ -169,11 +172,13 @@ func (l *Lab) hostProcesses(h Host) []*process {
 		}
 	}
 	tunnelSocket := l.RunDir(h.Name, "tunnel.sock")
-	return []*process{
-		make("tunnel", "--tunnel-socket", tunnelSocket),
-		make("agent", "--data-dir", l.nodeDir(h.Name), "--socket", l.AgentSocket(h.Name), "--tunnel-socket", tunnelSocket,
-			"--pin-dir", l.bpfDir(h.Name), "--flow-interval", flowInterval.String()),
+	agent := make("agent", "--data-dir", l.nodeDir(h.Name), "--socket", l.AgentSocket(h.Name), "--tunnel-socket", tunnelSocket,
+		"--pin-dir", l.bpfDir(h.Name), "--flow-interval", flowInterval.String())
+	if r.Kernel {
+		agent.args = append(agent.args, "--wireguard", "kernel")
+		return []*process{agent}
 	}
+	return []*process{make("tunnel", "--tunnel-socket", tunnelSocket), agent}
 }
 
 func (l *Lab) environment(host, role string) []string {
@@ -191,7 +196,7 @@ func (l *Lab) LogFile(host, role string) string { return l.StateDir("log", host+
 func (l *Lab) processes(r *Record) []*process {
 	all := []*process{l.server()}
 	for _, h := range r.Hosts {
-		all = append(all, l.hostProcesses(h)...)
+		all = append(all, l.hostProcesses(r, h)...)
 	}
 	return all
 }
@@ -206,7 +211,7 @@ func (l *Lab) pick(r *Record, host, role string) ([]*process, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w, and server", err)
 		}
-		procs = l.hostProcesses(*h)
+		procs = l.hostProcesses(r, *h)
 	}
 	if role == "" {
 		return procs, nil

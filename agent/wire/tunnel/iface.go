@@ -33,6 +33,10 @@ func openInterface(name string, mtu int) (fd int, err error) {
 	return fd, nil
 }
 
+// ErrKernel says that the interface is one of the kernel's WireGuard.
+var ErrKernel = errors.New("it is the kernel's WireGuard, for which culvert agent --wireguard kernel needs no culvert " +
+	"tunnel; an agent started with --wireguard user removes it")
+
 func attach(name string) (int, error) {
 	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -51,6 +55,9 @@ func attach(name string) (int, error) {
 	case errors.Is(err, unix.EBUSY):
 		return -1, fmt.Errorf("attach to interface %s: another process holds it: stop that tunnel first: %w", name, err)
 	case errors.Is(err, unix.EINVAL):
+		if linkKind(name) == kernelKind {
+			return -1, fmt.Errorf("attach to interface %s: %w: %w", name, ErrKernel, err)
+		}
 		return -1, fmt.Errorf("attach to interface %s: a different kind of interface has this name: %w", name, err)
 	case errors.Is(err, unix.EPERM):
 		return -1, fmt.Errorf("attach to interface %s: needs CAP_NET_ADMIN: %w", name, err)
@@ -77,6 +84,33 @@ func Delete(name string) error {
 		return fmt.Errorf("delete interface %s: %w", name, err)
 	}
 	return nil
+}
+
+// DeleteTUN is Delete that leaves the kernel's WireGuard alone.
+func DeleteTUN(name string) error {
+	err := Delete(name)
+	if errors.Is(err, ErrKernel) {
+		return nil
+	}
+	return err
+}
+
+// kernelKind is what the kernel calls links of its WireGuard.
+const kernelKind = "wireguard"
+
+// linkKind returns the kind of an interface of this network namespace ("wireguard", "tun"), or "" when it cannot be told.
+// The kernel gives it as the name of a driver, for links that have none (Linux 5.17).
+func linkKind(name string) string {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	info, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
+	if err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(info.Driver[:])
 }
 
 // validName follows the kernel's dev_valid_name, and refuses the pattern by which the kernel would make up a name.
