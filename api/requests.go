@@ -294,6 +294,17 @@ type RotateKeyRequest struct {
 	PublicKey string `json:"publicKey"` // WireGuard, base64: what the node is known by from now on
 }
 
+// LeaveRequest is the body of POST /v1/node/leave.
+type LeaveRequest struct {
+	Force bool `json:"force,omitempty"` // also while interfaces are placed on the node: it is revoked then, and not forgotten
+}
+
+// LeaveResponse is the answer to a LeaveRequest: what the mesh knows of the node from now on.
+type LeaveResponse struct {
+	Forgotten bool  `json:"forgotten"` // nothing; false: it is revoked, until an administrator deletes it
+	Revision  int64 `json:"revision"`
+}
+
 // FlowEnvelope carries one flow record to the control plane: what that needs to store and hand it on, and the record.
 type FlowEnvelope struct {
 	Node     string          `json:"node"`     // set by the control plane from the certificate

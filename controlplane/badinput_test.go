@@ -236,6 +236,7 @@ func badNodes(h *host) []bad {
 		{"renew", "node", nil, `{"csr":"?"}`, api.CodeInvalidParameter, "csr"},
 		{"rotate-key", "node", nil, `{"publicKey":"x"}`, api.CodeInvalidParameter, "publicKey"},
 		{"rotate-key", "node", nil, `{}`, api.CodeMissingParameter, "publicKey"},
+		{"leave", "node", nil, `{"force":"yes"}`, api.CodeInvalidParameter, "force"},
 		{"report-status", "node", nil, fmt.Sprintf(status, noNode, ""), api.CodeUnauthorized, "nodeId"},
 		{"report-status", "node", nil, fmt.Sprintf(status, h.id, `"x"`), api.CodeInvalidParameter, "attachedEniIds"},
 		{"send-flows", "node", nil, `{"boot":`, api.CodeInvalidParameter, "line 1"},

@@ -205,6 +205,11 @@ func (d dependents) refuse(kind api.Kind, id string) error {
 	if len(d) == 0 {
 		return nil
 	}
+	return d.needing(kind, id, "delete or change those first")
+}
+
+// needing is the refusal, with what to do about it.
+func (d dependents) needing(kind api.Kind, id, remedy string) error {
 	slices.Sort(d)
 	names := slices.Compact(d)
 	const shown = 10
@@ -213,7 +218,7 @@ func (d dependents) refuse(kind api.Kind, id string) error {
 		more = fmt.Sprintf(" and %d more", len(names)-shown)
 		names = names[:shown]
 	}
-	return api.Errorf(api.CodeDependencyViolation, "id", "delete or change those first",
+	return api.Errorf(api.CodeDependencyViolation, "id", remedy,
 		"the %s %s is needed by %v%s", kind.Noun(), id, []string(names), more)
 }
 
@@ -323,6 +328,8 @@ func writing[I any, P interface {
 func setRevision(out any, rev int64) {
 	switch v := out.(type) {
 	case *api.Result:
+		v.Revision = rev
+	case *api.LeaveResponse:
 		v.Revision = rev
 	case *api.List[api.Connection]:
 		v.Revision = rev

@@ -106,15 +106,25 @@ func deleteNode(c *call, in *Removal) (*api.Result, error) {
 	if n.State != api.NodeRevoked {
 		return nil, api.Errorf(api.CodeIncorrectState, "id", "revoke it first with `culvert node revoke`", "the node %s is %s", n.Name, n.State)
 	}
-	var d dependents
+	if err := c.placedOn(n.ID).refuse(api.KindNode, n.ID); err != nil {
+		return nil, err
+	}
+	c.forgetNode(n)
+	return &api.Result{}, nil
+}
+
+// placedOn are the interfaces that a node has to host.
+func (c *call) placedOn(node string) (d dependents) {
 	for _, e := range c.r.ENIs {
-		if e.Node == n.ID {
+		if e.Node == node {
 			d.add(e.ID, e.Name)
 		}
 	}
-	if err := d.refuse(api.KindNode, n.ID); err != nil {
-		return nil, err
-	}
+	return d
+}
+
+// forgetNode removes a node that hosts nothing; subnets get back what they lent it.
+func (c *call) forgetNode(n *api.Node) {
 	for id, s := range c.r.Subnets {
 		for _, b := range s.Blocks {
 			if b.Node == n.ID {
@@ -124,5 +134,4 @@ func deleteNode(c *call, in *Removal) (*api.Result, error) {
 		}
 	}
 	c.tx.Remove(n)
-	return &api.Result{}, nil
 }

@@ -33,6 +33,7 @@ func (s *Server) registerNodeSide() {
 	writing(s, operation{http.MethodPost, "/v1/node/renew", "renew", "Get a new node certificate; tell new keys and addresses",
 		aNodeRenewing}, renew)
 	writing(s, operation{http.MethodPost, "/v1/node/rotate-key", "rotate-key", "Be known to peers by another WireGuard key", aNode}, rotateKey)
+	writing(s, operation{http.MethodPost, "/v1/node/leave", "leave", "Be a node no more", aNodeRenewing}, leave)
 	huma.Register(s.huma, operation{http.MethodPost, "/v1/node/status", "report-status", "Tell what the node has applied", aNode}.huma(s),
 		s.takeStatus)
 	huma.Register(s.huma, stream(operation{http.MethodGet, "/v1/node/view", "stream-view", "The node's view, at once and after each change",
@@ -136,6 +137,34 @@ func rotateKey(c *call, in *fromNode[api.RotateKeyRequest]) (*api.Result, error)
 		return nil, err
 	}
 	return &api.Result{}, put(c, &n, nil, nil)
+}
+
+// leave takes the caller out of the mesh. Interfaces belong to accounts, so a node that still has some is not forgotten: it is
+// refused, or with force revoked, which leaves them in their subnets without a node.
+func leave(c *call, in *fromNode[api.LeaveRequest]) (*api.LeaveResponse, error) {
+	old := c.r.Nodes[c.who.node.ID]
+	if old == nil || old.State == api.NodeRevoked {
+		return nil, revokedNode(c.who.node.ID)
+	}
+	c.subject = old.ID
+	placed := c.placedOn(old.ID)
+	if len(placed) > 0 && !in.Body.Force {
+		return nil, placed.needing(api.KindNode, old.ID,
+			"have their accounts delete them, or leave with --force: the node is revoked then, and they stay without one")
+	}
+	if err := c.rotateGossip(); err != nil {
+		return nil, err
+	}
+	if len(placed) == 0 {
+		c.forgetNode(old)
+		return &api.LeaveResponse{Forgotten: true}, nil
+	}
+	n := *old
+	var err error
+	if n.State, err = n.State.Next(api.NodeEventRevoke); err != nil {
+		return nil, err
+	}
+	return &api.LeaveResponse{}, put(c, &n, nil, nil)
 }
 
 // canonicalKey is a key as it is written: of the ways to write one in base64, one.

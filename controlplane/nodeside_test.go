@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -455,6 +456,58 @@ func TestRotateKey(t *testing.T) {
 	if done != 2 {
 		t.Errorf("%d audit events of rotations, want 2", done)
 	}
+	l.check()
+}
+
+func TestLeave(t *testing.T) {
+	l := startLab(t, nil)
+	a, b := l.host("host-a"), l.host("host-b")
+	shop := l.as("shop")
+	l.network(shop, "shop")
+	eni := must(shop.CreateENI(l.ctx(), api.CreateENIRequest{Subnet: "shop-a", Node: "host-a"}))(t)
+	must(shop.CreateENI(l.ctx(), api.CreateENIRequest{Subnet: "shop-a", Node: "host-b"}))(t)
+	views, _ := b.views(t)
+	gossip := until(t, views, "a gossip key", func(v *api.View) bool { return len(v.GossipKeys) > 0 }).GossipKeys[0]
+
+	_, err := a.Leave(l.ctx(), false)
+	e := wantCode(t, err, api.CodeDependencyViolation)
+	if !strings.Contains(e.Message, eni.ID) || !strings.Contains(e.Remedy, "--force") || l.s.Resources().Nodes[a.id].State != api.NodeReady {
+		t.Errorf("with an interface: %v; the node is %s", e, l.s.Resources().Nodes[a.id].State)
+	}
+	must(shop.DeleteENI(l.ctx(), eni.ID))(t)
+	if r := must(a.Leave(l.ctx(), false))(t); !r.Forgotten || r.Revision == 0 || l.s.Resources().Nodes[a.id] != nil {
+		t.Errorf("without: %+v", r)
+	}
+	for _, s := range l.s.Resources().Subnets {
+		if slices.ContainsFunc(s.Blocks, func(b api.Block) bool { return b.Node == a.id }) {
+			t.Errorf("subnet %s still lends to it", s.ID)
+		}
+	}
+	until(t, views, "a gossip key that it does not know", func(v *api.View) bool { return !slices.Equal(v.GossipKeys[0], gossip) })
+	_, err = a.Leave(l.ctx(), true)
+	wantCode(t, err, api.CodeNodeRevoked)
+
+	if r := must(b.Leave(l.ctx(), true))(t); r.Forgotten || l.s.Resources().Nodes[b.id].State != api.NodeRevoked {
+		t.Errorf("by force: %+v, %+v", r, l.s.Resources().Nodes[b.id])
+	}
+	_, err = b.Leave(l.ctx(), true)
+	wantCode(t, err, api.CodeNodeRevoked)
+	outcomes := map[string][]string{}
+	for _, e := range l.audited() {
+		if e.Action == "leave" {
+			outcomes[e.Actor] = append(outcomes[e.Actor], e.Outcome)
+			if e.Resource != e.Actor {
+				t.Errorf("audit event of %q", e.Resource)
+			}
+		}
+	}
+	if got := outcomes[a.id]; len(got) < 2 || got[0] != string(api.CodeDependencyViolation) || got[1] != outcomeSuccess {
+		t.Errorf("audit events of host-a: %v", got)
+	}
+	if !slices.Contains(outcomes[b.id], outcomeSuccess) {
+		t.Errorf("audit events of host-b: %v", outcomes[b.id])
+	}
+	l.host("host-a") // the name is free
 	l.check()
 }
 

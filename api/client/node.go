@@ -49,6 +49,11 @@ func (c *Client) RotateKey(ctx context.Context, publicKey string) (*api.Result, 
 	return send[api.Result](ctx, c, http.MethodPost, "/v1/node/rotate-key", api.RotateKeyRequest{PublicKey: publicKey})
 }
 
+// Leave takes the node out of the mesh. With force also while interfaces are placed on it.
+func (c *Client) Leave(ctx context.Context, force bool) (*api.LeaveResponse, error) {
+	return send[api.LeaveResponse](ctx, c, http.MethodPost, "/v1/node/leave", api.LeaveRequest{Force: force})
+}
+
 // ReportStatus tells what the node has applied.
 func (c *Client) ReportStatus(ctx context.Context, s api.NodeStatus) error {
 	return c.call(ctx, http.MethodPost, "/v1/node/status", s, nil)
