@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,8 @@ type leaving struct {
 	did     []string
 	tunnel  bool  // runs
 	refuses error // of unpinning
+	server  error // says to the node's leaving
+	answer  api.LeaveResponse
 }
 
 func newLeaving(t *testing.T) *leaving {
@@ -30,7 +33,7 @@ func newLeaving(t *testing.T) *leaving {
 	b.hear(testView(1))
 	b.attach()
 	b.mustRound()
-	l := &leaving{mem: b.host}
+	l := &leaving{mem: b.host, answer: api.LeaveResponse{Forgotten: true}}
 	l.leaver = leaver{
 		dir: b.dir, host: b.host, log: b.dir.Path(flowDir),
 		unpin: func() error {
@@ -42,6 +45,10 @@ func newLeaving(t *testing.T) *leaving {
 			return nil
 		},
 		inTunnel: func(context.Context) bool { return l.tunnel },
+		tell: func(_ context.Context, id *state.Identity, force bool) (*api.LeaveResponse, error) {
+			l.did = append(l.did, fmt.Sprintf("tell %s %v", id.Name, force))
+			return &l.answer, l.server
+		},
 	}
 	return l
 }
@@ -84,11 +91,11 @@ func (l *leaving) workloads(t *testing.T) int {
 func TestLeaveTakesEverything(t *testing.T) {
 	l := newLeaving(t)
 	l.record(t, 3, 3)
-	left, err := l.leave(t.Context(), false)
-	if err != nil || left != (Left{}) {
+	left, err := l.leave(t.Context(), LeaveOptions{})
+	if err != nil || left != (Left{Node: left.Node, Name: left.Name, Mesh: MeshForgotten}) || left.Node == "" {
 		t.Fatalf("left %+v, %v", left, err)
 	}
-	if l.workloads(t) != 0 || !slices.Equal(l.did, []string{"unpin", "unlink"}) {
+	if l.workloads(t) != 0 || !slices.Equal(l.did, []string{"tell " + left.Name + " false", "unpin", "unlink"}) {
 		t.Errorf("%d workloads, did %v", l.workloads(t), l.did)
 	}
 	if hl, err := l.mem.HostLink(); err != nil || hl.Host.Ifindex != 0 {
@@ -97,7 +104,7 @@ func TestLeaveTakesEverything(t *testing.T) {
 	if _, err := os.Stat(string(l.dir)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("data directory: %v", err)
 	}
-	if left, err := l.leave(t.Context(), false); err != nil || left != (Left{}) {
+	if left, err := l.leave(t.Context(), LeaveOptions{}); err != nil || left != (Left{Mesh: MeshNotTold}) {
 		t.Errorf("once more: %+v, %v", left, err)
 	}
 }
@@ -105,7 +112,7 @@ func TestLeaveTakesEverything(t *testing.T) {
 func TestLeaveKeepsWhatWasNeverSent(t *testing.T) {
 	l := newLeaving(t)
 	l.record(t, 5, 2)
-	left, err := l.leave(t.Context(), false)
+	left, err := l.leave(t.Context(), LeaveOptions{})
 	if err != nil || left.Kept != 3 || left.KeptIn != l.log {
 		t.Fatalf("left %+v, %v", left, err)
 	}
@@ -116,7 +123,7 @@ func TestLeaveKeepsWhatWasNeverSent(t *testing.T) {
 	if records, err := flow.Query(t.Context(), flow.Dir(l.log), api.FlowFilter{}); err != nil || len(records) != 5 {
 		t.Errorf("%d records, %v", len(records), err)
 	}
-	if _, err := l.leave(t.Context(), true); err != nil {
+	if _, err := l.leave(t.Context(), LeaveOptions{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(string(l.dir)); !errors.Is(err, os.ErrNotExist) {
@@ -130,12 +137,12 @@ func TestLeaveRefusesWhileSomethingRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.leave(t.Context(), true); !errors.Is(err, state.ErrLocked) || !strings.Contains(err.Error(), "stop culvert agent") {
+	if _, err := l.leave(t.Context(), LeaveOptions{Force: true}); !errors.Is(err, state.ErrLocked) || !strings.Contains(err.Error(), "stop culvert agent") {
 		t.Errorf("beside an agent: %v", err)
 	}
 	unlock()
 	l.tunnel = true
-	if _, err := l.leave(t.Context(), true); err == nil || !strings.Contains(err.Error(), "stop culvert tunnel") {
+	if _, err := l.leave(t.Context(), LeaveOptions{Force: true}); err == nil || !strings.Contains(err.Error(), "stop culvert tunnel") {
 		t.Errorf("beside a tunnel: %v", err)
 	}
 	if l.workloads(t) != 1 || len(l.did) != 0 {
@@ -146,18 +153,79 @@ func TestLeaveRefusesWhileSomethingRuns(t *testing.T) {
 	}
 }
 
+// A server that cannot be told, or refuses, leaves all as it was; --local goes on without it.
+func TestLeaveAsksTheServerFirst(t *testing.T) {
+	l := newLeaving(t)
+	for _, c := range []struct {
+		name    string
+		says    error
+		code    api.ErrorCode
+		remedy  string
+		message string
+	}{
+		{"out of reach", errors.New("connection refused"), api.CodeUnavailable, "--local", "connection refused"},
+		{"no store", api.Errorf(api.CodeUnavailable, "", "wait", "no store"), api.CodeUnavailable, "culvert node revoke", "no store"},
+		{"bad certificate", api.Errorf(api.CodeCertificateInvalid, "", "renew it", "expired"), api.CodeUnavailable, "--local", "expired"},
+		{"interfaces", api.Errorf(api.CodeDependencyViolation, "id", "use --force", "eni-1"), api.CodeDependencyViolation, "--force", "eni-1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l.server, l.did = c.says, nil
+			_, err := l.leave(t.Context(), LeaveOptions{})
+			var e *api.Error
+			if !errors.As(err, &e) || e.Code != c.code || !strings.Contains(e.Remedy, c.remedy) || !strings.Contains(e.Message, c.message) {
+				t.Errorf("error %v", err)
+			}
+			if l.workloads(t) != 1 || len(l.did) != 1 {
+				t.Errorf("%d workloads, did %v", l.workloads(t), l.did)
+			}
+		})
+	}
+	left, err := l.leave(t.Context(), LeaveOptions{Local: true})
+	if err != nil || left.Mesh != MeshNotTold || left.Node == "" || l.workloads(t) != 0 {
+		t.Errorf("without the server: %+v, %v, %d workloads", left, err, l.workloads(t))
+	}
+}
+
+// Whoever was interrupted after the server had heard is not stopped by its being told twice.
+func TestLeaveOfANodeThatIsRevoked(t *testing.T) {
+	l := newLeaving(t)
+	l.server = api.Errorf(api.CodeNodeRevoked, "", "", "revoked")
+	if left, err := l.leave(t.Context(), LeaveOptions{}); err != nil || left.Mesh != MeshRevoked {
+		t.Errorf("left %+v, %v", left, err)
+	}
+	l = newLeaving(t)
+	l.answer.Forgotten = false
+	if left, err := l.leave(t.Context(), LeaveOptions{Force: true}); err != nil || left.Mesh != MeshRevoked || l.did[0] != "tell "+left.Name+" true" {
+		t.Errorf("by force: %+v, %v, did %v", left, err, l.did)
+	}
+}
+
+// An identity that cannot be read does not keep anybody here.
+func TestLeaveWithoutAReadableIdentity(t *testing.T) {
+	l := newLeaving(t)
+	if err := os.WriteFile(l.dir.Path("identity.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.leave(t.Context(), LeaveOptions{}); err == nil || !strings.Contains(err.Error(), "--local") || len(l.did) != 0 {
+		t.Errorf("error %v, did %v", err, l.did)
+	}
+	if _, err := l.leave(t.Context(), LeaveOptions{Local: true}); err != nil || l.workloads(t) != 0 {
+		t.Errorf("locally: %v", err)
+	}
+}
+
 // What fails in the kernel leaves the identity, so that one can leave again.
 func TestLeaveThatFailsCanBeRepeated(t *testing.T) {
 	l := newLeaving(t)
 	l.refuses = errors.New("busy")
-	if _, err := l.leave(t.Context(), false); !errors.Is(err, l.refuses) {
+	if _, err := l.leave(t.Context(), LeaveOptions{}); !errors.Is(err, l.refuses) {
 		t.Fatalf("error %v", err)
 	}
 	if ok, err := l.dir.HasIdentity(); err != nil || !ok {
 		t.Fatalf("identity: %v, %v", ok, err)
 	}
 	l.refuses = nil
-	if _, err := l.leave(t.Context(), false); err != nil {
+	if _, err := l.leave(t.Context(), LeaveOptions{}); err != nil {
 		t.Error(err)
 	}
 }

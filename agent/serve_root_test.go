@@ -299,7 +299,7 @@ func mustJSON(t *testing.T, v any) []byte {
 func (m *machineLab) leave() {
 	m.t.Helper()
 	if err := m.node.Do(func() error {
-		_, err := Leave(m.t.Context(), m.cfg, true)
+		_, err := Leave(m.t.Context(), m.cfg, LeaveOptions{Force: true, Local: true})
 		return err
 	}); err != nil {
 		m.t.Fatal(err)

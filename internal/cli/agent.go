@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -230,35 +229,56 @@ func (a *app) joinToken(file string) (string, error) {
 
 func (a *app) agentLeave() *cobra.Command {
 	var cfg agent.Config
-	var force bool
-	c := command("leave [--force]", "Make this machine no node any more", `
-Take off this machine everything that makes it a node: its interfaces, those of its workloads included, programs, maps,
-the resolver files that it wrote, its key and its identity. Stop culvert agent and culvert tunnel first; while one of
-them runs nothing is changed. What was left by an interrupted leave, the next one removes.
+	var o agent.LeaveOptions
+	c := command("leave [--force] [--local]", "Make this machine no node any more", `
+Take the node out of the mesh, and take off this machine everything that makes it one: its interfaces, those of its
+workloads included, programs, maps, the resolver files that it wrote, its key and its identity. Stop culvert agent and
+culvert tunnel first; while one of them runs nothing is changed. What was left by an interrupted leave, the next one
+removes.
 
-The server is not told: revoke the node there with culvert node revoke. Flow records that were never sent stay in the
-data directory, unless --force.`, `
+The server is told, by the node's own certificate, and forgets the node. While network interfaces are placed on it, the
+server refuses: they are their accounts' to delete. With --force it revokes the node instead, as culvert node revoke
+does. If no server can be reached nothing is changed; with --local none is asked, and an administrator has to revoke
+the node.
+
+Flow records that were never sent stay in the data directory, unless --force.`, `
   culvert agent leave
-  culvert agent leave --force`,
+  culvert agent leave --force
+  culvert agent leave --local`,
 		func(cmd *cobra.Command, _ []string) error {
 			if err := needRoot("leaving"); err != nil {
 				return err
 			}
-			left, err := agent.Leave(cmd.Context(), cfg, force)
+			left, err := agent.Leave(cmd.Context(), cfg, o)
 			if err != nil {
 				return err
 			}
-			return a.print(left, func(w io.Writer) error {
-				_, err := fmt.Fprintln(w, "This machine is no node any more.")
-				if left.Kept > 0 {
-					_, errKept := fmt.Fprintf(w, "%d flow records were never sent and are kept in %s.\n", left.Kept, left.KeptIn)
-					err = errors.Join(err, errKept)
-				}
-				return err
-			})
+			return a.print(left, func(w io.Writer) error { return printLeft(w, left) })
 		})
 	nodeFlags(c, &cfg)
-	c.Flags().BoolVar(&force, "force", false, "also delete flow records that were never sent")
+	c.Flags().BoolVar(&o.Force, "force", false,
+		"leave also while network interfaces are placed here, and delete flow records that were never sent")
+	c.Flags().BoolVar(&o.Local, "local", false, "do not tell the server")
 	c.Args = noArguments
 	return c
+}
+
+// printLeft says what became of the node, and what somebody else still has to do.
+func printLeft(w io.Writer, left agent.Left) error {
+	lines := []string{"This machine is no node any more."}
+	switch {
+	case left.Mesh == agent.MeshForgotten:
+		lines = append(lines, "The server has forgotten it.")
+	case left.Mesh == agent.MeshRevoked:
+		lines = append(lines, "At the server it is revoked. Once no network interface is placed on it, an administrator removes it:",
+			"  culvert node delete "+left.Node)
+	case left.Node != "":
+		lines = append(lines, "The server was not told. An administrator shuts the node out, and then removes it:",
+			"  culvert node revoke "+left.Node, "  culvert node delete "+left.Node)
+	}
+	if left.Kept > 0 {
+		lines = append(lines, fmt.Sprintf("%d flow records were never sent and are kept in %s.", left.Kept, left.KeptIn))
+	}
+	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))
+	return err
 }
