@@ -105,6 +105,8 @@ type Datapath interface {
 	// Apply moves the tables to the plan: what permits is removed before anything is added; the configuration with the
 	// generation comes last. It reports whether anything differed.
 	Apply(ctx context.Context, p *plan.Plan) (changed bool, err error)
+	// Repairs hands out once what calls since the last one found changed by another's hand and put right.
+	Repairs() []string
 	// Generation that is in force; 0 when closed.
 	Generation() (uint32, error)
 	Counters() ([]Count, error)
@@ -187,7 +189,9 @@ type Agent struct {
 	linksSeen   uint64        // the round that linkErrors are of
 	paths       underlayCheck // the loop's own
 	errors      []string
-	warned      bool // that there is no view
+	own         []string // what this round put right, as far as the edges do not tell; the loop's
+	repairs     []repair // lately
+	warned      bool     // that there is no view
 }
 
 // New makes an agent; it does nothing yet.
@@ -337,7 +341,7 @@ func (a *Agent) report(ctx context.Context) error {
 func (a *Agent) nodeStatus() api.NodeStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := api.NodeStatus{Node: a.id.Node, SeenAt: time.Now(), Errors: reported(a.errors)}
+	s := api.NodeStatus{Node: a.id.Node, SeenAt: time.Now(), Errors: reported(a.problems())}
 	if a.applied != nil {
 		s.Revision, s.Generation = a.applied.Revision, a.applied.Generation
 		for _, e := range a.applied.ENIs {

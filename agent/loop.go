@@ -75,14 +75,17 @@ func (a *Agent) lastPlan() *plan.Plan {
 	return a.applied
 }
 
-// finishRound publishes what the round came to, and wakes who waits for it.
+// finishRound publishes what the round came to and what it put right, and wakes who waits for it.
 func (a *Agent) finishRound(errs []error) {
 	texts := make([]string, 0, len(errs))
 	for _, e := range errs {
 		texts = append(texts, e.Error())
 	}
+	own := slices.Concat(a.own, a.edges.Host.Repairs(), a.edges.Datapath.Repairs())
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.own = nil
+	a.repaired(own)
 	a.logRound(errs, texts)
 	a.errors = texts
 	close(a.roundDone)
@@ -134,14 +137,18 @@ func (t *turn) fail(what string, err error) bool {
 }
 
 // round moves the node to the latest view. Connectivity adds before it removes, isolation removes before it adds (inside
-// Datapath.Apply); names go first and come last. One failing part does not keep the others from being right.
+// Datapath.Apply); names go first and come last. One failing part does not keep the others from being right. Before all,
+// and whatever is wrong, what is there already is closed.
 func (a *Agent) round(ctx context.Context) []error {
 	t := &turn{Agent: a, facts: plan.Facts{Generation: 1}}
 	t.facts.Config.TunnelMTU = uint16(a.cfg.TunnelMTU)
+	t.fail("fence", t.edges.Host.Fence(a.cfg.Tunnel))
+	failpoint.Here("round.fenced")
 	t.view, t.signed = a.box.latest()
 	t.fail("clock", a.box.skew())
 	if t.view == nil {
-		return []error{errNoView}
+		t.secureThere()
+		return append(t.errs, errNoView)
 	}
 	a.mu.Lock()
 	a.begun++
@@ -153,6 +160,7 @@ func (a *Agent) round(ctx context.Context) []error {
 	}
 
 	if t.fail("view", t.compile()) { // not usable: everything stays as it was
+		t.secureThere()
 		return t.errs
 	}
 	failpoint.Here("round.compiled")
@@ -219,10 +227,16 @@ func (t *turn) withdrawNames() {
 // infrastructure makes the host's own link and secures the tunnel's. Each link goes up only with its programs attached.
 func (t *turn) infrastructure() {
 	c := &t.facts.Config
+	var had plan.Config
+	if p := t.lastPlan(); p != nil {
+		had = p.Config
+	}
 	hl, err := t.edges.Host.EnsureHostLink(t.hostSpec())
 	if !t.fail("host link", err) {
 		c.HostIfindex, c.HostMAC, c.DPMAC = uint32(hl.Datapath.Ifindex), hl.Host.MAC, hl.Datapath.MAC
-		if !t.fail("host program", t.edges.Datapath.Secure(hl.Datapath.Ifindex, AtHost)) && !hl.Datapath.Up {
+		t.compare(host.DatapathName, had.HostIfindex, c.HostIfindex, hl.Datapath.Up)
+		err := t.secure(host.DatapathName, hl.Datapath.Ifindex, hl.Datapath.Up, AtHost)
+		if !t.fail("host program", err) && !hl.Datapath.Up {
 			failpoint.Here("infrastructure.host-secured")
 			t.fail("host link", t.edges.Host.SetUp(host.DatapathName, true))
 		}
@@ -236,7 +250,9 @@ func (t *turn) infrastructure() {
 	}
 	if !t.fail("tunnel link", err) {
 		c.TunnelIfindex, c.TunnelMTU = uint32(tun.Ifindex), uint16(tun.MTU)
-		if !t.fail("tunnel program", t.edges.Datapath.Secure(tun.Ifindex, AtTunnel)) && !tun.Up {
+		t.compare(t.cfg.Tunnel, had.TunnelIfindex, c.TunnelIfindex, tun.Up)
+		err := t.secure(t.cfg.Tunnel, tun.Ifindex, tun.Up, AtTunnel)
+		if !t.fail("tunnel program", err) && !tun.Up {
 			failpoint.Here("infrastructure.tunnel-secured")
 			t.fail("tunnel link", t.edges.Host.SetUp(t.cfg.Tunnel, true))
 		}
@@ -305,7 +321,8 @@ func (t *turn) link(l plan.Link) error {
 		return err
 	}
 	failpoint.Here("link.attached")
-	if err := t.edges.Datapath.Secure(w.Ifindex, AtWorkload); err != nil {
+	t.compare(w.Name+" of "+w.ENI, hadLink(t.lastPlan(), w.ENI), uint32(w.Ifindex), w.Up)
+	if err := t.secure(w.Name, w.Ifindex, w.Up, AtWorkload); err != nil {
 		return err
 	}
 	failpoint.Here("link.secured")

@@ -247,7 +247,7 @@ func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 	s := local.Status{Node: id.Node, Name: id.Name, Version: version.Version()}
 	_, s.Connected = a.box.state()
 	a.mu.Lock()
-	s.Errors = slices.Clone(a.errors)
+	s.Errors = a.problems()
 	applied, view, attachments, gone := a.applied, a.appliedView, slices.Clone(a.attachments), slices.Clone(a.lost)
 	a.mu.Unlock()
 	if err := a.box.problem(); err != nil {

@@ -37,6 +37,13 @@ func TestDoorDropsWhatNoProgramTakes(t *testing.T) {
 		t.Fatal("the host's stack answered through a closed door")
 	}
 	w.openDoor(l.Name)
+	before := received(w.ns, l.Name)
+	ok(t, send(ns, "10.0.1.1:9"))
+	netlab.Eventually(t, patience, func() bool { return received(w.ns, l.Name) > before }, "the next ARP request never left")
+	if resolved(ns, "10.0.1.1") {
+		t.Fatal("the host's stack answered through an open door: it has ARP at a workload's link")
+	}
+	w.ns.Exec("ip", "link", "set", l.Name, "arp", "on")
 	netlab.Eventually(t, patience, func() bool {
 		ok(t, send(ns, "10.0.1.1:9"))
 		return resolved(ns, "10.0.1.1")

@@ -196,8 +196,16 @@ type Host interface {
 	// Closed tells whether an interface's door is closed. An absent interface has none.
 	Closed(ifname string) (bool, error)
 
-	// Watch calls wake after links of the host changed, until ctx ends. It is a hint: calls may be late, merged or
-	// without cause, and Workloads is the truth. It returns nil when ctx ends.
+	// Fence makes sure that every link of ours that is there, and the tunnel's of that name, has its door and the settings
+	// that keep the host's stack off it, whatever else is wrong. A host's door that is not as it should be lets nothing
+	// through until EnsureHostLink.
+	Fence(tunnel string) error
+	// Repairs hands out once what operations since the last call found changed by another's hand and put right, in one
+	// sentence each, at most 64.
+	Repairs() []string
+
+	// Watch calls wake after something changed that this package or the datapath sets up, until ctx ends. It is a hint:
+	// calls may be late, merged or without cause. It returns nil when ctx ends.
 	Watch(ctx context.Context, wake func()) error
 
 	// Sweep removes doors of attachments whose link is gone, as with its namespace, but not those of the ENIs to keep.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 
@@ -88,6 +89,7 @@ func (n *Netlink) EnsureHostLink(spec HostSpec) (HostLink, error) {
 			return HostLink{}, err
 		}
 		made = true
+		s.fresh = true
 		failpoint.Here("hostlink.made")
 	}
 	if err := s.configureHostPair(host, dp, spec); err != nil {
@@ -115,7 +117,7 @@ func (n *Netlink) RemoveHostLink() error {
 
 // hostPair finds both ends; nil for one that is absent. ErrForeign for one that is not ours.
 func (s *space) hostPair() (host, dp netlink.Link, err error) {
-	find := func(name string) (netlink.Link, error) {
+	find := func(name, alias string) (netlink.Link, error) {
 		l, err := s.link(name)
 		if err != nil {
 			return nil, fmt.Errorf("host link: %w", err)
@@ -123,12 +125,15 @@ func (s *space) hostPair() (host, dp netlink.Link, err error) {
 		if l != nil && !ours(l) {
 			return nil, fmt.Errorf("host link: %s: %w: remove or rename it", name, ErrForeign)
 		}
+		if l == nil {
+			return s.recall(name, alias)
+		}
 		return l, nil
 	}
-	if host, err = find(HostName); err != nil {
+	if host, err = find(HostName, aliasHost); err != nil {
 		return nil, nil, err
 	}
-	dp, err = find(DatapathName)
+	dp, err = find(DatapathName, aliasDP)
 	return host, dp, err
 }
 
@@ -175,11 +180,14 @@ func (s *space) removeHostPair(host, dp netlink.Link) error {
 // configureHostPair brings an existing pair to what spec says. The host's end has no ARP, so the kernel neither looks
 // for neighbours on it nor joins their multicast groups: nothing leaves by it but what a socket sends.
 func (s *space) configureHostPair(host, dp netlink.Link, spec HostSpec) error {
+	if _, shut, err := s.hostDoor().state(); err == nil && !shut && isUp(host) {
+		s.note("the door of %s (nftables table inet %s) was gone or open; closed again", HostName, tableName)
+	}
 	if err := s.hostDoor().close(spec.opening()); err != nil {
 		return err
 	}
 	failpoint.Here("hostlink.host-door")
-	if err := s.door().close(DatapathName); err != nil {
+	if err := errors.Join(s.shut(dp), s.seal(dp)); err != nil {
 		return err
 	}
 	failpoint.Here("hostlink.doors")
@@ -190,9 +198,11 @@ func (s *space) configureHostPair(host, dp netlink.Link, spec HostSpec) error {
 		return err
 	}
 	conf := "ipv6/conf/" + HostName + "/"
-	if err := s.set(append(withoutIPv6(DatapathName),
+	conf4 := "ipv4/conf/" + HostName + "/"
+	if err := s.correct(isUp(host),
 		setting{conf + "addr_gen_mode", "1"}, setting{conf + "accept_ra", "0"}, setting{conf + "accept_redirects", "0"},
-		setting{conf + "accept_dad", "0"}, setting{conf + "disable_ipv6", "0"})...); err != nil {
+		setting{conf + "accept_dad", "0"}, setting{conf + "disable_ipv6", "0"},
+		setting{conf4 + "rp_filter", "1"}, setting{conf4 + "forwarding", "0"}); err != nil {
 		return err
 	}
 	if host.Attrs().RawFlags&iffNoARP == 0 {
@@ -207,6 +217,9 @@ func (s *space) configureHostPair(host, dp netlink.Link, spec HostSpec) error {
 	if err := s.setAddress(host, netip.PrefixFrom(spec.Address, 128)); err != nil {
 		return fmt.Errorf("%w (is IPv6 disabled on this host? culvert needs it: sysctl net.ipv6.conf.all.disable_ipv6=0)", err)
 	}
+	if err := s.lookForNeighbour(host); err != nil {
+		return err
+	}
 	if err := s.nl.NeighSet(&netlink.Neigh{
 		LinkIndex: host.Attrs().Index, Family: netlink.FAMILY_V6, State: netlink.NUD_PERMANENT,
 		IP: datapathNeighbour.AsSlice(), HardwareAddr: DatapathMAC[:],
@@ -214,6 +227,20 @@ func (s *space) configureHostPair(host, dp netlink.Link, spec HostSpec) error {
 		return fmt.Errorf("neighbour %s: %w", datapathNeighbour, err)
 	}
 	return s.setRoutes(host, netlink.FAMILY_V6, []route{{spec.Mesh.Masked(), datapathNeighbour, spec.Address}})
+}
+
+// lookForNeighbour notes when the next hop's entry is gone.
+func (s *space) lookForNeighbour(host netlink.Link) error {
+	have, err := dump(func() ([]netlink.Neigh, error) { return s.nl.NeighList(host.Attrs().Index, netlink.FAMILY_V6) })
+	if err != nil {
+		return fmt.Errorf("list neighbours: %w", err)
+	}
+	if !slices.ContainsFunc(have, func(n netlink.Neigh) bool {
+		return addrOf(n.IP) == datapathNeighbour && n.State == netlink.NUD_PERMANENT
+	}) {
+		s.note("neighbour %s of %s was gone; added again", datapathNeighbour, HostName)
+	}
+	return nil
 }
 
 // iffNoARP is IFF_NOARP of linux/if.h.
@@ -239,6 +266,9 @@ func (s *space) shape(l netlink.Link, mac MAC, mtu int) error {
 		}
 	}
 	if a.MTU != mtu {
+		if isUp(l) {
+			s.note("mtu of %s was %d; set to %d", a.Name, a.MTU, mtu)
+		}
 		if err := s.nl.LinkSetMTU(l, mtu); err != nil {
 			return fmt.Errorf("mtu of %s: %w", a.Name, err)
 		}

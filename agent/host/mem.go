@@ -28,6 +28,7 @@ type Mem struct {
 	paths   map[netip.Prefix]Path // nil: everything is behind eth0
 	address netip.Addr            // the host's
 	port    uint16                // that the host's door lets through
+	notes   []string              // of Repairs
 
 	noWireGuard bool // of the kernel's
 }
@@ -411,6 +412,35 @@ func (m *Mem) Closed(ifname string) (bool, error) {
 		return false, err
 	}
 	return m.observe(ifname).Closed, nil
+}
+
+// Fence implements Host.
+func (m *Mem) Fence(tunnel string) error {
+	defer m.mu.Unlock()
+	if err := m.begin("Fence"); err != nil {
+		return err
+	}
+	for name, l := range m.links {
+		if (l.ours || name == tunnel) && !m.doors[name] {
+			m.doors[name] = true
+			if name == HostName {
+				m.port = 0
+			}
+			if l.Up {
+				m.notes = append(m.notes, "the door of "+name+" was gone or open; closed again")
+			}
+		}
+	}
+	return nil
+}
+
+// Repairs implements Host.
+func (m *Mem) Repairs() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := m.notes
+	m.notes = nil
+	return out
 }
 
 // Watch implements Host. wake is called with Mem locked: it must not call Mem.

@@ -1,15 +1,12 @@
 package host
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/internal/failpoint"
@@ -37,6 +34,7 @@ type Netlink struct {
 
 	mu    sync.Mutex
 	space *space // the host's; nil until the first operation
+	notes []string
 }
 
 var _ Host = (*Netlink)(nil)
@@ -73,8 +71,10 @@ func (n *Netlink) lock() (*space, error) {
 		if err != nil {
 			return nil, fmt.Errorf("host: %w", err)
 		}
+		s.notes = &n.notes
 		n.space = s
 	}
+	n.space.fresh = false
 	return n.space, nil
 }
 
@@ -159,12 +159,18 @@ func (n *Netlink) EnsureTunnel(spec TunnelSpec) (Link, error) {
 	}
 	l, err := s.tunnel(spec)
 	if err == nil {
-		err = s.door().close(spec.Name)
+		err = s.shut(l)
 	}
 	if err == nil {
-		err = s.set(withoutIPv6(spec.Name)...)
+		err = s.seal(l)
+	}
+	if err == nil && l.Attrs().Alias != aliasTunnel {
+		err = s.nl.LinkSetAlias(l, aliasTunnel)
 	}
 	if err == nil && l.Attrs().MTU != spec.MTU {
+		if isUp(l) {
+			s.note("mtu of %s was %d; set to %d", spec.Name, l.Attrs().MTU, spec.MTU)
+		}
 		err = s.nl.LinkSetMTU(l, spec.MTU)
 	}
 	if err == nil && spec.TxQueueLen > 0 && l.Attrs().TxQLen != spec.TxQueueLen {
@@ -183,6 +189,9 @@ const kindWireGuard = "wireguard"
 // TUN is asked for.
 func (s *space) tunnel(spec TunnelSpec) (netlink.Link, error) {
 	l, err := s.link(spec.Name)
+	if err == nil && l == nil {
+		l, err = s.recall(spec.Name, aliasTunnel)
+	}
 	isKernel := l != nil && l.Type() == kindWireGuard
 	switch {
 	case err != nil:
@@ -282,63 +291,6 @@ func (n *Netlink) Closed(ifname string) (bool, error) {
 	}
 	l, err := s.observe(ifname)
 	return l.Closed, err
-}
-
-// watchPause is how long Watch waits before it subscribes again after the kernel ended a subscription (its buffer
-// overran).
-const watchPause = 100 * time.Millisecond
-
-// Watch implements Host.
-func (n *Netlink) Watch(ctx context.Context, wake func()) error {
-	for {
-		lost, err := n.watchOnce(ctx, wake)
-		if err != nil || !lost {
-			return err
-		}
-		wake()
-		pause := time.NewTimer(watchPause)
-		select {
-		case <-ctx.Done():
-			pause.Stop()
-			return nil
-		case <-pause.C:
-		}
-	}
-}
-
-// watchOnce runs one subscription. lost: the kernel ended it.
-func (n *Netlink) watchOnce(ctx context.Context, wake func()) (lost bool, err error) {
-	s, err := n.lock()
-	if err != nil {
-		n.mu.Unlock()
-		return false, err
-	}
-	updates, done := make(chan netlink.LinkUpdate, 64), make(chan struct{})
-	ns := netns.NsHandle(s.file.Fd())
-	err = netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{
-		Namespace:     &ns,
-		ErrorCallback: func(error) {}, // the closed channel tells
-	})
-	n.mu.Unlock()
-	if err != nil {
-		return false, fmt.Errorf("watch links: %w", err)
-	}
-	defer func() { // the library's goroutine ends once the channel is drained
-		close(done)
-		for range updates {
-		}
-	}()
-	for {
-		select {
-		case <-ctx.Done():
-			return false, nil
-		case _, ok := <-updates:
-			if !ok {
-				return true, nil
-			}
-			wake()
-		}
-	}
 }
 
 // Cleanup implements Host. Links go before doors, so that no link is ever up without one.

@@ -29,6 +29,8 @@ type space struct {
 	file  *os.File
 	inode uint64
 	nl    *netlink.Handle
+	notes *[]string // of Repairs; nil: nobody asks
+	fresh bool      // this operation has made the link itself
 }
 
 // openSpace opens a namespace by path. ErrNoNamespace if there is none.
@@ -233,6 +235,7 @@ func (s *space) setAddress(l netlink.Link, p netip.Prefix) error {
 		found = found || prefixOf(a.IPNet, family) == p
 	}
 	if !found {
+		s.note("address %s of %s was gone; added again", p, l.Attrs().Name)
 		a := &netlink.Addr{IPNet: ipNet(p)}
 		if family == netlink.FAMILY_V6 {
 			a.Flags = unix.IFA_F_NODAD
@@ -283,6 +286,7 @@ func (s *space) setRoutes(l netlink.Link, family int, want []route) error {
 		if right[w.dst] {
 			continue
 		}
+		s.note("route %s of %s was gone; added again", w.dst, l.Attrs().Name)
 		r := &netlink.Route{
 			LinkIndex: l.Attrs().Index, Dst: ipNet(w.dst), Src: w.source.AsSlice(), Protocol: routeProtocol,
 		}

@@ -35,6 +35,7 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 		return WorkloadLink{}, err
 	}
 	defer w.close()
+	w.notes = s.notes
 	if spec.NetnsInode != 0 && spec.NetnsInode != w.inode {
 		return WorkloadLink{}, errOther(spec)
 	}
@@ -64,6 +65,7 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 			return WorkloadLink{}, err
 		}
 		made = true
+		s.fresh, w.fresh = true, true
 		failpoint.Here("veth.made")
 	}
 	err = s.configureWorkload(w, link, peer, spec, routes)
@@ -160,12 +162,11 @@ func (s *space) makeWorkload(w *space, spec WorkloadSpec) (link, peer netlink.Li
 
 // configureWorkload brings both ends to what spec says: host side first, and its door before all.
 func (s *space) configureWorkload(w *space, link, peer netlink.Link, spec WorkloadSpec, routes []route) error {
-	name := link.Attrs().Name
-	if err := s.door().close(name); err != nil {
+	if err := s.shut(link); err != nil {
 		return err
 	}
 	failpoint.Here("veth.door")
-	if err := s.set(withoutIPv6(name)...); err != nil {
+	if err := s.seal(link); err != nil {
 		return err
 	}
 	if err := s.identify(link, alias(spec.ENI, spec.Interface, spec.Netns), GatewayMAC, spec.MTU); err != nil {
