@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"time"
 
@@ -78,8 +80,8 @@ func (l *Lab) Attack(ctx context.Context, hostName, endpoint string) (*AttackRep
 	if err := l.Kill(hostName, "agent", false); err != nil {
 		return nil, err
 	}
-	if err := os.RemoveAll(l.bpfDir(hostName)); err != nil {
-		return nil, fmt.Errorf("detach programs: %w", err)
+	if err := l.disarm(ctx, h); err != nil {
+		return nil, err
 	}
 	before, err := l.tunnelCounters(ctx, report.Provider)
 	if err != nil {
@@ -95,6 +97,18 @@ func (l *Lab) Attack(ctx context.Context, hostName, endpoint string) (*AttackRep
 		}
 	}
 	return report, l.count(ctx, report, before)
+}
+
+// disarm detaches a host's programs and takes the fence behind them away, as only its root can.
+func (l *Lab) disarm(ctx context.Context, h *Host) error {
+	if err := os.RemoveAll(l.bpfDir(h.Name)); err != nil {
+		return fmt.Errorf("detach programs: %w", err)
+	}
+	out, err := exec.CommandContext(ctx, "tc", "-n", h.Netns, "qdisc", "del", "dev", host.DefaultTunnel, "clsact").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("take away the fence of %s: %w: %s", host.DefaultTunnel, err, bytes.TrimSpace(out))
+	}
+	return nil
 }
 
 // attempts are made from what a compromised host knows: its own view.
