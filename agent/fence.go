@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/culvert-net/culvert/agent/host"
+	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -30,7 +31,7 @@ func (a *Agent) repaired(texts []string) {
 	now := time.Now()
 	a.repairs = slices.DeleteFunc(a.repairs, func(r repair) bool { return now.Sub(r.at) > repairShown })
 	for _, t := range texts {
-		a.log.Warn("changed by another's hand, and put right", "what", t)
+		a.log.Warn("changed by another's hand, and put right", logkey.Error, t)
 		known := slices.IndexFunc(a.repairs, func(r repair) bool { return r.text == t })
 		switch {
 		case known >= 0:
