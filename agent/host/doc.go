@@ -23,6 +23,13 @@
 // pass what comes from the mesh to the host's overlay address and the resolver's port, and drops everything else: no
 // other socket of the host is reached, whatever a program does or somebody listens on, also while no agent runs.
 //
+// # The resolver
+//
+// What runs in a named namespace finds the VPC's resolver in /etc/netns/NAME/resolv.conf, which `ip netns exec` binds over
+// /etc/resolv.conf. A process that an attachment names gets a file mounted there, among its own mounts only: read-only,
+// in a file system of its own whose source is "culvert:…" and tells whose it is. None of its files is written to, none of
+// its links is followed out of its root, and nobody outside its network namespace sees the file: the host never.
+//
 // # Rules
 //
 // Operations are idempotent: making what is there changes nothing, deleting what is absent succeeds. A refused Attach

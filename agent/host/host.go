@@ -108,11 +108,13 @@ type WorkloadSpec struct {
 	Gateway      netip.Addr   // subnet base + 1
 	Subnet       netip.Prefix // inside VPC
 	VPC          netip.Prefix
-	MTU          int        // bytes, 1280..65535; 0: DefaultMTU
-	DefaultRoute bool       // also route 0.0.0.0/0 to the gateway
-	MAC          MAC        // of the workload's end, see WorkloadMAC
-	Resolver     netip.Addr // VPC base + 2; invalid: leave resolv.conf alone
-	Search       string     // search domains separated by spaces; may be empty
+	MTU          int  // bytes, 1280..65535; 0: DefaultMTU
+	DefaultRoute bool // also route 0.0.0.0/0 to the gateway
+	MAC          MAC  // of the workload's end, see WorkloadMAC
+	// Resolver is VPC base + 2. It is set in the file of a named namespace, or mounted over /etc/resolv.conf of the process that
+	// Netns names. Invalid: resolv.conf is left alone.
+	Resolver netip.Addr
+	Search   string // search domains separated by spaces; may be empty
 }
 
 // WorkloadLink is what was observed of one attachment.
@@ -135,6 +137,9 @@ type WorkloadLink struct {
 	PeerUp      bool
 	MAC         MAC    // of the workload's end
 	NetnsInode  uint64 // of the namespace
+
+	// Unnamed says why what runs there does not have the resolver that was asked for. Only Attach tells it.
+	Unnamed string
 }
 
 // Facts are settings of the host that this package reads and never changes. -1: the kernel does not have it.

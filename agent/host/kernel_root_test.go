@@ -225,22 +225,33 @@ func TestNetlinkNoticesAHand(t *testing.T) {
 	s := spec(w.namespace("cart"))
 	other := w.spaces[w.namespace("other")]
 	ns := w.spaces[s.Netns]
+	name := VethName(s.ENI)
 	for name, damage := range map[string][]string{
-		"renamed": {"link", "set", "eni0", "name", "eni9"},
-		"moved":   {"link", "set", "eni0", "netns", other.Name},
-		"to host": {"link", "set", "eni0", "netns", w.ns.Name},
+		"renamed": {"-n", ns.Name, "link", "set", "eni0", "name", "eni9"},
+		"moved":   {"-n", ns.Name, "link", "set", "eni0", "netns", other.Name},
+		"to host": {"-n", ns.Name, "link", "set", "eni0", "netns", w.ns.Name},
+		// The other end, which is the host's.
+		"deleted on the host": {"-n", w.ns.Name, "link", "delete", name},
+		"renamed on the host": {"-n", w.ns.Name, "link", "set", name, "name", "eth7"},
+		"moved off the host":  {"-n", w.ns.Name, "link", "set", name, "netns", other.Name},
 	} {
 		first := must(w.Attach(s))(t)
 		ns.Exec("ip", "link", "set", "eni0", "down")
-		ns.Exec("ip", damage...)
+		w.ns.Exec("ip", "link", "set", first.Name, "down")
+		w.ns.Exec("ip", damage...)
 		all := must(w.Workloads())(t)
-		if len(all) != 1 || all[0].PeerPresent {
+		if len(all) > 1 || len(all) == 1 && all[0].PeerPresent && all[0].Name == first.Name {
 			t.Errorf("%s: workloads %+v", name, all)
 		}
 		now := must(w.Attach(s))(t)
-		if !now.PeerPresent || now.Ifindex == first.Ifindex {
+		if !now.PeerPresent || now.Ifindex == first.Ifindex || now.Name != first.Name {
 			t.Errorf("%s: attached anew: %+v", name, now)
 		}
+	}
+	w.ns.Exec("ip", "link", "set", name, "name", "eth7")
+	ok(t, w.Detach(s.ENI))
+	if out := w.ns.Exec("ip", "-o", "link"); strings.Contains(out, "eth7") {
+		t.Errorf("detach leaves a link that was renamed: %s", out)
 	}
 	if out := other.Exec("ip", "-o", "link"); strings.Contains(out, "eni0") {
 		t.Errorf("the old interface is still in the other namespace: %s", out)

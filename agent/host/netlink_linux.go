@@ -317,7 +317,7 @@ func (n *Netlink) Cleanup() error {
 		errs = append(errs, s.door().remove(), s.hostDoor().remove())
 	}
 	failpoint.Here("cleanup.doors")
-	errs = append(errs, n.resolvers.restore(""))
+	errs = append(errs, n.resolvers.restore(""), restoreProcesses(""))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up: %w", err)
 	}

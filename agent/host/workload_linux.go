@@ -2,6 +2,7 @@ package host
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -47,6 +48,9 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 		return WorkloadLink{}, err
 	}
 	peer, err := s.peerIn(w, link)
+	if err == nil && link == nil {
+		err = s.removeOrphan(w, spec.MAC)
+	}
 	if err != nil {
 		return WorkloadLink{}, err
 	}
@@ -55,7 +59,7 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 		return WorkloadLink{}, err
 	}
 	made := false
-	if peer == nil || peer.Attrs().Name != spec.Interface {
+	if peer == nil || peer.Attrs().Name != spec.Interface || link.Attrs().Name != VethName(spec.ENI) {
 		if link != nil {
 			if err := s.remove(link); err != nil {
 				return WorkloadLink{}, fmt.Errorf("remove old %s: %w", link.Attrs().Name, err)
@@ -68,10 +72,12 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 		s.fresh, w.fresh = true, true
 		failpoint.Here("veth.made")
 	}
+	spec.NetnsInode = w.inode
+	unnamed := ""
 	err = s.configureWorkload(w, link, peer, spec, routes)
 	failpoint.Here("veth.configured")
 	if err == nil {
-		err = n.resolvers.set(spec)
+		unnamed, err = n.setResolver(spec)
 	}
 	failpoint.Here("veth.resolver")
 	if err != nil {
@@ -89,7 +95,27 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 	} else if link == nil {
 		return WorkloadLink{}, fmt.Errorf("%s vanished: %w", VethName(spec.ENI), ErrNoLink)
 	}
-	return s.observeWorkload(link, w, closed)
+	out, err := s.observeWorkload(link, w, closed)
+	out.Unnamed = unnamed
+	return out, err
+}
+
+// setResolver tells what runs in the namespace of its resolver, if it can be told. A process that cannot be has its interface
+// nevertheless.
+func (n *Netlink) setResolver(spec WorkloadSpec) (unnamed string, err error) {
+	pid, ok := processOf(spec.Netns)
+	switch {
+	case !spec.Resolver.IsValid():
+		return "", nil
+	case ok:
+		if unnamed, err = (processResolver{pid, spec}).set(); err != nil {
+			unnamed = err.Error()
+		}
+		return unnamed, nil
+	case n.resolvers.space(spec.Netns) == "":
+		return "the namespace has no name in " + n.config.RunNetns, nil
+	}
+	return "", n.resolvers.set(spec)
 }
 
 // refuse checks for conflicts before anything is changed, and says which routes are to be made.
@@ -109,11 +135,13 @@ func refuse(w *space, spec WorkloadSpec, peer netlink.Link) ([]route, error) {
 }
 
 // workload finds an ENI's link on the host; nil if there is none. One without alias, of our group, is half made: it
-// counts.
+// counts. So does one that somebody renamed.
 func (s *space) workload(eni string) (netlink.Link, error) {
 	name := VethName(eni)
 	l, err := s.link(name)
-	if err != nil || l == nil {
+	if err == nil && l == nil {
+		return s.renamed(eni)
+	} else if err != nil {
 		return nil, err
 	}
 	owner, _, _, ok := parseAlias(l.Attrs().Alias)
@@ -121,6 +149,42 @@ func (s *space) workload(eni string) (netlink.Link, error) {
 		return nil, fmt.Errorf("%s: %w: remove or rename it", name, ErrForeign)
 	}
 	return l, nil
+}
+
+// renamed finds an ENI's link on the host by what it says about itself; nil if there is none.
+func (s *space) renamed(eni string) (netlink.Link, error) {
+	all, err := s.links()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, l := range all {
+		if owner, _, _, ok := parseAlias(l.Attrs().Alias); ok && owner == eni && ours(l) {
+			return l, nil
+		}
+	}
+	return nil, nil
+}
+
+// removeOrphan deletes a workload's end in w whose other end was moved away from the host. It is known by its MAC, which is
+// the ENI's.
+func (s *space) removeOrphan(w *space, mac MAC) error {
+	all, err := w.links()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	host, err := w.nl.GetNetNsIdByFd(int(s.file.Fd()))
+	if err != nil {
+		return fmt.Errorf("namespace id: %w", err)
+	}
+	for _, l := range all {
+		if l.Type() != "veth" || macOf(l) != mac || l.Attrs().NetNsID == host {
+			continue
+		}
+		if err := w.remove(l); err != nil {
+			return fmt.Errorf("remove %s, whose other end is gone: %w", l.Attrs().Name, err)
+		}
+	}
+	return nil
 }
 
 // peerIn finds the other end of a host link in namespace w; nil if it is not there.
@@ -221,7 +285,7 @@ func (n *Netlink) detach(s *space, eni string) error {
 		return err
 	}
 	failpoint.Here("unveth.door")
-	return n.resolvers.restore(eni)
+	return errors.Join(n.resolvers.restore(eni), restoreProcesses(eni))
 }
 
 // Sweep implements Host.

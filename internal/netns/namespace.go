@@ -65,7 +65,7 @@ func none(path string, err error) error {
 
 // cookie asks a socket inside.
 func cookie(ns *os.File) (cookie uint64, err error) {
-	err = onThread(func() error {
+	err = OnThread(func() error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter: %w", err)
 		}

@@ -46,7 +46,7 @@ func Exists(path string) bool {
 // Do calls f on a thread that is in the namespace and returns what f returns. The thread ends afterwards, so nothing
 // else ever runs there. Goroutines that f starts are outside again.
 func Do(path string, f func() error) error {
-	return onThread(func() error {
+	return OnThread(func() error {
 		if err := enter(path); err != nil {
 			return err
 		}
@@ -54,15 +54,15 @@ func Do(path string, f func() error) error {
 	})
 }
 
-// onThread calls f on a thread that ends afterwards. It is never the process's main thread: that one cannot end, and
+// OnThread calls f on a thread that ends afterwards. It is never the process's main thread: that one cannot end, and
 // would keep the namespaces that f enters, and show them as those of the process.
-func onThread(f func() error) error {
+func OnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
 		if unix.Gettid() == unix.Getpid() {
 			defer runtime.UnlockOSThread()
-			done <- onThread(f) // which gets another one, as this one is taken
+			done <- OnThread(f) // which gets another one, as this one is taken
 			return
 		}
 		done <- f()
@@ -120,7 +120,7 @@ func run(name string, args ...string) error {
 // DoNew calls f on a thread in a new namespace without a name, of which it tells the path, and in mounts of its own.
 // Commands that f starts are in both. The namespace goes when f and all of them have ended.
 func DoNew(f func(path string) error) error {
-	return onThread(func() error {
+	return OnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
 			return fmt.Errorf("make namespace: %w", err)
 		}
