@@ -22,6 +22,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/logkey"
@@ -118,26 +119,55 @@ func (e *Etcd) open(ctx context.Context) (*clientv3.Client, func(), error) {
 	if err := os.MkdirAll(e.cfg.Dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("store: make data directory: %w", err)
 	}
-	server, err := embed.StartEtcd(embedConfig(e.cfg))
+	if err := check(e.cfg.Dir); err != nil {
+		return nil, nil, fmt.Errorf("store: %w", err)
+	}
+	server, err := start(embedConfig(e.cfg))
 	if err != nil {
-		return nil, nil, fmt.Errorf("store: start etcd in %s (is another server running on it?): %w", e.cfg.Dir, err)
+		return nil, nil, fmt.Errorf("store: start etcd in %s: %w", e.cfg.Dir, err)
 	}
 	stop := func() {
 		server.Close()
 		<-server.Server.StopNotify()
 	}
-	select {
-	case <-server.Server.ReadyNotify():
-	case err := <-server.Err():
+	if err := e.awaitReady(ctx, server); err != nil {
 		stop()
-		return nil, nil, fmt.Errorf("store: etcd in %s: %w", e.cfg.Dir, err)
-	case <-ctx.Done():
-		stop()
-		return nil, nil, ctx.Err()
+		return nil, nil, err
 	}
 	e.file = server.Server.Backend()
 	c := v3client.New(server.Server)
 	return c, func() { _ = c.Close(); stop() }, nil
+}
+
+// start returns etcd's panics as errors: it has no other way to say that it cannot read its files.
+func start(cfg *embed.Config) (server *embed.Etcd, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = damaged(cfg.Dir, fmt.Errorf("%v", p))
+		}
+	}()
+	return embed.StartEtcd(cfg)
+}
+
+// slowStart is after how long a start that is not through is worth a word: it reads the whole store.
+const slowStart = 15 * time.Second
+
+func (e *Etcd) awaitReady(ctx context.Context, server *embed.Etcd) error {
+	slow := time.NewTicker(slowStart)
+	defer slow.Stop()
+	for began := time.Now(); ; {
+		select {
+		case <-server.Server.ReadyNotify():
+			return nil
+		case err := <-server.Err():
+			return fmt.Errorf("store: etcd in %s: %w", e.cfg.Dir, err)
+		case <-slow.C:
+			e.cfg.Log.Warn("the store is still being opened; if that does not end, restore the data directory from a backup",
+				"directory", e.cfg.Dir, "since", time.Since(began).Round(time.Second))
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // begin makes room in a large file, and lets an etcd take writes again that was full. Without it the store can be read at least.
@@ -271,7 +301,8 @@ func embedConfig(cfg EtcdConfig) *embed.Config {
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, history
 	c.UnsafeNoFsync = cfg.NoSync
 	c.EnableGRPCGateway = false
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	// What etcd takes for fatal would end the process without a word, since its logger is silent.
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop().WithOptions(zap.WithFatalHook(zapcore.WriteThenPanic)))
 	return c
 }
 
