@@ -225,7 +225,7 @@ func (a *Agent) Hint() {
 
 // load reads what the node knows from its disk.
 func (a *Agent) load() error {
-	id, err := a.dir.LoadIdentity()
+	id, err := openIdentity(a.dir, a.log)
 	if err != nil {
 		return err
 	}
@@ -242,6 +242,18 @@ func (a *Agent) load() error {
 		return err
 	}
 	return a.useIdentity(id)
+}
+
+// openIdentity reads who this node is, after mending what has a good copy.
+func openIdentity(dir state.Dir, log *slog.Logger) (*state.Identity, error) {
+	mended, err := dir.Mend()
+	for _, what := range mended {
+		log.Warn("a file of the data directory was mended", "file", what)
+	}
+	if err != nil {
+		log.Error("the data directory could not be mended", "error", err)
+	}
+	return dir.LoadIdentity()
 }
 
 func (a *Agent) identity() *state.Identity {

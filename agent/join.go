@@ -52,6 +52,9 @@ func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 		return nil, err
 	}
 	defer unlock()
+	if _, err := dir.Mend(); err != nil {
+		return nil, err
+	}
 	if joined, err := dir.HasIdentity(); err != nil {
 		return nil, err
 	} else if joined {

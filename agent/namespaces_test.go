@@ -237,7 +237,7 @@ func TestPathThatOthersMayChange(t *testing.T) {
 func TestAttachmentsWithoutIdentity(t *testing.T) {
 	b := newBench(t)
 	b.hear(testView(1))
-	if err := b.dir.Write("attachments.json", []byte(`[{"ENI":"`+eni+`","Netns":"/run/netns/cart","Interface":"eni0"}]`)); err != nil {
+	if err := b.dir.SaveAttachments([]plan.Attachment{{ENI: eni, Netns: "/run/netns/cart", Interface: "eni0"}}); err != nil {
 		t.Fatal(err)
 	}
 	b.start()

@@ -41,7 +41,7 @@ func Serve(ctx context.Context, cfg Config) (err error) {
 		}
 	}
 	dir := state.Dir(cfg.DataDir)
-	id, err := dir.LoadIdentity()
+	id, err := openIdentity(dir, cfg.Log)
 	if err != nil {
 		return err
 	}

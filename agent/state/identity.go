@@ -29,7 +29,7 @@ type Identity struct {
 	GossipPort    uint16 `json:"gossipPort,omitempty"`
 }
 
-// LoadIdentity reads it; the error says how to join when there is none.
+// LoadIdentity reads it, whole as it must be; the error says how to join when there is none.
 func (d Dir) LoadIdentity() (*Identity, error) {
 	var id Identity
 	found, err := d.readJSON(identityFile, &id)
@@ -40,11 +40,10 @@ func (d Dir) LoadIdentity() (*Identity, error) {
 		return nil, fmt.Errorf("%s: this node has not joined a mesh: run culvert agent join", d.Path(identityFile))
 	}
 	if len(id.ViewKey) != ed25519.PublicKeySize {
-		return nil, fmt.Errorf("%s: viewSigningKey has %d bytes, not %d: join again", d.Path(identityFile), len(id.ViewKey),
-			ed25519.PublicKeySize)
+		return nil, d.unusable(identityFile, fmt.Errorf("viewSigningKey has %d bytes, not %d", len(id.ViewKey), ed25519.PublicKeySize))
 	}
 	if _, err := id.Certificate(); err != nil {
-		return nil, err
+		return nil, d.unusable(identityFile, err)
 	}
 	return &id, nil
 }

@@ -1,13 +1,12 @@
 // Package state is what an agent keeps on its disk: its identity, the last good view, and which ENIs its user attached
 // where. Every file is 0600 in a 0700 directory and replaced as a whole (temporary file, fsync, rename, fsync of the
-// directory), so a crash leaves either the old or the new content.
+// directory), so a crash leaves either the old or the new content. Each carries a checksum; of what nobody else knows there are
+// two copies.
 package state
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -73,27 +72,4 @@ func syncDir(path string) error {
 	}
 	defer f.Close()
 	return f.Sync()
-}
-
-// readJSON fills v from a file; found is false when there is none.
-func (d Dir) readJSON(name string, v any) (found bool, err error) {
-	data, err := os.ReadFile(d.Path(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("read %s: %w", name, err)
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return false, fmt.Errorf("read %s: %w", name, err)
-	}
-	return true, nil
-}
-
-func (d Dir) writeJSON(name string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return d.Write(name, append(data, '\n'))
 }

@@ -58,7 +58,11 @@ func (d Dir) LoadView(id *Identity) (*api.View, error) {
 	if err != nil || !found {
 		return nil, err
 	}
-	return OpenView(id, s)
+	v, err := OpenView(id, s)
+	if err != nil {
+		return nil, d.unusable(viewFile, err)
+	}
+	return v, nil
 }
 
 // SaveView keeps a view that was opened and applied.

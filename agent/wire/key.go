@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/culvert-net/culvert/internal/ownfile"
 )
 
 // KeyLen is the length of a Curve25519 key in bytes, private or public (RFC 7748, section 5).
@@ -133,29 +135,27 @@ func LoadOrCreateKey(path string) (PrivateKey, error) {
 	return loadKey(path)
 }
 
+// maxKeyFile bounds a key's file, in bytes.
+const maxKeyFile = 128
+
 func loadKey(path string) (PrivateKey, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return PrivateKey{}, fmt.Errorf("load key: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
+	raw, err := ownfile.Read(path, maxKeyFile)
+	if err != nil && !errors.Is(err, ownfile.ErrTooLong) { // too long a text is no key either
 		return PrivateKey{}, fmt.Errorf("load key %s: %w", path, err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return PrivateKey{}, fmt.Errorf("load key %s: mode %#o lets others read it: run chmod 600 on it",
-			path, info.Mode().Perm())
+	k, err := parsePrivateKey(string(raw))
+	if err != nil {
+		return PrivateKey{}, fmt.Errorf("load key %s: %w: restore the file, or remove it: then this node gets another key, and its peers "+
+			"hear of that", path, err)
 	}
-	raw := make([]byte, 128)
-	n, err := f.Read(raw)
-	if err != nil && n > 0 {
-		return PrivateKey{}, fmt.Errorf("load key %s: %w", path, err)
-	}
-	decoded, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(string(raw[:n])))
+	return k, nil
+}
+
+// parsePrivateKey reads what createKey writes.
+func parsePrivateKey(text string) (PrivateKey, error) {
+	decoded, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(text))
 	if err != nil || len(decoded) != KeyLen || PrivateKey(decoded).IsZero() {
-		return PrivateKey{}, fmt.Errorf("load key %s: not a private key (want %d bytes as base64): restore the file, "+
-			"or remove it to give this node a new identity", path, KeyLen)
+		return PrivateKey{}, fmt.Errorf("not a private key (want %d bytes as base64)", KeyLen)
 	}
 	return PrivateKey(decoded), nil
 }

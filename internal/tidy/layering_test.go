@@ -135,7 +135,7 @@ var layers = []struct {
 	{"agent", []string{"api", "plan", "agent", "bpf", "dns", "internal/failpoint", "internal/version", "internal/netns"},
 		"an agent reaches the control plane by api/client only"},
 	{"agent/host", []string{"internal/failpoint", "internal/netns"}, "the kernel's links and routes mean nothing to this package"},
-	{"agent/wire", []string{"agent/wire", "internal/failpoint"}, "WireGuard knows keys, addresses and nothing of ours"},
+	{"agent/wire", []string{"agent/wire", "internal/failpoint", "internal/ownfile"}, "WireGuard knows keys, addresses and nothing of ours"},
 	{"agent/flow", []string{"api", "plan", "internal/failpoint"}, "records need names, not the kernel: the datapath is handed in"},
 	{"agent/doctor", nil, "it judges what was read of a machine, and reads nothing itself"},
 	{"agent/local", []string{"api"}, "the local socket is also the commands' side of it"},
