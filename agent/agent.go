@@ -248,10 +248,10 @@ func (a *Agent) load() error {
 func openIdentity(dir state.Dir, log *slog.Logger) (*state.Identity, error) {
 	mended, err := dir.Mend()
 	for _, what := range mended {
-		log.Warn("a file of the data directory was mended", "file", what)
+		log.Warn("a file of the data directory was mended", logkey.File, what)
 	}
 	if err != nil {
-		log.Error("the data directory could not be mended", "error", err)
+		log.Error("the data directory could not be mended", logkey.Error, err)
 	}
 	return dir.LoadIdentity()
 }

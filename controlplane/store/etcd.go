@@ -155,7 +155,7 @@ const slowStart = 15 * time.Second
 func (e *Etcd) awaitReady(ctx context.Context, server *embed.Etcd) error {
 	slow := time.NewTicker(slowStart)
 	defer slow.Stop()
-	for began := time.Now(); ; {
+	for {
 		select {
 		case <-server.Server.ReadyNotify():
 			return nil
@@ -163,7 +163,7 @@ func (e *Etcd) awaitReady(ctx context.Context, server *embed.Etcd) error {
 			return fmt.Errorf("store: etcd in %s: %w", e.cfg.Dir, err)
 		case <-slow.C:
 			e.cfg.Log.Warn("the store is still being opened; if that does not end, restore the data directory from a backup",
-				"directory", e.cfg.Dir, "since", time.Since(began).Round(time.Second))
+				logkey.Path, e.cfg.Dir)
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -132,7 +132,7 @@ var layers = []struct {
 	{"controlplane", []string{"api", "plan", "judge", "controlplane", "agent/state", "internal/failpoint"}, "the control plane knows no kernel"},
 	{"controlplane/store", []string{"api", "internal/failpoint"}, "the store keeps resources and decides nothing"},
 	{"controlplane/ca", nil, "certificates know no resources"},
-	{"agent", []string{"api", "plan", "agent", "bpf", "dns", "internal/failpoint", "internal/version", "internal/netns"},
+	{"agent", []string{"api", "plan", "agent", "bpf", "dns", "internal/failpoint", "internal/ownfile", "internal/version", "internal/netns"},
 		"an agent reaches the control plane by api/client only"},
 	{"agent/host", []string{"internal/failpoint", "internal/netns"}, "the kernel's links and routes mean nothing to this package"},
 	{"agent/wire", []string{"agent/wire", "internal/failpoint", "internal/ownfile"}, "WireGuard knows keys, addresses and nothing of ours"},
