@@ -73,6 +73,9 @@ func (h tunnelLinks) EnsureTunnel(spec host.TunnelSpec) (host.Link, error) {
 	if !errors.Is(err, host.ErrKind) {
 		return l, err
 	}
+	if _, err := wire.NewKernel(spec.Name, "").Observe(context.Background()); errors.Is(err, wire.ErrNoModule) {
+		return host.Link{}, err // with the TUN still there
+	}
 	if err := tunnel.Delete(spec.Name); errors.Is(err, unix.EBUSY) {
 		return host.Link{}, fmt.Errorf("interface %s is held by culvert tunnel, which --wireguard kernel has no use for: "+
 			"stop culvert tunnel", spec.Name)

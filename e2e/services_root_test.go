@@ -129,6 +129,27 @@ func TestRedis(t *testing.T) {
 	}
 }
 
+// TestBytesArrive sends through an endpoint and back, in packets that the kernel cuts and joins on the way.
+func TestBytesArrive(t *testing.T) {
+	w := mesh(t)
+	w.start(t, "books", "socat", "TCP4-LISTEN:5432,fork,reuseaddr", "EXEC:/bin/cat")
+	eventually(t, 10*time.Second, "TCP echo", func() error {
+		out, err := w.run(t, "cart", "sh", "-c", "echo ready | socat -t 2 - TCP4:books.pay.internal:5432")
+		if err == nil && strings.TrimSpace(out) != "ready" {
+			err = fmt.Errorf("answer %q", out)
+		}
+		return err
+	})
+	file, sum := copyFile(t, filepath.Join(w.dir, "bytes"), 16<<20)
+	for _, consumer := range []string{"cart", "till"} { // across nodes, and on the provider's own node
+		got := strings.Fields(w.must(t, consumer, "sh", "-c",
+			"socat -t 20 - TCP4:books.pay.internal:5432 <"+file+" | sha256sum"))
+		if len(got) == 0 || got[0] != sum {
+			t.Errorf("%s: the sum of what came back is %v, of what went %s", consumer, got, sum)
+		}
+	}
+}
+
 func TestUDPService(t *testing.T) {
 	w := mesh(t)
 	w.start(t, "ledger-1", "socat", "UDP4-LISTEN:7777,fork,reuseaddr", "EXEC:/bin/cat")

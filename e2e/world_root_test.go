@@ -76,15 +76,21 @@ func build(ctx context.Context) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{dir: dir, bin: filepath.Join(dir, "culvert"), clients: map[string]*client.Client{}}
+	w := &world{dir: dir, clients: map[string]*client.Client{}}
 	if err := os.Chmod(dir, 0o755); err != nil { // programs run as other users
 		return w, err
 	}
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", w.bin, "../cmd/culvert").CombinedOutput()
-	if err != nil {
-		return w, fmt.Errorf("go build: %w\n%s", err, out)
+	// A guest of scripts/test-kernels has no Go; its kernel has WireGuard.
+	if w.bin = os.Getenv("CULVERT_E2E_PROGRAM"); w.bin == "" {
+		w.bin = filepath.Join(dir, "culvert")
+		out, err := exec.CommandContext(ctx, "go", "build", "-o", w.bin, "../cmd/culvert").CombinedOutput()
+		if err != nil {
+			return w, fmt.Errorf("go build: %w\n%s", err, out)
+		}
 	}
-	if w.lab, err = dev.New(dev.Config{Prefix: prefix, Program: w.bin}); err != nil {
+	if w.lab, err = dev.New(dev.Config{
+		Prefix: prefix, Program: w.bin, KernelTunnel: os.Getenv("CULVERT_KERNEL_WIREGUARD") != "",
+	}); err != nil {
 		return w, err
 	}
 	if err := w.lab.Down(); err != nil { // what an earlier run left when it was killed
