@@ -18,7 +18,7 @@ FUZZTIME ?= 10s
 RACE := ./api/... ./plan/... ./judge/... ./controlplane/... ./agent ./agent/flow ./agent/gossip ./agent/local \
 	./agent/state ./agent/wire ./dns/... ./internal/agree ./internal/underlay ./scripts/...
 
-.PHONY: help setup build test test-nightly test-unit race demo demo-down bench generate lint fuzz-short clean
+.PHONY: help setup build test test-nightly test-unit test-kernels race demo demo-down bench generate lint fuzz-short clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -38,6 +38,9 @@ test-nightly: setup ## the crash tests with 300 kills of each process; needs roo
 
 test-unit: ## the packages whose tests need no root
 	go test $$(go list -f '{{.ImportPath}} {{.TestGoFiles}} {{.XTestGoFiles}}' ./... | grep -v _root_test.go | cut -d ' ' -f 1)
+
+test-kernels: ## what depends on the kernel, on Debian's 6.1 and 6.12 in QEMU; needs root, half an hour
+	@scripts/test-kernels
 
 race: ## packages without a kernel of their own under the race detector; needs a C compiler
 	CGO_ENABLED=1 go test -race -count=1 -timeout 10m $(RACE)

@@ -21,12 +21,12 @@ func kernelToo() bool { return os.Getenv("CULVERT_KERNEL_WIREGUARD") != "" }
 // against the kernel's WireGuard, where there is one.
 func TestContractTunnel(t *testing.T) {
 	lab := netlab.New(t)
-	ns := lab.Namespace("a")
 	kinds := map[string]bool{"process": false}
 	if kernelToo() {
 		kinds["kernel"] = true
 	}
 	for name, kernel := range kinds {
+		ns := lab.Namespace(name)
 		t.Run(name, func(t *testing.T) {
 			contract(t, func(t *testing.T) wire.Device {
 				n := tunneltest.NewNode(t, ns, 1)
