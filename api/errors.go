@@ -42,6 +42,7 @@ const (
 	CodeRequestTooLarge        ErrorCode = "RequestEntityTooLarge"
 	CodeRequestLimit           ErrorCode = "RequestLimitExceeded"
 	CodeUnavailable            ErrorCode = "Unavailable"
+	CodeRevisionExpired        ErrorCode = "InvalidRevision.Expired"
 	CodeInternal               ErrorCode = "InternalError"
 	CodeRouteNotFound          ErrorCode = "InvalidRoute.NotFound"
 	CodeAccountNotFound        ErrorCode = "InvalidAccountID.NotFound"
@@ -111,6 +112,7 @@ var codeStatus = map[ErrorCode]int{
 	CodeENIInUse: 409, CodePermissionDuplicate: 409, CodeConflictingDomain: 409, CodeLoadBalancerInUse: 409,
 	CodeOutOfNumbers: 409, CodeSecretNotReplayable: 409,
 	CodeInvalidAction:   405,
+	CodeRevisionExpired: 410,
 	CodeRequestTooLarge: 413, CodeRequestLimit: 429, CodeInternal: 500, CodeUnavailable: 503,
 	CodeServiceName: 404,
 }

@@ -68,6 +68,12 @@ const (
 	WriteBurst      = 200
 )
 
+// How many watches may be open at a time: of one API key, and of all together.
+const (
+	MaxWatchesPerKey = 32
+	MaxWatches       = 1024
+)
+
 // The answers that are kept for repeated calls of one API key, in number and bytes; each is kept for a day.
 const (
 	MaxAnswersPerKey     = 10_000

@@ -66,6 +66,50 @@ func (r *Resources) Put(res Resource) {
 	}
 }
 
+// Get returns a resource, nil where there is none.
+func (r *Resources) Get(k Kind, id string) Resource {
+	switch k {
+	case KindAccount:
+		return got(r.Accounts[id])
+	case KindVPC:
+		return got(r.VPCs[id])
+	case KindSubnet:
+		return got(r.Subnets[id])
+	case KindENI:
+		return got(r.ENIs[id])
+	case KindSecurityGroup:
+		return got(r.SecurityGroups[id])
+	case KindTargetGroup:
+		return got(r.TargetGroups[id])
+	case KindLoadBalancer:
+		return got(r.LoadBalancers[id])
+	case KindService:
+		return got(r.Services[id])
+	case KindEndpoint:
+		return got(r.Endpoints[id])
+	case KindConnection:
+		return got(r.Connections[id])
+	case KindNode:
+		return got(r.Nodes[id])
+	case KindJoinToken:
+		return got(r.JoinTokens[id])
+	case KindAPIKey:
+		return got(r.APIKeys[id])
+	}
+	return nil
+}
+
+// got makes a missing resource a plain nil.
+func got[P interface {
+	*T
+	Resource
+}, T any](p P) Resource {
+	if p == nil {
+		return nil
+	}
+	return p
+}
+
 // Remove deletes a resource; one that is absent stays absent.
 func (r *Resources) Remove(k Kind, id string) {
 	switch k {

@@ -16,6 +16,9 @@ func TestResourcesKnowEveryKind(t *testing.T) {
 			r.Each(k, func(Resource) bool { n++; return true })
 			return n
 		}
+		if base.Get(k, "x") != res || base.Get(k, "y") != nil {
+			t.Errorf("%s: got %v and %v", k, base.Get(k, "x"), base.Get(k, "y"))
+		}
 		cp := *base
 		cp.CloneKind(k)
 		cp.Remove(k, "x")

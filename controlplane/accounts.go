@@ -12,8 +12,8 @@ type none struct{}
 
 func (s *Server) registerAccounts() {
 	writing(s, operation{http.MethodPost, "/v1/accounts", "create-account", "Make an account", anAdmin}, createAccount)
-	reading(s, operation{http.MethodGet, "/v1/accounts", "list-accounts", "Accounts that the caller may see", aUser},
-		func(c *call, _ *none) (*api.List[api.Account], error) { return listAccounts(c), nil })
+	listing(s, operation{http.MethodGet, "/v1/accounts", "list-accounts", "Accounts that the caller may see", aUser},
+		func(c *call, _ *Watching) (*api.List[api.Account], error) { return listAccounts(c), nil })
 	reading(s, operation{http.MethodGet, "/v1/accounts/{id}", "get-account", "One account", aUser},
 		func(c *call, in *ByID) (*api.Account, error) { return c.accountByRef("id", in.ID) })
 	writing(s, operation{http.MethodDelete, "/v1/accounts/{id}", "delete-account", "Remove an empty account and its keys", anAdmin},
@@ -24,8 +24,8 @@ func (s *Server) registerAccounts() {
 		removeDomain)
 	writing(s, operation{http.MethodPost, "/v1/api-keys", "create-api-key", "Make an API key; its secret is shown once", anAdmin},
 		createKey)
-	reading(s, operation{http.MethodGet, "/v1/api-keys", "list-api-keys", "API keys, without secrets", aUser},
-		func(c *call, _ *none) (*api.List[api.APIKey], error) {
+	listing(s, operation{http.MethodGet, "/v1/api-keys", "list-api-keys", "API keys, without secrets", aUser},
+		func(c *call, _ *Watching) (*api.List[api.APIKey], error) {
 			out := list(c, c.r.APIKeys, nil)
 			for i := range out.Items {
 				out.Items[i].Hash = ""
@@ -36,8 +36,8 @@ func (s *Server) registerAccounts() {
 	writing(s, operation{http.MethodDelete, "/v1/api-keys/{id}", "delete-api-key", "Remove an API key", anAdmin}, deleteKey)
 	writing(s, operation{http.MethodPost, "/v1/tokens", "create-token", "Make a single-use join token; its secret is shown once", anAdmin},
 		createToken)
-	reading(s, operation{http.MethodGet, "/v1/tokens", "list-tokens", "Join tokens, without secrets", anAdmin},
-		func(c *call, _ *none) (*api.List[api.JoinToken], error) {
+	listing(s, operation{http.MethodGet, "/v1/tokens", "list-tokens", "Join tokens, without secrets", anAdmin},
+		func(c *call, _ *Watching) (*api.List[api.JoinToken], error) {
 			c.account = "" // tokens belong to the mesh
 			out := list(c, c.r.JoinTokens, nil)
 			for i := range out.Items {

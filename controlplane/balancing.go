@@ -12,7 +12,7 @@ import (
 
 func (s *Server) registerBalancing() {
 	writing(s, operation{http.MethodPost, "/v1/target-groups", "create-target-group", "Make a target group", aUser}, createTargetGroup)
-	reading(s, operation{http.MethodGet, "/v1/target-groups", "list-target-groups", "Target groups", aUser},
+	listing(s, operation{http.MethodGet, "/v1/target-groups", "list-target-groups", "Target groups", aUser},
 		func(c *call, in *inVPC) (*api.List[api.TargetGroup], error) {
 			vpc, err := c.vpcFilter(in.VPC)
 			return list(c, c.r.TargetGroups, func(g *api.TargetGroup) bool { return vpc == "" || g.VPC == vpc }), err
@@ -25,7 +25,7 @@ func (s *Server) registerBalancing() {
 	writing(s, operation{http.MethodPost, "/v1/target-groups/{id}/deregister", "deregister-targets", "Remove targets", aUser},
 		deregisterTargets)
 	writing(s, operation{http.MethodPost, "/v1/load-balancers", "create-load-balancer", "Make a load balancer", aUser}, createBalancer)
-	reading(s, operation{http.MethodGet, "/v1/load-balancers", "list-load-balancers", "Load balancers", aUser},
+	listing(s, operation{http.MethodGet, "/v1/load-balancers", "list-load-balancers", "Load balancers", aUser},
 		func(c *call, in *inVPC) (*api.List[api.LoadBalancer], error) {
 			vpc, err := c.vpcFilter(in.VPC)
 			return list(c, c.r.LoadBalancers, func(b *api.LoadBalancer) bool { return vpc == "" || b.VPC == vpc }), err

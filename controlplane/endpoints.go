@@ -18,7 +18,7 @@ const approverAutomatic = "automatic"
 
 func (s *Server) registerEndpoints() {
 	writing(s, operation{http.MethodPost, "/v1/endpoints", "create-endpoint", "Make an endpoint for a service", aUser}, createEndpoint)
-	reading(s, operation{http.MethodGet, "/v1/endpoints", "list-endpoints", "Endpoints", aUser},
+	listing(s, operation{http.MethodGet, "/v1/endpoints", "list-endpoints", "Endpoints", aUser},
 		func(c *call, in *inVPC) (*api.List[api.Endpoint], error) {
 			vpc, err := c.vpcFilter(in.VPC)
 			return list(c, c.r.Endpoints, func(e *api.Endpoint) bool { return vpc == "" || e.VPC == vpc }), err

@@ -10,7 +10,7 @@ import (
 
 func (s *Server) registerENIs() {
 	writing(s, operation{http.MethodPost, "/v1/enis", "create-eni", "Make a workload's network interface", aUser}, createENI)
-	reading(s, operation{http.MethodGet, "/v1/enis", "list-enis", "Network interfaces", aUser},
+	listing(s, operation{http.MethodGet, "/v1/enis", "list-enis", "Network interfaces", aUser},
 		func(c *call, in *inVPC) (*api.List[api.ENI], error) {
 			vpc, err := c.vpcFilter(in.VPC)
 			if err != nil {

@@ -10,7 +10,7 @@ import (
 
 func (s *Server) registerGroups() {
 	writing(s, operation{http.MethodPost, "/v1/security-groups", "create-security-group", "Make a security group", aUser}, createGroup)
-	reading(s, operation{http.MethodGet, "/v1/security-groups", "list-security-groups", "Security groups", aUser},
+	listing(s, operation{http.MethodGet, "/v1/security-groups", "list-security-groups", "Security groups", aUser},
 		func(c *call, in *inVPC) (*api.List[api.SecurityGroup], error) {
 			vpc, err := c.vpcFilter(in.VPC)
 			return list(c, c.r.SecurityGroups, func(g *api.SecurityGroup) bool { return vpc == "" || g.VPC == vpc }), err

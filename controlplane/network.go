@@ -9,6 +9,7 @@ import (
 )
 
 type inVPC struct {
+	Watching
 	VPC string `query:"vpc" doc:"Only those of this VPC, id or name"`
 }
 
@@ -26,14 +27,14 @@ func (c *call) vpcFilter(ref string) (string, error) {
 
 func (s *Server) registerNetwork() {
 	writing(s, operation{http.MethodPost, "/v1/vpcs", "create-vpc", "Make a VPC with its default security group", aUser}, createVPC)
-	reading(s, operation{http.MethodGet, "/v1/vpcs", "list-vpcs", "VPCs", aUser},
-		func(c *call, _ *none) (*api.List[api.VPC], error) { return list(c, c.r.VPCs, nil), nil })
+	listing(s, operation{http.MethodGet, "/v1/vpcs", "list-vpcs", "VPCs", aUser},
+		func(c *call, _ *Watching) (*api.List[api.VPC], error) { return list(c, c.r.VPCs, nil), nil })
 	reading(s, operation{http.MethodGet, "/v1/vpcs/{id}", "get-vpc", "One VPC", aUser},
 		func(c *call, in *ByID) (*api.VPC, error) { return find(c, c.r.VPCs, api.KindVPC, "id", in.ID, nil) })
 	writing(s, operation{http.MethodPatch, "/v1/vpcs/{id}", "modify-vpc", "Change a VPC's DNS forwarders", aUser}, modifyVPC)
 	writing(s, operation{http.MethodDelete, "/v1/vpcs/{id}", "delete-vpc", "Remove an empty VPC", aUser}, deleteVPC)
 	writing(s, operation{http.MethodPost, "/v1/subnets", "create-subnet", "Make a subnet in a VPC and zone", aUser}, createSubnet)
-	reading(s, operation{http.MethodGet, "/v1/subnets", "list-subnets", "Subnets", aUser},
+	listing(s, operation{http.MethodGet, "/v1/subnets", "list-subnets", "Subnets", aUser},
 		func(c *call, in *inVPC) (*api.List[api.Subnet], error) {
 			vpc, err := c.vpcFilter(in.VPC)
 			return list(c, c.r.Subnets, func(s *api.Subnet) bool { return vpc == "" || s.VPC == vpc }), err

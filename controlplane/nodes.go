@@ -7,8 +7,8 @@ import (
 )
 
 func (s *Server) registerNodes() {
-	reading(s, operation{http.MethodGet, "/v1/nodes", "list-nodes", "Nodes, and what they last reported", aUser},
-		func(c *call, _ *none) (*api.List[api.NodeReport], error) { return listNodes(c), nil })
+	listing(s, operation{http.MethodGet, "/v1/nodes", "list-nodes", "Nodes, and what they last reported", aUser},
+		func(c *call, _ *Watching) (*api.List[api.NodeReport], error) { return listNodes(c), nil })
 	reading(s, operation{http.MethodGet, "/v1/nodes/{id}", "get-node", "One node", aUser},
 		func(c *call, in *ByID) (*api.NodeReport, error) {
 			n, err := c.nodeByRef("id", in.ID)

@@ -66,6 +66,8 @@ type Config struct {
 	audit     auditLimits // tests keep less
 	unlimited bool        // tests ask as often as they like
 	maxView   int         // bytes of JSON; tests have less
+	// watchPatience is how long one that watches may stop reading; tests have less.
+	watchPatience time.Duration
 }
 
 // auditLimits say how much of the audit log is kept.
@@ -96,6 +98,7 @@ type Server struct {
 	gossip   gossipRing
 	refusals refusals
 	rates    rates
+	watches  watches
 	answers  answers
 	tight    atomic.Bool // the store is nearly full
 	// Told of in the log: flow records that nodes may not write, and certificates that were replaced.
@@ -118,6 +121,7 @@ func New(cfg Config) *Server {
 	setDefault(&cfg.Version, "devel")
 	setDefault(&cfg.audit, auditLimits{api.MaxAuditEventsPerAccount, api.MaxAuditEvents, api.AuditRetentionDays * 24 * time.Hour})
 	setDefault(&cfg.maxView, api.MaxViewBytes)
+	setDefault(&cfg.watchPatience, writeTimeout)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

@@ -13,18 +13,24 @@ import (
 // everybody is the principal that stands for every account.
 const everybody = "*"
 
+// connectionsOf names a service whose endpoint connections are listed.
+type connectionsOf struct {
+	Watching
+	ByID
+}
+
 func (s *Server) registerServices() {
 	writing(s, operation{http.MethodPost, "/v1/services", "create-service", "Offer an endpoint service", aUser}, createService)
-	reading(s, operation{http.MethodGet, "/v1/services", "list-services", "Endpoint services that the caller offers", aUser},
-		func(c *call, _ *none) (*api.List[api.Service], error) { return list(c, c.r.Services, nil), nil })
+	listing(s, operation{http.MethodGet, "/v1/services", "list-services", "Endpoint services that the caller offers", aUser},
+		func(c *call, _ *Watching) (*api.List[api.Service], error) { return list(c, c.r.Services, nil), nil })
 	reading(s, operation{http.MethodGet, "/v1/services/{id}", "get-service", "One endpoint service", aUser},
 		func(c *call, in *ByID) (*api.Service, error) { return c.service(in.ID) })
 	writing(s, operation{http.MethodPatch, "/v1/services/{id}", "modify-service", "Change an endpoint service", aUser}, modifyService)
 	writing(s, operation{http.MethodDelete, "/v1/services/{id}", "delete-service", "Withdraw an endpoint service", aUser}, deleteService)
 	writing(s, operation{http.MethodPost, "/v1/services/{id}/allow", "allow-principals", "Let accounts make endpoints", aUser}, allow)
 	writing(s, operation{http.MethodPost, "/v1/services/{id}/disallow", "disallow-principals", "Take that back", aUser}, disallow)
-	reading(s, operation{http.MethodGet, "/v1/services/{id}/connections", "list-connections", "Endpoint connections of a service", aUser},
-		func(c *call, in *ByID) (*api.List[api.Connection], error) {
+	listing(s, operation{http.MethodGet, "/v1/services/{id}/connections", "list-connections", "Endpoint connections of a service", aUser},
+		func(c *call, in *connectionsOf) (*api.List[api.Connection], error) {
 			s, err := c.service(in.ID)
 			if err != nil {
 				return nil, err
@@ -39,8 +45,8 @@ func (s *Server) registerServices() {
 		func(c *call, in *change[api.EndpointsRequest]) (*api.List[api.Connection], error) {
 			return decide(c, in, api.EventReject)
 		})
-	reading(s, operation{http.MethodGet, "/v1/catalogue", "list-catalogue", "Services that the caller may make endpoints for", aUser},
-		func(c *call, _ *none) (*api.List[api.CatalogueEntry], error) { return catalogue(c), nil })
+	listing(s, operation{http.MethodGet, "/v1/catalogue", "list-catalogue", "Services that the caller may make endpoints for", aUser},
+		func(c *call, _ *Watching) (*api.List[api.CatalogueEntry], error) { return catalogue(c), nil })
 }
 
 func (c *call) service(ref string) (*api.Service, error) {

@@ -38,6 +38,8 @@ type lines struct {
 	w    http.ResponseWriter
 	ctl  *http.ResponseController
 	last time.Time // of the last write
+	// patience bounds one write.
+	patience time.Duration
 }
 
 // startLines begins the answer.
@@ -46,7 +48,7 @@ func startLines(ctx huma.Context) (*lines, *http.Request) {
 	w.Header().Set("Content-Type", ndjson)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
-	return &lines{w: w, ctl: http.NewResponseController(w)}, r
+	return &lines{w: w, ctl: http.NewResponseController(w), patience: writeTimeout}, r
 }
 
 func (l *lines) send(v any) error {
@@ -59,7 +61,7 @@ func (l *lines) send(v any) error {
 
 func (l *lines) write(data []byte) error {
 	l.last = time.Now()
-	if err := l.ctl.SetWriteDeadline(l.last.Add(writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := l.ctl.SetWriteDeadline(l.last.Add(l.patience)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	_, err := l.w.Write(data)

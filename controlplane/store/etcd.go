@@ -39,8 +39,8 @@ const (
 	// defaultQuota is how large the file of an embedded etcd may get, in bytes; etcdQuota is an external one's, unless it says so.
 	defaultQuota = 4 << 30
 	etcdQuota    = 2 << 30
-	// history is how long an embedded etcd keeps what was replaced or deleted. Nobody reads it; it takes room all the same.
-	history = "5m"
+	// keepVersions is how long an embedded etcd keeps what was replaced or deleted. Nobody reads it; it takes room all the same.
+	keepVersions = "5m"
 )
 
 // EtcdConfig says which etcd. Exactly one of Dir and Endpoints is given.
@@ -298,7 +298,7 @@ func embedConfig(cfg EtcdConfig) *embed.Config {
 	c.TickMs, c.ElectionMs = 10, 100
 	c.MaxTxnOps, c.MaxRequestBytes = maxTxnOps, maxRequestBytes
 	c.QuotaBackendBytes = cmp.Or(cfg.quota, defaultQuota)
-	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, history
+	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, keepVersions
 	c.UnsafeNoFsync = cfg.NoSync
 	c.EnableGRPCGateway = false
 	// What etcd takes for fatal would end the process without a word, since its logger is silent.
@@ -341,6 +341,7 @@ func (e *Etcd) load(ctx context.Context, c *clientv3.Client) (int64, error) {
 	next.Revision = max(resRev, headRev)
 	e.snap.Store(&next)
 	e.head, e.headRev = fresh.head, headRev
+	e.history.begin(next.Revision)
 	e.observedLocked(rev, true)
 	return rev, nil
 }

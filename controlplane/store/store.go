@@ -21,6 +21,9 @@ type Store interface {
 	Run(ctx context.Context, ready func()) error
 	// Snapshot is the newest picture; nobody may change it. Empty before ready.
 	Snapshot() *api.Resources
+	// At is the picture of an earlier revision, or of one that changed no resource. ErrRevisionGone: there is none any more, or not
+	// yet. Nobody may change it.
+	At(revision int64) (*api.Resources, error)
 	// Txn runs f until its changes commit on exactly the state that f saw, and returns the commit's revision. When f
 	// returns an error nothing changes and Txn returns that error. f may run several times. After Txn returned nil,
 	// Snapshot shows the commit, and the resources put have their Revision set.
@@ -94,6 +97,13 @@ func newTx(snap *api.Resources, head *Head, get func(string) ([]byte, error)) *T
 }
 
 func resourceKey(k api.Kind, id string) string { return prefixResource + string(k) + "/" + id }
+
+// resourceOf is the reverse of resourceKey.
+func resourceOf(key string) (k api.Kind, id string, ok bool) {
+	rest, ok := strings.CutPrefix(key, prefixResource)
+	kind, id, slash := strings.Cut(rest, "/")
+	return api.Kind(kind), id, ok && slash
+}
 
 // Resources is the state with the transaction's own changes. What it holds may be read, not changed: put a copy instead.
 func (tx *Tx) Resources() *api.Resources { return &tx.cur }
@@ -252,6 +262,7 @@ type state struct {
 	observed int64         // every change up to this revision is in snap and head
 	changed  chan struct{} // closed and replaced when observed grows
 	watchers map[chan int64]struct{}
+	history  history
 }
 
 func (s *state) init() {
@@ -301,6 +312,8 @@ func (s *state) apply(rev int64, writes []write) error {
 	}
 	if resources {
 		next.Revision = rev
+		undone, size := replaced(s.snap.Load(), writes)
+		s.history.add(historyEntry{rev, undone, size})
 		s.snap.Store(&next)
 	}
 	s.observedLocked(rev, resources)
@@ -324,8 +337,8 @@ func (s *state) observedLocked(rev int64, resources bool) {
 }
 
 func applyResource(r *api.Resources, own map[api.Kind]bool, rev int64, w write) error {
-	kind, id, ok := strings.Cut(strings.TrimPrefix(w.key, prefixResource), "/")
-	res := api.NewResource(api.Kind(kind))
+	kind, id, ok := resourceOf(w.key)
+	res := api.NewResource(kind)
 	if !ok || res == nil {
 		return fmt.Errorf("store: key %q: unknown kind; was this data written by a newer version?", w.key)
 	}

@@ -1,0 +1,79 @@
+package client
+
+import (
+	"context"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// Watches of every list; Watch says what they yield. Options narrow them as they do the list.
+
+// WatchAccounts goes on with what ListAccounts returns.
+func (c *Client) WatchAccounts(ctx context.Context, o ...Option) Watch[api.Account] {
+	return watch[api.Account](ctx, c, "/v1/accounts", o...)
+}
+
+// WatchVPCs goes on with what ListVPCs returns.
+func (c *Client) WatchVPCs(ctx context.Context, o ...Option) Watch[api.VPC] {
+	return watch[api.VPC](ctx, c, "/v1/vpcs", o...)
+}
+
+// WatchSubnets goes on with what ListSubnets returns.
+func (c *Client) WatchSubnets(ctx context.Context, o ...Option) Watch[api.Subnet] {
+	return watch[api.Subnet](ctx, c, "/v1/subnets", o...)
+}
+
+// WatchENIs goes on with what ListENIs returns.
+func (c *Client) WatchENIs(ctx context.Context, o ...Option) Watch[api.ENI] {
+	return watch[api.ENI](ctx, c, "/v1/enis", o...)
+}
+
+// WatchSecurityGroups goes on with what ListSecurityGroups returns.
+func (c *Client) WatchSecurityGroups(ctx context.Context, o ...Option) Watch[api.SecurityGroup] {
+	return watch[api.SecurityGroup](ctx, c, "/v1/security-groups", o...)
+}
+
+// WatchTargetGroups goes on with what ListTargetGroups returns.
+func (c *Client) WatchTargetGroups(ctx context.Context, o ...Option) Watch[api.TargetGroup] {
+	return watch[api.TargetGroup](ctx, c, "/v1/target-groups", o...)
+}
+
+// WatchLoadBalancers goes on with what ListLoadBalancers returns.
+func (c *Client) WatchLoadBalancers(ctx context.Context, o ...Option) Watch[api.LoadBalancer] {
+	return watch[api.LoadBalancer](ctx, c, "/v1/load-balancers", o...)
+}
+
+// WatchServices goes on with what ListServices returns.
+func (c *Client) WatchServices(ctx context.Context, o ...Option) Watch[api.Service] {
+	return watch[api.Service](ctx, c, "/v1/services", o...)
+}
+
+// WatchEndpoints goes on with what ListEndpoints returns.
+func (c *Client) WatchEndpoints(ctx context.Context, o ...Option) Watch[api.Endpoint] {
+	return watch[api.Endpoint](ctx, c, "/v1/endpoints", o...)
+}
+
+// WatchAPIKeys goes on with what ListAPIKeys returns.
+func (c *Client) WatchAPIKeys(ctx context.Context, o ...Option) Watch[api.APIKey] {
+	return watch[api.APIKey](ctx, c, "/v1/api-keys", o...)
+}
+
+// WatchTokens goes on with what ListTokens returns.
+func (c *Client) WatchTokens(ctx context.Context, o ...Option) Watch[api.JoinToken] {
+	return watch[api.JoinToken](ctx, c, "/v1/tokens", o...)
+}
+
+// WatchNodes goes on with what ListNodes returns.
+func (c *Client) WatchNodes(ctx context.Context, o ...Option) Watch[api.NodeReport] {
+	return watch[api.NodeReport](ctx, c, "/v1/nodes", o...)
+}
+
+// WatchConnections goes on with what ListConnections returns.
+func (c *Client) WatchConnections(ctx context.Context, service string, o ...Option) Watch[api.Connection] {
+	return watch[api.Connection](ctx, c, "/v1/services/"+segment(service)+"/connections", o...)
+}
+
+// WatchCatalogue goes on with what Catalogue returns.
+func (c *Client) WatchCatalogue(ctx context.Context, o ...Option) Watch[api.CatalogueEntry] {
+	return watch[api.CatalogueEntry](ctx, c, "/v1/catalogue", o...)
+}
