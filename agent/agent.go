@@ -186,8 +186,9 @@ type Agent struct {
 	begun       uint64        // rounds that have looked at the attachments
 	roundDone   chan struct{} // closed and replaced after each round
 	linkErrors  map[string]error
-	linksSeen   uint64        // the round that linkErrors are of
-	paths       underlayCheck // the loop's own
+	unnamed     map[string]string // why a workload does not have its resolver, by ENI
+	linksSeen   uint64            // the round that linkErrors are of
+	paths       underlayCheck     // the loop's own
 	errors      []string
 	own         []string // what this round put right, as far as the edges do not tell; the loop's
 	repairs     []repair // lately

@@ -123,6 +123,7 @@ type turn struct {
 	facts  plan.Facts
 	inodes map[string]uint64 // of attachments' namespaces, by ENI
 	failed map[string]error  // interfaces that cannot be, by ENI
+	silent map[string]string // why a workload does not have its resolver, by ENI
 	plan   *plan.Plan
 	errs   []error
 	notes  []string // what is wrong around this node, rather than on it
@@ -140,7 +141,7 @@ func (t *turn) fail(what string, err error) bool {
 // Datapath.Apply); names go first and come last. One failing part does not keep the others from being right. Before all,
 // and whatever is wrong, what is there already is closed.
 func (a *Agent) round(ctx context.Context) []error {
-	t := &turn{Agent: a, facts: plan.Facts{Generation: 1}}
+	t := &turn{Agent: a, facts: plan.Facts{Generation: 1}, silent: map[string]string{}}
 	t.facts.Config.TunnelMTU = uint16(a.cfg.TunnelMTU)
 	t.fail("fence", t.edges.Host.Fence(a.cfg.Tunnel))
 	failpoint.Here("round.fenced")
@@ -296,7 +297,7 @@ func (t *turn) links() {
 		}
 	}
 	t.mu.Lock()
-	t.linkErrors, t.linksSeen = t.failed, t.number
+	t.linkErrors, t.unnamed, t.linksSeen = t.failed, t.silent, t.number
 	t.mu.Unlock()
 	have, err := t.edges.Host.Workloads()
 	if t.fail("interfaces", err) {
@@ -312,6 +313,9 @@ func (t *turn) links() {
 }
 
 func (t *turn) link(l plan.Link) error {
+	if slices.ContainsFunc(t.facts.Attachments, func(a plan.Attachment) bool { return a.ENI == l.ENI && a.KeepResolver }) {
+		l.Resolver = netip.Addr{}
+	}
 	w, err := t.edges.Host.Attach(host.WorkloadSpec{
 		ENI: l.ENI, Netns: l.Netns, NetnsInode: t.inodes[l.ENI], Interface: l.Interface, Address: l.Address,
 		Gateway: l.Subnet.Masked().Addr().Next(), Subnet: l.Subnet, VPC: l.VPCCIDR, MTU: l.MTU,
@@ -319,6 +323,9 @@ func (t *turn) link(l plan.Link) error {
 	})
 	if err != nil {
 		return err
+	}
+	if w.Unnamed != "" {
+		t.silent[l.ENI] = w.Unnamed
 	}
 	failpoint.Here("link.attached")
 	t.compare(w.Name+" of "+w.ENI, hadLink(t.lastPlan(), w.ENI), uint32(w.Ifindex), w.Up)

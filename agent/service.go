@@ -69,7 +69,7 @@ func attachment(r local.AttachRequest) (plan.Attachment, error) {
 			"use up to 15 letters and digits")
 	}
 	return plan.Attachment{ENI: r.ENI, Netns: filepath.Clean(r.Netns),
-		Interface: cmp.Or(r.Interface, host.DefaultInterface), DefaultRoute: r.DefaultRoute}, nil
+		Interface: cmp.Or(r.Interface, host.DefaultInterface), DefaultRoute: r.DefaultRoute, KeepResolver: r.KeepResolver}, nil
 }
 
 // awaitENI waits until the view has the ENI on this node: it may have been made a moment ago.
@@ -159,7 +159,7 @@ func (a *Agent) awaitLink(ctx context.Context, att plan.Attachment) (local.Attac
 	a.mu.Unlock()
 	for a.Wake(); ; {
 		a.mu.Lock()
-		done, failed, applied := a.roundDone, a.linkErrors[att.ENI], a.applied
+		done, failed, applied, unnamed := a.roundDone, a.linkErrors[att.ENI], a.applied, a.unnamed[att.ENI]
 		fresh := a.linksSeen > begun
 		a.mu.Unlock()
 		if failed != nil && fresh {
@@ -170,7 +170,7 @@ func (a *Agent) awaitLink(ctx context.Context, att plan.Attachment) (local.Attac
 				up := slices.ContainsFunc(applied.ENIs, func(e plan.ENI) bool { return e.ID == att.ENI })
 				if l.ENI == att.ENI && l.Netns == att.Netns && up {
 					return local.AttachResponse{ENI: l.ENI, Interface: l.Interface, Address: l.Address, MTU: l.MTU,
-						Resolver: l.Resolver}, nil
+						Resolver: l.Resolver, Unnamed: unnamed}, nil
 				}
 			}
 		}
@@ -193,6 +193,9 @@ func linkError(err error) error {
 	case errors.Is(err, host.ErrNoNamespace):
 		return &api.Error{Code: api.CodeInvalidParameter, Field: "netns", Message: err.Error(),
 			Remedy: "create it first (ip netns add NAME), or name another"}
+	case errors.Is(err, host.ErrSpec):
+		return &api.Error{Code: api.CodeInvalidParameter, Field: "netns", Message: err.Error(),
+			Remedy: "name a network namespace of the workload's own (a unit: PrivateNetwork=yes, podman: --network none)"}
 	case errors.Is(err, host.ErrConflict), errors.Is(err, host.ErrForeign):
 		return &api.Error{Code: api.CodeIncorrectState, Field: "netns", Message: err.Error()}
 	}
@@ -291,6 +294,7 @@ func (a *Agent) workload(att plan.Attachment, p *plan.Plan) local.Workload {
 	w := local.Workload{ENI: att.ENI, Netns: att.Netns, Interface: att.Interface, State: "pending"}
 	a.mu.Lock()
 	failed := a.linkErrors[att.ENI]
+	w.Unnamed = a.unnamed[att.ENI]
 	a.mu.Unlock()
 	if failed != nil {
 		w.State = failed.Error()

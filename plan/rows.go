@@ -257,7 +257,8 @@ type Attachment struct {
 	Netns        string // path that led to it
 	Interface    string
 	DefaultRoute bool
-	Namespace    Namespace `json:",omitzero"` // zero: noted by an agent that did not look
+	KeepResolver bool      `json:",omitempty"` // leave resolv.conf alone
+	Namespace    Namespace `json:",omitzero"`  // zero: noted by an agent that did not look
 }
 
 // Namespace tells a network namespace from all others, whatever its path leads to later.

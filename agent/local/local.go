@@ -18,6 +18,7 @@ type AttachRequest struct {
 	Netns        string `json:"netns"`               // path, such as /run/netns/cart or /proc/4711/ns/net
 	Interface    string `json:"interface,omitempty"` // default eni0
 	DefaultRoute bool   `json:"defaultRoute,omitempty"`
+	KeepResolver bool   `json:"keepResolver,omitempty"` // leave resolv.conf alone
 }
 
 // AttachResponse tells what was set.
@@ -27,6 +28,8 @@ type AttachResponse struct {
 	Address   netip.Addr `json:"address"`
 	MTU       int        `json:"mtu"`
 	Resolver  netip.Addr `json:"resolver"`
+	// Unnamed says why what runs there was not told of the resolver, though that was not asked for.
+	Unnamed string `json:"unnamed,omitempty"`
 }
 
 // DetachRequest takes an ENI out again. POST /v1/detach.
@@ -77,7 +80,8 @@ type Workload struct {
 	Address   netip.Addr `json:"address"`
 	Netns     string     `json:"netns"`
 	Interface string     `json:"interface"`
-	State     string     `json:"state"` // up, pending, or an error
+	State     string     `json:"state"`             // up, pending, or an error
+	Unnamed   string     `json:"unnamed,omitempty"` // why what runs there does not have the VPC's resolver
 }
 
 // Counter is a per-ENI, per-hook, per-reason count since boot.

@@ -16,8 +16,12 @@ import (
 type cannedAgent struct{}
 
 func (cannedAgent) Attach(_ context.Context, r local.AttachRequest) (local.AttachResponse, error) {
+	unnamed := ""
+	if r.Netns == "/proc/1/ns/net" {
+		unnamed = "it has the mounts of the host"
+	}
 	return local.AttachResponse{ENI: r.ENI, Interface: r.Interface, Address: netip.MustParseAddr("10.0.1.5"), MTU: 1340,
-		Resolver: netip.MustParseAddr("10.0.0.2")}, nil
+		Resolver: netip.MustParseAddr("10.0.0.2"), Unnamed: unnamed}, nil
 }
 
 func (cannedAgent) Detach(context.Context, local.DetachRequest) error { return nil }

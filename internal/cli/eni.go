@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,35 +129,40 @@ Take a workload's network interface off the node that hosts it. Its address stay
 type attachFlags struct {
 	netns        string
 	pid          int
+	unit         string
 	ifname       string
 	defaultRoute bool
+	keepResolver bool
 	timeout      time.Duration
 }
 
 func (a *app) eniAttach() *cobra.Command {
 	var f attachFlags
 	var vpc string
-	c := command("attach ENI --netns NAME|PATH | --pid N [--interface NAME] [--default-route]",
+	c := command("attach ENI --netns NAME|PATH | --pid N | --unit UNIT [--interface NAME] [--default-route]",
 		"Put an interface into a network namespace on this machine", `
 Put a workload's network interface into an existing network namespace of this machine, and return when it forwards. The
-namespace is named as by ip netns, or given as a path, or as that of a process. The agent here does it, so this needs
-root. An interface that is bound to no node is bound to this one first, which needs a server and an API key; bound
-already and named by id, it is attached without the server.
+namespace is named as by ip netns, or given as a path, or as that of a process, or of a systemd unit's main process. The
+agent here does it, so this needs root. An interface that is bound to no node is bound to this one first, which needs a
+server and an API key; bound already and named by id, it is attached without the server.
 
 Under a name that is root's alone, a namespace that is made anew, also at boot, gets the interface again. That of a
-process has it until it ends; then attach it anew. The VPC's resolver is set where ip netns exec looks for it; a
-namespace without such a name has no place for it, and what runs there must be told.`, `
+process has it until it ends; then attach it anew. The VPC's resolver is set where ip netns exec looks for it, or is
+mounted over /etc/resolv.conf of the process, among its own mounts; detaching takes it away again. What uses another
+resolver is left alone with --keep-resolver.`, `
   culvert eni attach cart --netns cart --default-route
-  culvert eni attach eni-0a1b2c3d4e5f60718 --pid 4711 --interface eth1`,
+  culvert eni attach cart --unit cart.service
+  culvert eni attach cart --pid "$(podman inspect --format '{{.State.Pid}}' cart)"
+  culvert eni attach eni-0a1b2c3d4e5f60718 --pid 4711 --interface eth1 --keep-resolver`,
 		func(cmd *cobra.Command, args []string) error {
-			path, err := f.path()
+			ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
+			defer cancel()
+			path, err := f.path(ctx)
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
-			defer cancel()
 			got, err := a.attach(ctx, vpc, args[0], local.AttachRequest{
-				Netns: path, Interface: f.ifname, DefaultRoute: f.defaultRoute,
+				Netns: path, Interface: f.ifname, DefaultRoute: f.defaultRoute, KeepResolver: f.keepResolver,
 			})
 			if err != nil {
 				return err
@@ -162,9 +170,9 @@ namespace without such a name has no place for it, and what runs there must be t
 			return a.print(got, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "%s is %s in %s: address %s, MTU %d, resolver %s\n",
 					got.ENI, got.Interface, path, got.Address, got.MTU, got.Resolver)
-				if err == nil && filepath.Dir(path) != netns.Dir {
-					_, err = fmt.Fprintf(w, "This namespace has no name: tell what runs there of its resolver, as \"nameserver %s\" in resolv.conf.\n",
-						got.Resolver)
+				if err == nil && got.Unnamed != "" {
+					_, err = fmt.Fprintf(w, "What runs there was not told of the resolver: %s. "+
+						"Tell it, as \"nameserver %s\" in resolv.conf, or mend that.\n", got.Unnamed, got.Resolver)
 				}
 				return err
 			})
@@ -179,18 +187,33 @@ namespace without such a name has no place for it, and what runs there must be t
 func (f *attachFlags) flags(c *cobra.Command) {
 	c.Flags().StringVar(&f.netns, "netns", "", "network `namespace`: name as of ip netns, or path")
 	c.Flags().IntVar(&f.pid, "pid", 0, "network namespace of this `process`")
+	c.Flags().StringVar(&f.unit, "unit", "", "network namespace of this systemd `unit`'s main process")
 	c.Flags().StringVar(&f.ifname, "interface", "eni0", "`name` of the interface inside")
 	c.Flags().BoolVar(&f.defaultRoute, "default-route", false, "make it the way to everywhere")
+	c.Flags().BoolVar(&f.keepResolver, "keep-resolver", false, "leave /etc/resolv.conf alone")
 	c.Flags().DurationVar(&f.timeout, "timeout", time.Minute, "how long to wait")
 	must(c.RegisterFlagCompletionFunc("netns", completeNetns))
 }
 
-func (f *attachFlags) path() (string, error) {
+func (f *attachFlags) path(ctx context.Context) (string, error) {
+	said := 0
+	for _, given := range []bool{f.netns != "", f.pid != 0, f.unit != ""} {
+		if given {
+			said++
+		}
+	}
 	switch {
-	case (f.netns == "") == (f.pid == 0):
-		return "", api.Errorf(api.CodeInvalidCombination, "--netns", "give --netns NAME or PATH, or --pid N",
+	case said != 1:
+		return "", api.Errorf(api.CodeInvalidCombination, "--netns", "give --netns NAME or PATH, --pid N, or --unit UNIT",
 			"the network namespace must be said, once")
+	case f.unit != "":
+		pid, err := mainProcess(ctx, f.unit)
+		return netns.ProcessPath(pid), err
 	case f.pid != 0:
+		if _, err := os.Stat("/proc/" + strconv.Itoa(f.pid)); err != nil {
+			return "", api.Errorf(api.CodeInvalidParameter, "--pid", "give the number of a process that runs, as ps shows it here",
+				"there is no process %d", f.pid)
+		}
 		return netns.ProcessPath(f.pid), nil
 	}
 	path, err := filepath.Abs(netns.Path(f.netns))
@@ -199,6 +222,21 @@ func (f *attachFlags) path() (string, error) {
 			"%s is not a network namespace", path)
 	}
 	return path, err
+}
+
+// mainProcess is that of a systemd unit which runs.
+func mainProcess(ctx context.Context, unit string) (pid int, err error) {
+	// systemctl show answers for units that do not exist, too.
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=MainPID", "--value", "--", unit).Output()
+	if err != nil {
+		return 0, api.Errorf(api.CodeInvalidParameter, "--unit", "give --pid N instead", "systemctl cannot be asked: %v", err)
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil || pid <= 0 {
+		return 0, api.Errorf(api.CodeInvalidParameter, "--unit", "start it first: systemctl start "+unit,
+			"unit %s has no main process", unit)
+	}
+	return pid, nil
 }
 
 // attach binds the interface to this machine's node if it is bound to none, and has the agent attach it.

@@ -94,7 +94,9 @@ func (a *app) runInside(ctx context.Context, f *runFlags, argv []string) error {
 func (a *app) attachInside(ctx context.Context, f *runFlags, path string) (*local.AttachResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	return a.attach(ctx, f.vpc, f.eni, local.AttachRequest{Netns: path, Interface: f.ifname, DefaultRoute: true})
+	return a.attach(ctx, f.vpc, f.eni, local.AttachRequest{
+		Netns: path, Interface: f.ifname, DefaultRoute: true, KeepResolver: true, // see resolverFiles
+	})
 }
 
 // detach gives the interface back, also when the command was interrupted.

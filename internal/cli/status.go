@@ -140,7 +140,11 @@ func writeNode(w io.Writer, n *local.Status, counters bool) error {
 		if x.Address.IsValid() {
 			address = x.Address.String()
 		}
-		workloads = append(workloads, []string{x.ENI, address, x.Netns, x.Interface, x.State})
+		state := x.State
+		if x.Unnamed != "" {
+			state += ", without the VPC's resolver: " + x.Unnamed
+		}
+		workloads = append(workloads, []string{x.ENI, address, x.Netns, x.Interface, state})
 	}
 	for _, c := range n.Counters {
 		counts = append(counts, []string{c.ENI, c.Hook, c.Reason, number(c.Packets), number(c.Bytes)})
