@@ -183,6 +183,7 @@ type Agent struct {
 	leaving     map[string]bool       // ENIs of which the host may still have something
 	applied     *plan.Plan            // last plan that was applied whole
 	appliedView *api.View
+	unsaved     bool          // appliedView came from the server and is not on the disk yet
 	begun       uint64        // rounds that have looked at the attachments
 	roundDone   chan struct{} // closed and replaced after each round
 	linkErrors  map[string]error

@@ -463,10 +463,20 @@ func sameRules(a, b *plan.Plan) bool {
 // publish makes the plan the one in force and keeps its view for a start without the control plane.
 func (t *turn) publish() {
 	t.mu.Lock()
-	newView := t.appliedView != t.view
-	t.applied, t.appliedView = t.plan, t.view
-	t.mu.Unlock()
-	if newView && t.signed.View != nil {
-		t.fail("keep view", t.dir.SaveView(t.signed))
+	if t.appliedView != t.view {
+		t.unsaved = t.signed.View != nil
 	}
+	t.applied, t.appliedView = t.plan, t.view
+	unsaved := t.unsaved
+	t.mu.Unlock()
+	if !unsaved {
+		return
+	}
+	if err := t.dir.SaveView(t.signed); err != nil {
+		t.fail("the view in force is not on the disk, and a restart without the server would begin with an older one", err)
+		return
+	}
+	t.mu.Lock()
+	t.unsaved = false
+	t.mu.Unlock()
 }

@@ -169,7 +169,7 @@ func (a *Agent) drop(eni string) error {
 	next := slices.DeleteFunc(slices.Clone(a.attachments), func(x plan.Attachment) bool { return x.ENI == eni })
 	if len(next) < len(a.attachments) {
 		if err := a.dir.SaveAttachments(next); err != nil {
-			return err
+			return unkept(err)
 		}
 		a.attachments = next
 		a.leaving[eni] = true

@@ -124,13 +124,19 @@ func (a *Agent) setAttachment(att plan.Attachment, ns *Namespace) (noted plan.At
 	next := append(others, att)
 	slices.SortFunc(next, func(x, y plan.Attachment) int { return cmp.Compare(x.ENI, y.ENI) })
 	if err := a.dir.SaveAttachments(next); err != nil {
-		return att, false, err
+		return att, false, unkept(err)
 	}
 	failpoint.Here("attach.noted")
 	a.attachments = next
 	delete(a.leaving, att.ENI)
 	a.forgetLost(att.ENI)
 	return att, false, a.hold(att.ENI, ns)
+}
+
+// unkept refuses what a restart would forget.
+func unkept(err error) error {
+	return &api.Error{Code: api.CodeUnavailable, Message: "it cannot be kept on this node's disk, so nothing was changed: " + err.Error(),
+		Remedy: "see to the node's data directory, then try again"}
 }
 
 // otherPath tells whether two wishes differ only in the path of the one namespace that they mean, such as /run/netns/cart and

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
@@ -45,7 +47,7 @@ func (d Dir) WireKey() string { return d.Path(wireKeyFile) }
 func (d Dir) Write(name string, data []byte) (err error) {
 	f, err := os.CreateTemp(string(d), "."+name+".*")
 	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return d.unwritten(name, err)
 	}
 	defer func() {
 		if err != nil {
@@ -55,14 +57,27 @@ func (d Dir) Write(name string, data []byte) (err error) {
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return d.unwritten(name, err)
 	}
 	failpoint.Here("state.written")
 	if err = os.Rename(f.Name(), d.Path(name)); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return d.unwritten(name, err)
 	}
 	failpoint.Here("state.renamed")
 	return syncDir(string(d))
+}
+
+// unwritten says why a file could not be replaced, and what to do.
+func (d Dir) unwritten(name string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		err = fmt.Errorf("%w: make room in the file system of %s", err, d)
+	case errors.Is(err, unix.EROFS):
+		err = fmt.Errorf("%w: mount the file system of %s so that it can be written", err, d)
+	case errors.Is(err, unix.EIO):
+		err = fmt.Errorf("%w: the disk under %s fails: see the kernel's log", err, d)
+	}
+	return fmt.Errorf("write %s: %w", name, err)
 }
 
 func syncDir(path string) error {
