@@ -186,6 +186,10 @@ func (s *Server) failure(ctx context.Context, op string, err error) *api.Error {
 		return e
 	case errors.Is(err, store.ErrNotReady), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return api.Errorf(api.CodeUnavailable, "", "look whether it happened, then try again", "the store did not answer in time")
+	case errors.Is(err, store.ErrDiskFull):
+		s.diskFull.add("store", err.Error())
+		return api.Errorf(api.CodeUnavailable, "", "have the server's administrator make room on its disk, then try again",
+			"the server's disk is full; nothing was changed")
 	}
 	s.log.Error("request failed", logkey.Operation, op, logkey.RequestID, requestID(ctx), logkey.Error, err)
 	return &api.Error{Code: api.CodeInternal, Message: "the server could not do it", Remedy: "look for the request id in its log"}

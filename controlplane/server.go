@@ -103,6 +103,7 @@ type Server struct {
 	tight    atomic.Bool // the store is nearly full
 	// Told of in the log: flow records that nodes may not write, and certificates that were replaced.
 	refusedFlows, replaced tally
+	diskFull               tally // writes that the store's disk had no room for
 	strangers              tally // refused, without a key or certificate
 
 	flows    *flowlog.Log

@@ -23,6 +23,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/logkey"
@@ -55,6 +56,8 @@ type EtcdConfig struct {
 	Log    *slog.Logger
 
 	quota int64 // bytes of an embedded one; tests have less
+	// reserve is what the file system must have free for a write, in bytes; tests have another.
+	reserve int64
 }
 
 // Etcd is the store on etcd.
@@ -256,6 +259,9 @@ func (e *Etcd) disarm(ctx context.Context, c *clientv3.Client) error {
 // withRoom writes, and once more if the store only believes that it is full: etcd raises its alarm some time after the write that
 // found no room, which may be after room was made. A write that was refused for want of room changed nothing.
 func (e *Etcd) withRoom(ctx context.Context, c *clientv3.Client, write func() error) error {
+	if err := e.hasDisk(); err != nil {
+		return err
+	}
 	err := write()
 	if !errors.Is(err, rpctypes.ErrNoSpace) || e.file == nil || e.file.Size() >= e.quota() {
 		return err
@@ -264,6 +270,25 @@ func (e *Etcd) withRoom(ctx context.Context, c *clientv3.Client, write func() er
 		return errors.Join(err, errAlarm)
 	}
 	return write()
+}
+
+// defaultReserve is a segment of etcd's log (64 MB), which it makes before it needs it, and one step by which its file grows (16 MB).
+const defaultReserve = 80 << 20
+
+// hasDisk refuses a write while the disk is nearly full. etcd itself ends its process when it finds no room for its log.
+func (e *Etcd) hasDisk() error {
+	if e.file == nil {
+		return nil
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(e.cfg.Dir, &fs); err != nil {
+		return fmt.Errorf("store: room in %s: %w", e.cfg.Dir, err)
+	}
+	free, reserve := int64(fs.Bavail)*fs.Bsize, cmp.Or(e.cfg.reserve, defaultReserve)
+	if free < reserve {
+		return fmt.Errorf("%w: %s has %d MiB left, and needs %d", ErrDiskFull, e.cfg.Dir, free>>20, reserve>>20)
+	}
+	return nil
 }
 
 // Fill implements Store.

@@ -62,6 +62,10 @@ const (
 // ErrNotReady is returned before Run called ready, and after it ended.
 var ErrNotReady = errors.New("store: not open")
 
+// ErrDiskFull refuses a write while the file system of the store is nearly full. Nothing was changed; reads go on, and so do writes
+// once there is room.
+var ErrDiskFull = errors.New("store: the disk is full")
+
 const (
 	prefixResource = "r/"
 	keyHead        = "head"
