@@ -139,6 +139,11 @@ func nameOf(ifindex int) string {
 	return "interface " + strconv.Itoa(ifindex)
 }
 
+func exists(ifindex int) bool {
+	_, err := net.InterfaceByIndex(ifindex)
+	return err == nil
+}
+
 // markAnswers marks what a packet socket sends as the agent's own.
 func markAnswers(fd int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, answerMark)

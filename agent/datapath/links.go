@@ -236,6 +236,9 @@ func (d *Datapath) Attached() ([]Attachment, error) {
 	var all []Attachment
 	for k, a := range d.links {
 		if !a.alive() {
+			if h, ok := k.hook(); ok && exists(k.ifindex) { // Secure comes too late to see it
+				d.note("%s was detached from %s", h.program, nameOf(k.ifindex))
+			}
 			if err := d.drop(k); err != nil {
 				return nil, err
 			}

@@ -2,6 +2,7 @@ package oracle
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -25,13 +26,19 @@ const (
 	probeSeq  = 0x464f0000
 )
 
-// Probe is a packet that a workload sends again and again.
+// Probe is a packet that somebody, such as a workload, sends again and again.
 type Probe struct {
 	From   string // namespace
 	Source netip.Addr
 	To     netip.AddrPort
 	// Allowed: it must arrive, so that who listens is known to hear.
 	Allowed bool
+
+	// Quoted: a router may tell the sender of an error, and quote the probe.
+	Quoted bool
+
+	Interface string  // to send by; empty: eni0
+	MAC       [6]byte // to send to; zero: one that nobody has
 }
 
 func (p Probe) String() string { return fmt.Sprintf("%s (%s) → %s", p.From, p.Source, p.To) }
@@ -69,7 +76,7 @@ func StartForbidden(probes []Probe, places []Place, period time.Duration) (*Forb
 		f.wg.Go(func() { f.listen(at, file) })
 	}
 	for i, p := range probes {
-		file, ifi, err := packetSocket(p.From, "eni0", false)
+		file, ifi, err := packetSocket(p.From, cmp.Or(p.Interface, "eni0"), false)
 		if err != nil {
 			f.Stop()
 			return nil, err
@@ -113,6 +120,7 @@ func packetSocket(namespace, ifname string, listen bool) (f *os.File, ifi *net.I
 func (f *Forbidden) send(ctx context.Context, i int, file *os.File, ifi *net.Interface, period time.Duration) {
 	defer file.Close()
 	p := f.probes[i]
+	to := cmp.Or(p.MAC, [6]byte{2})
 	tick := time.NewTicker(period)
 	defer tick.Stop()
 	for n := uint16(0); ; n++ {
@@ -130,8 +138,9 @@ func (f *Forbidden) send(ctx context.Context, i int, file *os.File, ifi *net.Int
 			if p.Allowed && packet.Protocol == 6 {
 				continue // it would open a connection that nobody goes on with
 			}
-			frame := plantest.Frame([6]byte{2}, [6]byte(ifi.HardwareAddr), unix.ETH_P_IP, packet.Bytes())
-			if _, err := file.Write(frame); err == nil { // a link that is down for a moment sends nothing
+			frame := plantest.Frame(to, [6]byte(ifi.HardwareAddr), unix.ETH_P_IP, packet.Bytes())
+			// A link that is down for a moment sends nothing; what is dropped at its egress was sent.
+			if _, err := file.Write(frame); err == nil || errors.Is(err, unix.ENOBUFS) {
 				f.sent[i].Add(1)
 			}
 		}
@@ -149,8 +158,12 @@ func (f *Forbidden) listen(at Place, file *os.File) {
 			return
 		}
 		if i, ok := probeIn(buf[:n]); ok && i < len(f.probes) {
+			p := f.probes[i]
+			if p.Quoted && p.From == at.Namespace {
+				continue
+			}
 			f.heard[i].Add(1)
-			if p := f.probes[i]; !p.Allowed {
+			if !p.Allowed {
 				f.tell(fmt.Errorf("%s arrived at %s in %s: % x", p, at.Interface, at.Namespace, buf[:min(n, 80)]))
 			}
 		}
