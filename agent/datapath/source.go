@@ -325,7 +325,7 @@ func (f *Flow) record() flow.Flow {
 		SourceVPC: e.SourceVpc, DestVPC: e.DestVpc, Tag: e.Key.Tag | e.Tag | r.Key.Tag | r.Tag, Opening: tuple(k.Saddr, k.Sport, k.Daddr, k.Dport),
 		Rewritten: tuple(e.Saddr, e.Sport, e.Daddr, e.Dport),
 		Counts:    flow.Counts{Packets: e.Packets, Bytes: e.Bytes, ReplyPackets: r.Packets, ReplyBytes: r.Bytes},
-		CreatedNS: e.CreatedNs, LastNS: f.LastNS(), TCPFlags: e.TcpFlags | r.TcpFlags, ENI: e.Eni,
+		CreatedNS: e.CreatedNs, LastNS: f.LastNS(), TCPFlags: e.TcpFlags | r.TcpFlags, ReplyTCPFlags: r.TcpFlags, ENI: e.Eni,
 		Connection: e.Connection, Rule: e.Rule, Generation: e.Generation,
 		Closed: f.Flags()&(bpf.FlowClosed|bpf.FlowExpired) != 0, Dead: f.Flags()&bpf.FlowDead != 0,
 	}

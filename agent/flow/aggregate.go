@@ -77,6 +77,7 @@ type Aggregator struct {
 	refusals map[refusalKey]*heldRefusal
 	early    int
 	lost     uint64
+	traffic  traffic
 }
 
 // track is what is known of one flow.
@@ -89,6 +90,8 @@ type track struct {
 	open     bool   // an opening record exists
 	closed   bool   // the closing record exists
 	missed   int
+	sum      *Traffic // what it counts in
+	active   bool     // counted there as one that has not ended
 }
 
 type refusalKey struct {
@@ -113,7 +116,7 @@ func NewAggregator(s Settings, l *Labeler, baselines []api.FlowRecord) *Aggregat
 	s.EarlyRefusals = cmp.Or(s.EarlyRefusals, defaultEarlyRefusals)
 	a := &Aggregator{
 		set: s, labels: l, early: s.EarlyRefusals,
-		flows: map[uint64]*track{}, refusals: map[refusalKey]*heldRefusal{},
+		flows: map[uint64]*track{}, refusals: map[refusalKey]*heldRefusal{}, traffic: traffic{},
 	}
 	for i := range baselines {
 		id, ok := parseID(baselines[i].FlowID)
@@ -121,10 +124,12 @@ func NewAggregator(s Settings, l *Labeler, baselines []api.FlowRecord) *Aggregat
 			continue
 		}
 		r := baselines[i]
-		a.flows[id] = &track{
+		t := &track{
 			flow: Flow{ID: id, Counts: countsOf(&r)}, template: &r, reported: countsOf(&r),
 			open: true, closed: r.State == api.FlowClosed || r.State == api.FlowLate,
 		}
+		a.count(t, &r, Counts{})
+		a.flows[id] = t
 	}
 	return a
 }
@@ -216,6 +221,7 @@ func merge(flows []Flow) []Flow {
 		f.LastNS = max(f.LastNS, old.LastNS)
 		f.Closed, f.Dead = f.Closed || old.Closed, f.Dead || old.Dead
 		f.TCPFlags |= old.TCPFlags
+		f.ReplyTCPFlags |= old.ReplyTCPFlags
 		out[i] = f
 	}
 	slices.SortFunc(out, func(x, y Flow) int {
@@ -318,6 +324,7 @@ func (a *Aggregator) emit(in Input, t *track, delta Counts, state string, res *R
 	r := a.record(t)
 	delta.put(&r)
 	r.State = state
+	a.count(t, &r, delta)
 	last := min(t.flow.LastNS, in.Now.Boot)
 	if delta.zero() || t.flow.LastNS == 0 {
 		last = in.Now.Boot
@@ -374,6 +381,7 @@ func (a *Aggregator) refused(in Input, res *Result) {
 	})
 	for _, h := range held {
 		r := a.labels.Refusal(&h.Refusal)
+		a.traffic.of(&r).Dropped += h.Packets
 		r.Node, r.Boot, r.Lost = a.set.Node, a.set.Boot, h.merged
 		r.Start, r.End = in.Now.At(min(h.FirstNS, in.Now.Boot)), in.Now.At(min(h.LastNS, in.Now.Boot))
 		res.Records = append(res.Records, r)

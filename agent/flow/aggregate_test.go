@@ -261,6 +261,11 @@ func TestRecordsSumUpToCounters(t *testing.T) {
 		if a.Len() != 0 || len(a.Baselines()) != 0 {
 			t.Fatalf("%d flows and %d baselines remain", a.Len(), len(a.Baselines()))
 		}
+		for k, sum := range a.traffic {
+			if sum.Active != 0 {
+				t.Fatalf("%+v: %d flows are active, and none is there", k, sum.Active)
+			}
+		}
 	})
 }
 

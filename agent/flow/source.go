@@ -84,15 +84,17 @@ type Flow struct {
 	Opening   Tuple  // as it enters
 	Rewritten Tuple  // after this node's translation
 	Counts
-	CreatedNS  uint64 // boot time, nanoseconds, as is LastNS
-	LastNS     uint64 // newest packet of either direction
-	TCPFlags   uint8  // all seen since it was opened, either direction
-	ENI        uint32 // number of the local ENI
-	Connection uint32 // number; 0 inside a VPC
-	Rule       uint32 // number of the rule that let it in
-	Generation uint32 // of the plan that it was judged under last
-	Closed     bool   // its time is over, or TCP: RST, or FINs of both sides
-	Dead       bool   // permission withdrawn
+	CreatedNS uint64 // boot time, nanoseconds, as is LastNS
+	LastNS    uint64 // newest packet of either direction
+	TCPFlags  uint8  // all seen since it was opened, either direction
+	// ReplyTCPFlags are those of the answers.
+	ReplyTCPFlags uint8
+	ENI           uint32 // number of the local ENI
+	Connection    uint32 // number; 0 inside a VPC
+	Rule          uint32 // number of the rule that let it in
+	Generation    uint32 // of the plan that it was judged under last
+	Closed        bool   // its time is over, or TCP: RST, or FINs of both sides
+	Dead          bool   // permission withdrawn
 	// Removed: the entries are gone from the kernel and these are their final counters. A source hands a removed flow over
 	// once, and never again after that.
 	Removed bool
