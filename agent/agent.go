@@ -29,6 +29,9 @@ const (
 	DefaultPinDir  = "/sys/fs/bpf/culvert"
 )
 
+// DefaultMetricsAddress is of the loopback: figures tell who is how busy, and are not for the network unless it is asked for.
+const DefaultMetricsAddress = "127.0.0.1:7445"
+
 // Entries of the flow table: two a flow and half, 256 bytes of kernel memory each while they are there.
 const (
 	DefaultFlowEntries = 524_288
@@ -51,8 +54,11 @@ type Config struct {
 	FlowInterval  time.Duration // aggregation: 1, 10, 60 or 600 s; default 60 s
 	FlowEntries   uint32        // which the flow table keeps until the machine boots; default DefaultFlowEntries
 	Tick          time.Duration // between checks of the whole state; default 2 s
-	ReadyFile     string        // written when the first round is through; optional
-	Log           *slog.Logger
+	// MetricsAddress is where GET /metrics is answered, HOST:PORT or unix:/PATH; "" is nowhere. Everybody who reaches it may read
+	// the figures.
+	MetricsAddress string
+	ReadyFile      string // written when the first round is through; optional
+	Log            *slog.Logger
 
 	// AllowForwarders are where tenants' DNS forwarders may be besides the Internet, at any port.
 	AllowForwarders []netip.Prefix

@@ -20,6 +20,7 @@ import (
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/logkey"
+	"github.com/culvert-net/culvert/internal/metrics"
 )
 
 // flowDir is where the data directory keeps flow records.
@@ -70,11 +71,12 @@ type machine struct {
 	recorder *recorder
 	resolver *resolver
 	members  *gossip.Gossip
+	metrics  string // where they are served; "" nowhere
 }
 
 // openMachine takes up the programs and maps that are pinned, and prepares the rest without I/O.
 func openMachine(cfg Config, id *state.Identity) (_ *machine, err error) {
-	m := &machine{log: cfg.Log, host: host.New(host.Config{})}
+	m := &machine{log: cfg.Log, host: host.New(host.Config{}), metrics: cfg.MetricsAddress}
 	m.resolver = newResolver(id, cfg.AllowForwarders, func() { m.agent.Wake() }, cfg.Log)
 	if m.datapath, err = datapath.Open(datapath.Config{
 		PinPath: cfg.PinDir, Sizes: datapath.Sizes{Flows: cfg.FlowEntries}, Log: cfg.Log,
@@ -135,6 +137,10 @@ func (m *machine) run(ctx context.Context) error {
 	base := context.WithoutCancel(ctx)
 	stopSource := m.background(base, map[string]part{"flow source": m.source.Run, "dns": m.resolver.run, "gossip": m.members.Run})
 	stopRecorder := m.background(base, map[string]part{"flow records": m.recorder.run})
+	if m.metrics != "" {
+		stopMetrics := m.background(base, map[string]part{"metrics": m.serveMetrics})
+		defer stopMetrics()
+	}
 	err := m.agent.Run(ctx)
 	stopSource()
 	stopRecorder()
@@ -176,6 +182,11 @@ func keep(ctx context.Context, log *slog.Logger, run part) {
 			return
 		}
 	}
+}
+
+func (m *machine) serveMetrics(ctx context.Context) error {
+	metrics.Serve(ctx, m.metrics, metrics.Handler(m.registry()), m.log)
+	return nil
 }
 
 // close lets go of the kernel; what is pinned stays.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/local"
+	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/version"
@@ -264,22 +265,32 @@ func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 			s.ServerError = err.Error()
 		}
 	}
-	names := map[string]string{}
+	latest, _ := a.box.latest()
+	if latest != nil {
+		s.Received = latest.Revision
+	}
+	peers := map[string]api.ViewPeer{}
 	if applied != nil {
 		s.Revision, s.Generation = applied.Revision, applied.Generation
 		s.ViewAge = time.Since(view.IssuedAt)
-		for _, p := range applied.Peers {
-			names[p.PublicKey] = p.Node
+		for _, p := range view.Peers {
+			peers[p.PublicKey] = p
 		}
+		s.Targets = targets(view, applied)
 	}
 	if w, err := a.edges.Wire.Observe(ctx); err != nil {
 		s.Errors = append(s.Errors, "tunnel: "+err.Error())
 	} else {
 		for _, p := range w.Peers {
 			key := p.PublicKey.String()
-			s.Peers = append(s.Peers, local.PeerStatus{Node: names[key], PublicKey: key, Underlay: p.Underlay.String(),
-				LastHandshake: p.LastHandshake, RxBytes: p.RxBytes, TxBytes: p.TxBytes})
+			peer := local.PeerStatus{Node: peers[key].Node, Name: peers[key].Name, PublicKey: key, Underlay: p.Underlay.String(),
+				LastHandshake: p.LastHandshake, RxBytes: p.RxBytes, TxBytes: p.TxBytes}
+			if !p.LastHandshake.IsZero() {
+				peer.HandshakeAge = max(1, time.Since(p.LastHandshake))
+			}
+			s.Peers = append(s.Peers, peer)
 		}
+		s.TunnelLost = a.tunnelLoss(ctx)
 	}
 	s.Members = a.edges.Members.States()
 	for _, att := range attachments {
@@ -294,6 +305,53 @@ func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 	s.Flows, err1 = a.edges.Datapath.Flows()
 	s.Counters, err2 = a.counters(applied)
 	return s, errors.Join(err1, err2)
+}
+
+// tunnelLoss is what the tunnel process lost, by reason; empty where the device does not tell.
+func (a *Agent) tunnelLoss(ctx context.Context) map[string]uint64 {
+	u, ok := a.edges.Wire.(interface {
+		Counters(context.Context) (wire.Counters, error)
+	})
+	if !ok {
+		return nil
+	}
+	c, err := u.Counters(ctx)
+	if err != nil {
+		return nil
+	}
+	return map[string]uint64{"no_session": c.NoSession, "malformed": c.Malformed, "unfinished_out": c.ForgivenOut,
+		"unfinished_in": c.ForgivenIn}
+}
+
+// targets counts those of a view that the plan made of it lets traffic to.
+func targets(v *api.View, p *plan.Plan) (t local.Targets) {
+	up := map[string]bool{}
+	for _, e := range p.ENIs {
+		up[e.ID] = true
+	}
+	type target struct {
+		eni  string
+		port uint16
+	}
+	seen := map[target]bool{}
+	for _, g := range v.Grants {
+		for _, x := range g.Targets {
+			if k := (target{x.ENI, x.Port}); !seen[k] {
+				seen[k] = true
+				t.Hosted++
+				if up[x.ENI] {
+					t.Attached++
+				}
+			}
+		}
+	}
+	for _, e := range v.Endpoints {
+		t.Endpoints++
+		if slices.ContainsFunc(e.Listeners, func(l api.ViewListenerPool) bool { return len(l.Targets) == 0 }) {
+			t.Without++
+		}
+	}
+	return t
 }
 
 func (a *Agent) workload(att plan.Attachment, p *plan.Plan) local.Workload {

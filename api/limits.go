@@ -27,6 +27,7 @@ const (
 	MaxConnectionsPerService  = 2_000
 	MaxForwardersPerVPC       = 4
 	MaxUnderlayPerNode        = 8
+	MaxStatusNames            = 20  // in each list of a status
 	MaxItemsPerRequest        = 100 // rules, targets, principals or endpoints in one call
 	MaxResourceTags           = 50  // AWS's limit
 	MaxTagKeyLen              = 128 // characters; AWS's limit

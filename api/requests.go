@@ -228,6 +228,13 @@ type Status struct {
 	NodesLive     int          `json:"nodesLive"` // with a stream, or heard of within the last minute
 	CAFingerprint string       `json:"caFingerprint"`
 	Converged     bool         `json:"converged"` // every live node has applied Revision
+	// Pending are endpoint connections that wait for the caller to accept them; of all providers for an administrator.
+	Pending int `json:"pendingAcceptance"`
+	// WithoutTarget are names, ACCOUNT/NAME, of the caller's services that an endpoint can use and behind which no target is
+	// attached; of all providers for an administrator. The first MaxStatusNames.
+	WithoutTarget []string `json:"servicesWithoutTarget,omitempty"`
+	// Waiting are names of live nodes that have not applied Revision, for administrators. The first MaxStatusNames.
+	Waiting []string `json:"nodesWaiting,omitempty"`
 }
 
 // Caller is whom the server takes the caller for.

@@ -280,7 +280,7 @@ func writing[I any, P interface {
 		Body     *T
 	}
 	described := o.huma(s)
-	described.Middlewares = huma.Middlewares{s.require(o, true)}
+	described.Middlewares = huma.Middlewares{s.measure(o.id), s.require(o, true)}
 	huma.Register(s.huma, described, func(ctx context.Context, in *I) (*output, error) {
 		opts := P(in).options()
 		who := callerOf(ctx)

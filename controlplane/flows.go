@@ -58,6 +58,7 @@ func (s *Server) takeFlows(ctx context.Context, in *flowBatch) (*flowAnswer, err
 		e.Node = node
 		if why := s.mayRecord(&e, len(text), c.now); why != "" {
 			receipt.Refused++
+			s.figures.refused.Add(1)
 			s.refusedFlows.add(node, why)
 			continue
 		}
@@ -67,6 +68,7 @@ func (s *Server) takeFlows(ctx context.Context, in *flowBatch) (*flowAnswer, err
 	if err != nil {
 		return nil, s.failure(ctx, "send-flows", err)
 	}
+	s.figures.stored.Add(uint64(stored))
 	receipt.Stored, receipt.Duplicates = stored, len(good)-stored
 	return &flowAnswer{receipt}, nil
 }

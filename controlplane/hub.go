@@ -72,6 +72,16 @@ func (h *hub) stream(node string, now func() time.Time) (end func()) {
 	}
 }
 
+// streaming counts the view streams that are open.
+func (h *hub) streaming() (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range h.nodes {
+		n += l.streams
+	}
+	return n
+}
+
 func (h *hub) report(st api.NodeStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -24,6 +24,7 @@ import (
 	"github.com/culvert-net/culvert/controlplane/ca"
 	"github.com/culvert-net/culvert/controlplane/flowlog"
 	"github.com/culvert-net/culvert/controlplane/store"
+	"github.com/culvert-net/culvert/internal/metrics"
 )
 
 // Defaults of Config.
@@ -33,6 +34,7 @@ const (
 	DefaultAcceptanceTimeout = 7 * 24 * time.Hour
 	DefaultFlowRetention     = 30 * 24 * time.Hour
 	DefaultTick              = 30 * time.Second
+	DefaultMetricsAddress    = "127.0.0.1:7444"
 )
 
 // Config says where a server keeps its data and where it listens.
@@ -55,6 +57,9 @@ type Config struct {
 	Ready func(Info)
 	// AdminKey receives the first administrator's key, once in a data directory's life. Without it the key is lost.
 	AdminKey func(secret string)
+
+	// MetricsAddress is where GET /metrics is answered without TLS and key, HOST:PORT or unix:/PATH; "" is nowhere.
+	MetricsAddress string
 
 	ViewMaxAge        time.Duration // how long a node goes on with a view when it hears nothing newer
 	AcceptanceTimeout time.Duration // PendingAcceptance becomes Expired
@@ -110,6 +115,7 @@ type Server struct {
 	index    indexCache
 	stopping chan struct{}
 	requests atomic.Uint64
+	figures  serverFigures
 }
 
 // New prepares a server; Run does the rest.
@@ -129,7 +135,8 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, store: cfg.Store, hub: newHub(), stopping: make(chan struct{})}
+	s := &Server{cfg: cfg, log: cfg.Log, store: cfg.Store, hub: newHub(), stopping: make(chan struct{}),
+		figures: newServerFigures()}
 	if s.store == nil {
 		ec := store.EtcdConfig{Dir: cfg.DataDir, Log: cfg.Log}
 		if len(cfg.EtcdEndpoints) > 0 {
@@ -223,6 +230,9 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	}
 	keepCtx, stopKeeping := context.WithCancel(ctx)
 	wg.Go(func() { s.keepHouse(keepCtx) })
+	if s.cfg.MetricsAddress != "" {
+		wg.Go(func() { metrics.Serve(keepCtx, s.cfg.MetricsAddress, metrics.Handler(s.registry()), s.log) })
+	}
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(Info{Addresses: addresses, CA: s.ca.PEM()})
 	}

@@ -43,7 +43,55 @@ func status(c *call) *api.Status {
 	}
 	live := c.s.convergence(c.r, c.r.Revision)
 	out.NodesLive, out.Converged = live.Nodes, live.Converged
+	if c.who.admin() {
+		out.Waiting = live.Waiting[:min(len(live.Waiting), api.MaxStatusNames)]
+	}
+	c.serviceStatus(out)
 	return out
+}
+
+// serviceStatus tells a provider what waits for it: connections to decide on, and services that lead nowhere.
+func (c *call) serviceStatus(out *api.Status) {
+	used := map[string]bool{}
+	for _, con := range c.r.Connections {
+		s := c.r.Services[con.Service]
+		if s == nil || s.Account != c.account && !(c.who.admin() && c.account == "") {
+			continue
+		}
+		switch con.State {
+		case api.PendingAcceptance:
+			out.Pending++
+		case api.Available:
+			used[s.ID] = true
+		}
+	}
+	for id := range used {
+		if s := c.r.Services[id]; !c.anyTarget(s) {
+			out.WithoutTarget = append(out.WithoutTarget, c.serviceName(s))
+		}
+	}
+	slices.Sort(out.WithoutTarget)
+	out.WithoutTarget = out.WithoutTarget[:min(len(out.WithoutTarget), api.MaxStatusNames)]
+}
+
+// anyTarget tells whether a target of a service is attached, as far as its node has said.
+func (c *call) anyTarget(s *api.Service) bool {
+	for _, id := range s.LoadBalancers {
+		b := c.r.LoadBalancers[id]
+		if b == nil {
+			continue
+		}
+		for _, l := range b.Listeners {
+			g := c.r.TargetGroups[l.TargetGroup]
+			if g != nil && slices.ContainsFunc(g.Targets, func(t api.Target) bool {
+				e := c.r.ENIs[t.ENI]
+				return e != nil && c.s.hub.attached(e.Node, e.ID)
+			}) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // convergence tells which live nodes have not applied a revision. A node that nothing is heard of is not waited for: it gets the

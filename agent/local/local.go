@@ -42,7 +42,8 @@ type Status struct {
 	Node        string         `json:"nodeId"`
 	Name        string         `json:"name"`
 	Version     string         `json:"version"`
-	Revision    int64          `json:"revision"` // of the view that is applied
+	Revision    int64          `json:"revision"`         // of the view that is applied
+	Received    int64          `json:"receivedRevision"` // of the newest view that came; the server's own while connected
 	Generation  uint32         `json:"generation"`
 	ViewAge     time.Duration  `json:"viewAgeNanoseconds"`
 	Connected   bool           `json:"connected"`             // to the control plane
@@ -55,6 +56,18 @@ type Status struct {
 	Flows       int            `json:"flows"`
 	Lost        uint64         `json:"lostRecords"`
 	PendingSend int            `json:"pendingRecords"`
+	Targets     Targets        `json:"targets"`
+	// TunnelLost are packets that the tunnel lost since its process started, by reason: no_session, malformed, unfinished_out,
+	// unfinished_in (they went in and never came out). Absent where the device does not tell.
+	TunnelLost map[string]uint64 `json:"tunnelLostPackets,omitempty"`
+}
+
+// Targets are those of endpoint services, as this node has to do with them.
+type Targets struct {
+	Hosted    int `json:"hosted"`    // by this node, for services with an Available endpoint
+	Attached  int `json:"attached"`  // of those, in a namespace that is there
+	Endpoints int `json:"endpoints"` // that workloads of this node can use
+	Without   int `json:"without"`   // of those, with a listener that has no target
 }
 
 // PeerStatus is a tunnel.
@@ -62,9 +75,12 @@ type PeerStatus struct {
 	Node          string    `json:"nodeId"`
 	PublicKey     string    `json:"publicKey"`
 	Underlay      string    `json:"underlay"`
+	Name          string    `json:"name"`
 	LastHandshake time.Time `json:"lastHandshake,omitzero"`
-	RxBytes       uint64    `json:"rxBytes"`
-	TxBytes       uint64    `json:"txBytes"`
+	// HandshakeAge is the time since LastHandshake by the node's own clock; 0: there was none.
+	HandshakeAge time.Duration `json:"handshakeAgeNanoseconds,omitempty"`
+	RxBytes      uint64        `json:"rxBytes"`
+	TxBytes      uint64        `json:"txBytes"`
 }
 
 // MemberStatus is what gossip believes; a hint.

@@ -98,6 +98,9 @@ func (a *Authority) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
+// NotAfter is when the CA's certificate expires.
+func (a *Authority) NotAfter() time.Time { return a.cert.NotAfter }
+
 // Fingerprint is the SHA-256 of the CA certificate, hexadecimal: the pin in join tokens.
 func (a *Authority) Fingerprint() string {
 	sum := sha256.Sum256(a.cert.Raw)

@@ -66,6 +66,7 @@ it works from the last view that it has heard, also after a restart.`, `
 	f.Uint32Var(&cfg.FlowEntries, "flow-table-entries", agent.DefaultFlowEntries,
 		"`number` of entries in the flow table, two a flow; a table that is there keeps its size until this machine boots")
 	f.StringVar(&cfg.GossipAddress, "gossip-address", "", "`address` of this machine to gossip from; default: all")
+	metricsFlag(c, &cfg.MetricsAddress, agent.DefaultMetricsAddress)
 	f.StringArrayVar(&forwarders, "allow-forwarder", nil,
 		"`CIDR` where DNS forwarders of tenants may be besides the Internet, at any port (may repeat)")
 	c.RegisterFlagCompletionFunc("flow-interval", cobra.FixedCompletions([]string{"1s", "10s", "1m", "10m"},
@@ -98,6 +99,9 @@ func checkAgent(cfg *agent.Config) error {
 			fmt.Sprintf("use %d to %d; each takes 256 bytes of memory while it is used", agent.MinFlowEntries, agent.MaxFlowEntries))
 	}
 	if err := checkMTU(cfg.TunnelMTU); err != nil {
+		return err
+	}
+	if err := checkMetricsAddress(cfg.MetricsAddress); err != nil {
 		return err
 	}
 	if cfg.GossipAddress != "" {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/netip"
 	"regexp"
@@ -174,6 +175,44 @@ func TestNodeThatIsNotConnected(t *testing.T) {
 		var out strings.Builder
 		if err := writeNode(&out, &local.Status{Name: "a", ServerError: why}, false); err != nil || !strings.Contains(out.String(), want) {
 			t.Errorf("got %q, %v; want %q", out.String(), err, want)
+		}
+	}
+}
+
+// A node's status fits a screen, however much there is to tell: the worst is on top, and the rest is counted.
+func TestStatusFitsAScreen(t *testing.T) {
+	n := &local.Status{Node: "node-0a1b2c3d4e5f60718", Name: "node-a", Version: "v1.2.3", Connected: true, Revision: 7, Received: 8,
+		TunnelLost: map[string]uint64{"no_session": 3, "malformed": 0}}
+	for i := range 50 {
+		n.Errors = append(n.Errors, fmt.Sprintf("problem %d", i))
+		n.Peers = append(n.Peers, local.PeerStatus{Name: fmt.Sprintf("node-%d", i), Underlay: "[2001:db8::ffff:1234]:51820",
+			LastHandshake: time.Now(), HandshakeAge: time.Duration(i+1) * time.Second, RxBytes: 1 << 40, TxBytes: 1023})
+		n.Workloads = append(n.Workloads, local.Workload{ENI: "eni-0a1b2c3d4e5f60718", Address: netip.MustParseAddr("10.255.255.255"),
+			Netns: "/run/netns/a-long-name", Interface: "eni0", State: "up"})
+	}
+	n.Peers[3].LastHandshake, n.Workloads[40].State = time.Time{}, "pending"
+	var out strings.Builder
+	if err := writeNode(&out, n, false); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	if len(lines) > 24 {
+		t.Errorf("%d lines:\n%s", len(lines), &out)
+	}
+	for _, l := range lines {
+		if len([]rune(l)) > 100 {
+			t.Errorf("%d columns: %s", len([]rune(l)), l)
+		}
+	}
+	for _, want := range []string{"revision 8 came and is NOT applied yet", "… and 47 more", "3 packets lost in it (no_session 3)", "1.0 TiB", "1023 B"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, &out)
+		}
+	}
+	for head, first := range map[string]string{"PEER": "node-3 ", "WORKLOAD": "eni-"} {
+		i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, head) })
+		if i < 0 || !strings.HasPrefix(lines[i+1], first) || head == "WORKLOAD" && !strings.HasSuffix(lines[i+1], "pending") {
+			t.Errorf("below %s: %q", head, lines[i+1])
 		}
 	}
 }

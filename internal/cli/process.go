@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/metrics"
 )
 
 // processFlags are common to the commands that run until they are stopped.
@@ -48,6 +49,19 @@ func (p *processFlags) logger(w io.Writer) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, o)), nil
 	}
 	return nil, invalidFlag("--log-format", p.format, "use "+strings.Join(logFormats, " or "))
+}
+
+// metricsFlag says where a process shows its figures.
+func metricsFlag(c *cobra.Command, to *string, def string) {
+	c.Flags().StringVar(to, "metrics-address", def,
+		"`address` to serve /metrics at, HOST:PORT or unix:/PATH, to everybody who reaches it; \"\" for nowhere")
+}
+
+func checkMetricsAddress(address string) error {
+	if err := metrics.CheckAddress(address); err != nil {
+		return api.Errorf(api.CodeInvalidParameter, "--metrics-address", "write it as 127.0.0.1:7445 or unix:/run/culvert/metrics.sock", "%v", err)
+	}
+	return nil
 }
 
 func invalidFlag(flag, value, remedy string) error {

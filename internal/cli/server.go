@@ -59,6 +59,7 @@ to --admin-key-file, which only its owner can read, or else is printed, once and
 		"after which an endpoint that nobody accepted expires")
 	fs.DurationVar(&f.cfg.FlowRetention, "flow-retention", controlplane.DefaultFlowRetention,
 		"how long flow records are kept")
+	metricsFlag(c, &f.cfg.MetricsAddress, controlplane.DefaultMetricsAddress)
 	f.flags(c)
 	c.Args = noArguments
 	return c
@@ -105,6 +106,9 @@ func (f *serverFlags) check() error {
 		if d.value < time.Minute {
 			return api.Errorf(api.CodeInvalidParameter, d.flag, "use at least 1m", "%s is too short", d.value)
 		}
+	}
+	if err := checkMetricsAddress(f.cfg.MetricsAddress); err != nil {
+		return err
 	}
 	if f.adminKeyFile != "" {
 		return checkWritable("--admin-key-file", f.adminKeyFile)

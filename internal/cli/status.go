@@ -1,11 +1,16 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -86,26 +91,7 @@ func (a *app) serverStatus(ctx context.Context, s *fullStatus) error {
 
 func (s fullStatus) write(w io.Writer, counters bool) error {
 	if s.Server != nil {
-		who := "administrator"
-		if !s.Server.Caller.Admin {
-			who = s.Server.Caller.Account + " (" + s.Server.Caller.AccountName + ")"
-		}
-		converged := "all live nodes have it"
-		if !s.Server.Converged {
-			converged = "not all live nodes have it yet"
-		}
-		fmt.Fprintf(w, "Server    version %s, region %s, up since %s\n", s.Server.Version, s.Server.Region, stamp(s.Server.StartedAt))
-		fmt.Fprintf(w, "Revision  %d, %s\n", s.Server.Revision, converged)
-		fmt.Fprintf(w, "Nodes     %d live of %d\n", s.Server.NodesLive, s.Server.NodesTotal)
-		fmt.Fprintf(w, "You are   %s\n", who)
-	}
-	if len(s.Nodes) > 0 {
-		fmt.Fprintln(w)
-		var rows [][]string
-		for i := range s.Nodes {
-			rows = append(rows, nodeKind.row(&s.Nodes[i]))
-		}
-		if err := table(w, nodeKind.head, rows); err != nil {
+		if err := s.writeServer(w); err != nil {
 			return err
 		}
 	}
@@ -118,6 +104,63 @@ func (s fullStatus) write(w io.Writer, counters bool) error {
 	return writeNode(w, s.Node, counters)
 }
 
+// A screen has 24 lines. What does not fit is counted, and the worst is on top.
+const (
+	shownProblems = 3
+	shownRows     = 4 // of each table
+)
+
+func (s fullStatus) writeServer(w io.Writer) error {
+	v := s.Server
+	who := "administrator"
+	if !v.Caller.Admin {
+		who = v.Caller.Account + " (" + v.Caller.AccountName + ")"
+	}
+	converged := "all live nodes have it"
+	if !v.Converged {
+		converged = "not all live nodes have it yet"
+		if len(v.Waiting) > 0 {
+			converged = "not applied yet by " + strings.Join(v.Waiting, ", ")
+		}
+	}
+	fmt.Fprintf(w, "Server    version %s, region %s, up since %s\n", v.Version, v.Region, stamp(v.StartedAt))
+	fmt.Fprintf(w, "Revision  %d, %s\n", v.Revision, converged)
+	fmt.Fprintf(w, "Nodes     %d live of %d\n", v.NodesLive, v.NodesTotal)
+	fmt.Fprintf(w, "You are   %s\n", who)
+	var problems []string
+	if v.Pending > 0 {
+		problems = append(problems, fmt.Sprintf("%d endpoints wait to be accepted: culvert service connections SERVICE", v.Pending))
+	}
+	for _, name := range v.WithoutTarget {
+		problems = append(problems, "behind "+name+" no target is attached: culvert target-group describe GROUP")
+	}
+	writeProblems(w, problems, "culvert status -o json")
+	if len(s.Nodes) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	nodes := slices.Clone(s.Nodes)
+	slices.SortStableFunc(nodes, func(a, b api.NodeReport) int { return cmp.Compare(badness(&b), badness(&a)) })
+	var rows [][]string
+	for i := range nodes {
+		rows = append(rows, nodeKind.row(&nodes[i]))
+	}
+	return screenTable(w, nodeKind.head, rows, "culvert node list")
+}
+
+// badness of a node, to show the worst first.
+func badness(n *api.NodeReport) int {
+	switch {
+	case n.State == api.NodeRevoked:
+		return -1
+	case n.Status != nil && len(n.Status.Errors) > 0:
+		return 2
+	case !n.Live:
+		return 1
+	}
+	return 0
+}
+
 func writeNode(w io.Writer, n *local.Status, counters bool) error {
 	link := "connected to the server"
 	if !n.Connected {
@@ -125,17 +168,19 @@ func writeNode(w io.Writer, n *local.Status, counters bool) error {
 			link += ": " + n.ServerError
 		}
 	}
+	applied := "applied"
+	if n.Received > n.Revision {
+		applied = fmt.Sprintf("applied; revision %d came and is NOT applied yet", n.Received)
+	}
 	fmt.Fprintf(w, "Node      %s (%s), version %s, %s\n", n.Name, n.Node, n.Version, link)
-	fmt.Fprintf(w, "View      revision %d, generation %d, %s old\n", n.Revision, n.Generation, n.ViewAge.Round(time.Second))
+	fmt.Fprintf(w, "View      revision %d, %s, generation %d, %s old\n", n.Revision, applied, n.Generation, n.ViewAge.Round(time.Second))
 	fmt.Fprintf(w, "Flows     %d open, %d records to send, %d lost\n", n.Flows, n.PendingSend, n.Lost)
-	for _, e := range n.Errors {
-		fmt.Fprintf(w, "Error     %s\n", e)
-	}
-	var peers, workloads, counts [][]string
-	for _, p := range n.Peers {
-		peers = append(peers, []string{p.Node, p.Underlay, stamp(p.LastHandshake), number(p.RxBytes), number(p.TxBytes)})
-	}
-	for _, x := range n.Workloads {
+	fmt.Fprintf(w, "Targets   %d here, %d attached; %d endpoints, %d without a target\n", n.Targets.Hosted, n.Targets.Attached,
+		n.Targets.Endpoints, n.Targets.Without)
+	fmt.Fprintf(w, "Tunnel    %d peers, %s\n", len(n.Peers), tunnelLoss(n.TunnelLost))
+	writeProblems(w, n.Errors, "culvert status -o json")
+	var workloads, counts [][]string
+	for _, x := range worstWorkloads(n.Workloads) {
 		address := "-" // not up
 		if x.Address.IsValid() {
 			address = x.Address.String()
@@ -149,24 +194,107 @@ func writeNode(w io.Writer, n *local.Status, counters bool) error {
 	for _, c := range n.Counters {
 		counts = append(counts, []string{c.ENI, c.Hook, c.Reason, number(c.Packets), number(c.Bytes)})
 	}
-	sections := []struct {
-		head []string
-		rows [][]string
-	}{
-		{[]string{"WORKLOAD", "ADDRESS", "NETNS", "INTERFACE", "STATE"}, workloads},
-		{[]string{"PEER", "UNDERLAY", "LAST HANDSHAKE", "RECEIVED BYTES", "SENT BYTES"}, peers},
-		{[]string{"INTERFACE", "HOOK", "REASON", "PACKETS", "BYTES"}, counts},
-	}
-	for i, s := range sections {
-		if len(s.rows) == 0 || i == 2 && !counters {
-			continue
-		}
+	if len(workloads) > 0 {
 		fmt.Fprintln(w)
-		if err := table(w, s.head, s.rows); err != nil {
+		if err := screenTable(w, []string{"WORKLOAD", "ADDRESS", "NETNS", "INTERFACE", "STATE"}, workloads, "culvert status -o json"); err != nil {
 			return err
 		}
 	}
+	if len(n.Peers) > 0 {
+		fmt.Fprintln(w)
+		if err := screenTable(w, []string{"PEER", "UNDERLAY", "HANDSHAKE", "RECEIVED", "SENT"}, peerRows(n.Peers), "culvert status -o json"); err != nil {
+			return err
+		}
+	}
+	if counters && len(counts) > 0 {
+		fmt.Fprintln(w)
+		return table(w, []string{"INTERFACE", "HOOK", "REASON", "PACKETS", "BYTES"}, counts)
+	}
 	return nil
+}
+
+// worstWorkloads puts first what is not up.
+func worstWorkloads(all []local.Workload) []local.Workload {
+	all = slices.Clone(all)
+	slices.SortStableFunc(all, func(a, b local.Workload) int {
+		return cmp.Compare(map[bool]int{true: 1}[a.State == "up"], map[bool]int{true: 1}[b.State == "up"])
+	})
+	return all
+}
+
+// peerRows are the peers, those first that were not heard of for longest.
+func peerRows(peers []local.PeerStatus) (rows [][]string) {
+	peers = slices.Clone(peers)
+	silent := func(p local.PeerStatus) time.Duration {
+		if p.LastHandshake.IsZero() {
+			return math.MaxInt64
+		}
+		return p.HandshakeAge
+	}
+	slices.SortStableFunc(peers, func(a, b local.PeerStatus) int { return cmp.Compare(silent(b), silent(a)) })
+	for _, p := range peers {
+		age := "never"
+		if !p.LastHandshake.IsZero() {
+			age = p.HandshakeAge.Round(time.Second).String() + " ago"
+		}
+		rows = append(rows, []string{cmp.Or(p.Name, p.Node), p.Underlay, age, size(p.RxBytes), size(p.TxBytes)})
+	}
+	return rows
+}
+
+// tunnelLoss says what the tunnel lost.
+func tunnelLoss(lost map[string]uint64) string {
+	var parts []string
+	total := uint64(0)
+	for _, reason := range slices.Sorted(maps.Keys(lost)) {
+		total += lost[reason]
+		if lost[reason] > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", reason, lost[reason]))
+		}
+	}
+	switch {
+	case lost == nil:
+		return "its loss is not known"
+	case total == 0:
+		return "0 packets lost in it"
+	}
+	return fmt.Sprintf("%d packets lost in it (%s)", total, strings.Join(parts, ", "))
+}
+
+func writeProblems(w io.Writer, problems []string, rest string) {
+	for i, e := range problems {
+		if i == shownProblems {
+			fmt.Fprintf(w, "          … and %d more: %s\n", len(problems)-i, rest)
+			return
+		}
+		fmt.Fprintf(w, "Problem   %s\n", e)
+	}
+}
+
+// screenTable writes as many rows as are shown, and how many more there are.
+func screenTable(w io.Writer, head []string, rows [][]string, rest string) error {
+	shown := rows[:min(len(rows), shownRows)]
+	if err := table(w, head, shown); err != nil {
+		return err
+	}
+	if more := len(rows) - len(shown); more > 0 {
+		_, err := fmt.Fprintf(w, "… and %d more: %s\n", more, rest)
+		return err
+	}
+	return nil
+}
+
+// size writes bytes with the largest binary prefix that leaves a whole number, to one digit after the point.
+func size(n uint64) string {
+	if n < 1<<10 {
+		return number(n) + " B"
+	}
+	value, prefix := float64(n), -1
+	for value >= 1<<10 {
+		value /= 1 << 10
+		prefix++
+	}
+	return fmt.Sprintf("%.1f %ciB", value, "KMGTPE"[prefix])
 }
 
 func number(n uint64) string { return strconv.FormatUint(n, 10) }
