@@ -266,7 +266,8 @@ func (s *Server) loadRelated() error {
 			err = json.Unmarshal(data, x)
 		}
 		if err != nil {
-			return fmt.Errorf("server: what the node %s had to do with (remove the file, and late flow records are refused): %w", node, err)
+			return fmt.Errorf("server: what the node %s had to do with, %s (remove the file, and late flow records are refused): %w", node,
+				s.relatedFile(node), err)
 		}
 		x.Revision = 0 // a store that was restored from a backup counts on from there
 		s.hub.mu.Lock()

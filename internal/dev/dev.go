@@ -184,18 +184,31 @@ func (l *Lab) Load() (*Record, error) {
 		return nil, fmt.Errorf("read record of the mesh: %w", err)
 	}
 	r := new(Record)
-	if err := json.Unmarshal(data, r); err != nil {
-		return nil, fmt.Errorf("read record of the mesh %s: %w", l.StateDir("mesh.json"), err)
+	if err := json.Unmarshal(data, r); err == nil {
+		return r, nil
+	}
+	// Without the record nobody knows what to take down, so there are two.
+	*r = Record{}
+	data, errCopy := os.ReadFile(l.StateDir(recordCopy))
+	if errCopy == nil {
+		errCopy = json.Unmarshal(data, r)
+	}
+	if errCopy != nil {
+		return nil, fmt.Errorf("the record of the mesh, %s, is damaged, and so is its copy (%w): take down by hand what is named %s-*: "+
+			"ip netns list; then remove %s and %s", l.StateDir("mesh.json"), errCopy, l.cfg.Prefix, l.StateDir(), l.RunDir())
 	}
 	return r, nil
 }
+
+const recordCopy = "mesh.json.copy"
 
 func (l *Lab) save(r *Record) error {
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write record of the mesh: %w", err)
 	}
-	return writeFile(l.StateDir("mesh.json"), append(data, '\n'))
+	data = append(data, '\n')
+	return errors.Join(writeFile(l.StateDir("mesh.json"), data), writeFile(l.StateDir(recordCopy), data))
 }
 
 // writeFile replaces a file as a whole: 0600, with its directory made 0700.
