@@ -47,7 +47,8 @@ type identity struct {
 	Boot  string `json:"boot"`
 }
 
-// identify looks a process up; ok is false when it does not run (a zombie does not).
+// identify looks a process up; ok is false when it does not run. A zombie does not, unless it has threads that are still
+// on their way out, with its files and locks.
 func identify(pid int) (id identity, ok bool) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -55,7 +56,7 @@ func identify(pid int) (id identity, ok bool) {
 	}
 	// The command in parentheses may hold anything; what follows the last one is fields 3, 4, ….
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+	if len(fields) < 20 || (fields[0] == "Z" || fields[0] == "X") && fields[17] == "1" {
 		return id, false
 	}
 	start, err := strconv.ParseUint(fields[19], 10, 64)
