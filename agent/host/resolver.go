@@ -61,7 +61,7 @@ func (r resolvers) set(s WorkloadSpec) error {
 		return nil
 	}
 	if owner == "" {
-		if made, err = r.prepare(name); err != nil {
+		if made, err = r.prepare(name, s); err != nil {
 			return fmt.Errorf("resolver file of %s: %w", name, err)
 		}
 	}
@@ -71,17 +71,34 @@ func (r resolvers) set(s WorkloadSpec) error {
 	return nil
 }
 
+// note is the file to be, and until it has its name the word of what was made for it, should this process die.
+func (r resolvers) note(name string) string { return filepath.Join(r.etc, notePrefix+name) }
+
+const notePrefix = ".culvert-new-"
+
 // prepare makes the directories, says how many, and keeps a file that is there aside.
-func (r resolvers) prepare(name string) (made int, err error) {
-	for _, dir := range []string{r.etc, filepath.Dir(r.file(name))} {
-		switch err := os.Mkdir(dir, 0o755); {
-		case err == nil:
+func (r resolvers) prepare(name string, s WorkloadSpec) (made int, err error) {
+	dir := filepath.Dir(r.file(name))
+	for _, d := range []string{r.etc, dir} {
+		if _, err := os.Stat(d); errors.Is(err, fs.ErrNotExist) {
 			made++
-			failpoint.Here("resolver.made-directory")
-		case !errors.Is(err, fs.ErrExist):
-			return made, err
 		}
 	}
+	if b, err := os.ReadFile(r.note(name)); err == nil { // somebody died here
+		_, before := parseResolver(string(b))
+		made = max(made, before)
+	}
+	if err := os.MkdirAll(r.etc, 0o755); err != nil {
+		return made, err
+	}
+	if err := r.put(name, resolverText(s.ENI, made, s.Resolver, s.Search)); err != nil {
+		return made, err
+	}
+	failpoint.Here("resolver.noted")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return made, err
+	}
+	failpoint.Here("resolver.made-directory")
 	if err := os.Remove(r.saved(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return made, err
 	}
@@ -96,17 +113,24 @@ func (r resolvers) write(name, text string) error {
 	if have, err := os.ReadFile(r.file(name)); err == nil && string(have) == text {
 		return nil
 	}
-	f, err := os.CreateTemp(r.etc, ".culvert-new-")
+	if err := r.put(name, text); err != nil {
+		return err
+	}
+	return os.Rename(r.note(name), r.file(name))
+}
+
+// put writes the note.
+func (r resolvers) put(name, text string) error {
+	f, err := os.OpenFile(r.note(name), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
 	_, err = f.WriteString(text)
 	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 	if err != nil {
-		return err
+		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return os.Rename(f.Name(), r.file(name))
+	return nil
 }
 
 // owner reads whose file the namespace has: "" for none or a person's.
@@ -131,6 +155,11 @@ func (r resolvers) restore(eni string) error {
 		return fmt.Errorf("resolver files: %w", err)
 	}
 	for _, d := range dirs {
+		if name, unfinished := strings.CutPrefix(d.Name(), notePrefix); unfinished {
+			if err := r.giveUp(name, eni); err != nil {
+				return fmt.Errorf("resolver file of %s: %w", name, err)
+			}
+		}
 		if !d.IsDir() {
 			continue
 		}
@@ -141,6 +170,37 @@ func (r resolvers) restore(eni string) error {
 		if err != nil {
 			return fmt.Errorf("resolver file of %s: %w", d.Name(), err)
 		}
+	}
+	return nil
+}
+
+// giveUp takes back what was made for a file of an ENI that never got its name.
+func (r resolvers) giveUp(name, eni string) error {
+	b, err := os.ReadFile(r.note(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	of, made := parseResolver(string(b))
+	if of != "" && eni != "" && of != eni {
+		return nil
+	}
+	owner, _, err := r.owner(name)
+	if err != nil {
+		return err
+	}
+	gone := []string{r.note(name)}
+	if owner == "" { // what is there is a person's, and what is aside the same file
+		gone = append(gone, r.saved(name))
+	}
+	for _, path := range gone {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if owner == "" {
+		r.removeMade(name, made)
 	}
 	return nil
 }
@@ -157,21 +217,25 @@ func RestoreResolver(etc, eni string) error {
 func (r resolvers) putBack(name string, made int) error {
 	failpoint.Here("resolver.before-back")
 	err := os.Rename(r.saved(name), r.file(name))
-	failpoint.Here("resolver.put-back")
 	if errors.Is(err, fs.ErrNotExist) {
 		err = os.Remove(r.file(name))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// Directories made for the file go, unless a person put something into them.
+	failpoint.Here("resolver.put-back")
+	r.removeMade(name, made)
+	return nil
+}
+
+// removeMade removes directories that were made for a file, unless a person put something into them.
+func (r resolvers) removeMade(name string, made int) {
 	if made >= 1 {
 		_ = os.Remove(filepath.Dir(r.file(name)))
 	}
 	if made >= 2 {
 		_ = os.Remove(r.etc)
 	}
-	return nil
 }
 
 const resolverMark = "# " + aliasPrefix
