@@ -25,14 +25,14 @@ const (
 	secretCACert     = store.PrefixSecret + "ca-cert"
 	secretViewKey    = store.PrefixSecret + "view-key"
 	secretGossipKeys = store.PrefixSecret + "gossip-keys"
+	// secretFirstKey is the first administrator's key, until it was told: a server that dies before that tells it later.
+	secretFirstKey = store.PrefixSecret + "first-admin-key"
 )
 
 // bootstrap makes what a new store lacks, loads what it has, and writes ca.pem.
 func (s *Server) bootstrap(ctx context.Context) error {
 	secrets := map[string][]byte{}
-	var adminSecret string
 	_, err := s.store.Txn(ctx, func(tx *store.Tx) error {
-		adminSecret = ""
 		fresh, err := newSecrets(s)
 		if err != nil {
 			return err
@@ -55,7 +55,7 @@ func (s *Server) bootstrap(ctx context.Context) error {
 		tx.SetMesh(api.Mesh{Number: randomMesh(), Region: s.cfg.Region})
 		key, secret := newKey(s.cfg.Now())
 		key.Admin, key.Name = true, "first-admin"
-		adminSecret = secret
+		tx.SetSide(secretFirstKey, []byte(secret))
 		tx.Put(key)
 		tx.Audit(api.AuditEvent{At: s.cfg.Now(), Actor: "system", Action: "bootstrap", Resource: key.ID, Outcome: outcomeSuccess})
 		return nil
@@ -71,13 +71,26 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	if err := writeFile(filepath.Join(s.cfg.DataDir, "ca.pem"), s.ca.PEM(), 0o644); err != nil {
 		return fmt.Errorf("server: write ca.pem: %w", err)
 	}
-	if adminSecret != "" && s.cfg.AdminKey != nil {
-		s.cfg.AdminKey(adminSecret)
+	if err := s.tellFirstKey(ctx); err != nil {
+		return err
 	}
 	if err := s.checkClock(ctx); err != nil {
 		return err
 	}
 	return s.loadStatuses(ctx)
+}
+
+// tellFirstKey hands out the first administrator's key and forgets it. Who dies in between tells it twice.
+func (s *Server) tellFirstKey(ctx context.Context) error {
+	secret, err := s.store.Get(ctx, secretFirstKey)
+	if err != nil || secret == nil {
+		return err
+	}
+	if s.cfg.AdminKey != nil {
+		s.cfg.AdminKey(string(secret))
+	}
+	failpoint.Here("bootstrap.told")
+	return s.store.Delete(ctx, secretFirstKey)
 }
 
 // clockSlack is how far the clock may be behind the store's last write without a word.

@@ -55,7 +55,8 @@ type Config struct {
 	Log     *slog.Logger
 	// Ready is called once, when all listeners answer.
 	Ready func(Info)
-	// AdminKey receives the first administrator's key, once in a data directory's life. Without it the key is lost.
+	// AdminKey receives the first administrator's key, once in a data directory's life, or again when the server died while it was
+	// told. Without it the key is lost.
 	AdminKey func(secret string)
 
 	// MetricsAddress is where GET /metrics is answered without TLS and key, HOST:PORT or unix:/PATH; "" is nowhere.
