@@ -41,7 +41,8 @@ type JoinConfig struct {
 	WireGuardPort, GossipPort uint16
 }
 
-// Join makes this machine a node. It refuses when it is one already; a used token is refused by the control plane.
+// Join makes this machine a node. It refuses when it is one already; a used token is refused by the control plane, unless it
+// was this machine that used it and the answer was lost.
 func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 	dir := state.Dir(cfg.DataDir)
 	if err := dir.Make(); err != nil {
@@ -66,12 +67,13 @@ func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 		return nil, err
 	}
 	failpoint.Here("join.keyed")
-	keyPEM, csr, err := newCSR(cfg.Name)
+	asked, err := joining(dir, cfg.Name)
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Here("join.noted")
 	answer, err := askToJoin(ctx, cfg, api.JoinRequest{
-		Token: cfg.Token, Name: cfg.Name, CSR: csr, PublicKey: key.Public().String(), Underlay: cfg.Underlay,
+		Token: cfg.Token, Name: cfg.Name, CSR: asked.CSR, PublicKey: key.Public().String(), Underlay: cfg.Underlay,
 		WireGuardPort: cmp.Or(cfg.WireGuardPort, DefaultWireGuardPort), GossipPort: cmp.Or(cfg.GossipPort, DefaultGossipPort),
 		Version: version.Version(),
 	})
@@ -81,11 +83,28 @@ func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 	failpoint.Here("join.answered")
 	id := &state.Identity{Name: cfg.Name, Servers: cfg.Servers, Underlay: cfg.Underlay,
 		WireGuardPort: cfg.WireGuardPort, GossipPort: cfg.GossipPort}
-	id.Take(answer, keyPEM)
+	id.Take(answer, asked.KeyPEM)
 	if _, err := id.Certificate(); err != nil {
 		return nil, err
 	}
-	return id, dir.SaveIdentity(id)
+	if err := dir.SaveIdentity(id); err != nil {
+		return nil, err
+	}
+	failpoint.Here("join.saved")
+	return id, dir.ForgetJoining()
+}
+
+// joining is what was asked when a join was interrupted, or a new request, which is kept.
+func joining(dir state.Dir, name string) (*state.Joining, error) {
+	if j := dir.LoadJoining(); j != nil {
+		return j, nil
+	}
+	keyPEM, csr, err := newCSR(name)
+	if err != nil {
+		return nil, err
+	}
+	j := &state.Joining{KeyPEM: keyPEM, CSR: csr}
+	return j, dir.SaveJoining(j)
 }
 
 // askToJoin asks one server after another until one answers.

@@ -293,7 +293,9 @@ type JoinToken struct {
 	Hash      string    `json:"hash,omitempty"` // SHA-256 of the secret, hexadecimal; the store keeps it, the HTTP layer blanks it
 	ExpiresAt time.Time `json:"expiresAt"`
 	UsedBy    string    `json:"usedBy,omitempty"` // node id
-	NodeName  string    `json:"nodeName,omitempty"`
+	// UsedKey is the SHA-256 of the key that the node had certified, hexadecimal: who holds it may ask again.
+	UsedKey  string `json:"usedKey,omitempty"`
+	NodeName string `json:"nodeName,omitempty"`
 }
 
 // APIKey is a user's credential, bound to one account. Admin keys have no account.

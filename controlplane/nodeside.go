@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -75,6 +78,9 @@ func join(c *call, in *fromNode[api.JoinRequest]) (*api.JoinResponse, error) {
 		return nil, err
 	}
 	c.subject = t.ID
+	if n := c.joinedWith(t, r); n != nil {
+		return c.describeNode(n, api.RenewRequest{CSR: r.CSR})
+	}
 	if err := usable(c, t, r.Name); err != nil {
 		return nil, err
 	}
@@ -104,8 +110,35 @@ func join(c *call, in *fromNode[api.JoinRequest]) (*api.JoinResponse, error) {
 		return nil, err
 	}
 	used := *t
-	used.UsedBy = n.ID
+	used.UsedBy, used.UsedKey = n.ID, requestKey(r.CSR)
 	return answer, put(c, &used, nil, nil)
+}
+
+// joinedWith is the node that has used the token, where it is that node which asks again, as one does whose answer was lost: it
+// shows the same key, which never leaves it, and the token is still good. Else nil.
+func (c *call) joinedWith(t *api.JoinToken, r *api.JoinRequest) *api.Node {
+	old := c.r.Nodes[t.UsedBy]
+	if old == nil || old.State == api.NodeRevoked || !c.now.Before(t.ExpiresAt) || t.UsedKey == "" ||
+		t.UsedKey != requestKey(r.CSR) || old.Name != r.Name || old.PublicKey != r.PublicKey {
+		return nil
+	}
+	n := *old
+	c.subject = n.ID
+	return &n
+}
+
+// requestKey names the key of a certificate request; "" where that is not good, which is told elsewhere.
+func requestKey(csr []byte) string {
+	key, err := ca.ParseRequest(csr)
+	if err != nil {
+		return ""
+	}
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
 }
 
 func renew(c *call, in *fromNode[api.RenewRequest]) (*api.JoinResponse, error) {

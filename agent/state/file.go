@@ -25,6 +25,7 @@ const copySuffix = ".copy"
 var remedies = map[string]string{
 	identityFile:    "restore the data directory from a backup, or make this machine a node again: culvert agent leave --force, culvert agent join",
 	attachmentsFile: "restore it from a backup, or remove it with its copy and attach the interfaces again: culvert eni attach",
+	joiningFile:     "it is written anew",
 	viewFile:        "it comes again from the server; until then nothing is changed",
 	keyUseFile:      "it is written anew",
 }

@@ -29,13 +29,17 @@ func (d Dir) Lock() (unlock func(), err error) {
 		}
 		return nil, fmt.Errorf("%s: %w", string(d), err)
 	}
+	if err := d.sweep(); err != nil {
+		f.Close()
+		return nil, err
+	}
 	return func() { f.Close() }, nil
 }
 
 // Forget removes what makes this machine a node: what it was told first, who it is last, so that a call that was
 // interrupted can be made again. Other files stay; the directory goes when it is empty.
 func (d Dir) Forget() error {
-	for _, name := range []string{attachmentsFile + copySuffix, attachmentsFile, viewFile, keyUseFile, nextKeyFile, wireKeyFile,
+	for _, name := range []string{joiningFile, attachmentsFile + copySuffix, attachmentsFile, viewFile, keyUseFile, nextKeyFile, wireKeyFile,
 		identityFile + copySuffix, identityFile, lockFile} {
 		if err := os.Remove(d.Path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("forget node: %w", err)
