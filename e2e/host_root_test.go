@@ -204,12 +204,16 @@ func (w *hostWorld) host(t *testing.T, script string) string { return w.at(t, w.
 // at runs a script in a namespace.
 func (w *hostWorld) at(t *testing.T, ns, script string) string {
 	t.Helper()
-	cmd := exec.Command("nsenter", "--net="+netns.Path(ns), "sh", "-e", "-c", script)
-	out, err := cmd.CombinedOutput()
+	out, err := w.try(ns, script)
 	if err != nil {
 		t.Fatalf("%s$ %s: %v\n%s", ns, script, err, out)
 	}
-	return string(out)
+	return out
+}
+
+func (w *hostWorld) try(ns, script string) (string, error) {
+	out, err := exec.Command("nsenter", "--net="+netns.Path(ns), "sh", "-e", "-c", script).CombinedOutput()
+	return string(out), err
 }
 
 func hardwareAddress(t *testing.T, ns, ifname string) (mac net.HardwareAddr) {
@@ -303,6 +307,7 @@ func TestHostOfOthers(t *testing.T) {
 	w.settle(t, time.Now())
 	var pauses, named oracle.Times
 	for _, f := range hostFaults {
+		w.whole(t)
 		own := w.ownProbes(t)
 		if f.bare {
 			own.Stop()
@@ -373,6 +378,23 @@ func before(said string, moment time.Time) bool {
 	_, rest, found := strings.Cut(said, "put right at ")
 	at, _, _ := strings.Cut(rest, ": ")
 	return found && at < moment.UTC().Format(time.TimeOnly)
+}
+
+// whole waits until all is in place again: status may have told of one link's part a moment before that of the others.
+func (w *hostWorld) whole(t *testing.T) {
+	t.Helper()
+	eventually(t, failAt*putRightBound, "all is in place", func() error {
+		out, err := w.try(w.ns, w.expand(`for l in LINKS; do tc qdisc show dev $l | grep clsact; nft list chain netdev culvert $l; done
+			nft list table inet culvert`))
+		pins, errPins := filepath.Glob(filepath.Join(w.names["PINS"], "links", "*"))
+		if err == nil && len(pins) < 2*len(w.links)-1 {
+			err = fmt.Errorf("pins of links: %v", pins)
+		}
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return errors.Join(err, errPins)
+	})
 }
 
 // settle waits until what is allowed has passed for half a second without loss, after a moment.
