@@ -149,14 +149,14 @@ func (w *world) reconnect(t *testing.T) {
 
 func TestHostileHostIsRefusedByTheReceiver(t *testing.T) {
 	w := mesh(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second*slowness())
 	defer cancel()
 	ep, err := w.as("shop").GetEndpoint(ctx, "ledger")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second*slowness())
 		defer cancel()
 		if err := w.lab.Start(ctx, "", ""); err != nil {
 			t.Errorf("put back: %v", err)
@@ -199,12 +199,12 @@ func TestUnderlayCarriesNothingInClear(t *testing.T) {
 		t.Fatal(res.err)
 	}
 	for range 10 {
-		w.must(t, "cart", "curl", "-sS", "--max-time", "5", "--cacert", cert, "https://ledger.pay.internal/")
+		w.must(t, "cart", "curl", "-sS", "--max-time", seconds(5), "--cacert", cert, "https://ledger.pay.internal/")
 	}
 	if err := w.lab.Kill("host-a", "agent", false); err != nil {
 		t.Fatal(err)
 	}
-	w.must(t, "cart", "curl", "-sS", "--max-time", "5", "--cacert", cert, "--resolve",
+	w.must(t, "cart", "curl", "-sS", "--max-time", seconds(5), "--cacert", cert, "--resolve",
 		"ledger.pay.internal:443:"+w.endpointAddress(t, "ledger"), "https://ledger.pay.internal/")
 	if err := w.lab.Start(t.Context(), "", ""); err != nil {
 		t.Fatal(err)

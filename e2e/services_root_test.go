@@ -40,7 +40,7 @@ scgi_temp_path %[1]s; server { listen 443 ssl; ssl_certificate %[2]s; ssl_certif
 	write(t, filepath.Join(dir, "www", "index.html"), workload+" DEMO-SECRET-MARKER\n")
 	w.start(t, workload, "nginx", "-c", filepath.Join(dir, "conf"))
 	eventually(t, 10*time.Second, "nginx in "+workload, func() error {
-		_, err := w.run(t, workload, "curl", "-sk", "--max-time", "2", "https://127.0.0.1/")
+		_, err := w.run(t, workload, "curl", "-sk", "--max-time", seconds(2), "https://127.0.0.1/")
 		return err
 	})
 	return cert
@@ -134,7 +134,7 @@ func TestBytesArrive(t *testing.T) {
 	w := mesh(t)
 	w.start(t, "books", "socat", "TCP4-LISTEN:5432,fork,reuseaddr", "EXEC:/bin/cat")
 	eventually(t, 10*time.Second, "TCP echo", func() error {
-		out, err := w.run(t, "cart", "sh", "-c", "echo ready | socat -t 2 - TCP4:books.pay.internal:5432")
+		out, err := w.run(t, "cart", "sh", "-c", "echo ready | socat -t "+seconds(2)+" - TCP4:books.pay.internal:5432")
 		if err == nil && strings.TrimSpace(out) != "ready" {
 			err = fmt.Errorf("answer %q", out)
 		}
@@ -143,7 +143,7 @@ func TestBytesArrive(t *testing.T) {
 	file, sum := copyFile(t, filepath.Join(w.dir, "bytes"), 16<<20)
 	for _, consumer := range []string{"cart", "till"} { // across nodes, and on the provider's own node
 		got := strings.Fields(w.must(t, consumer, "sh", "-c",
-			"socat -t 20 - TCP4:books.pay.internal:5432 <"+file+" | sha256sum"))
+			"socat -t "+seconds(20)+" - TCP4:books.pay.internal:5432 <"+file+" | sha256sum"))
 		if len(got) == 0 || got[0] != sum {
 			t.Errorf("%s: the sum of what came back is %v, of what went %s", consumer, got, sum)
 		}
@@ -154,7 +154,7 @@ func TestUDPService(t *testing.T) {
 	w := mesh(t)
 	w.start(t, "ledger-1", "socat", "UDP4-LISTEN:7777,fork,reuseaddr", "EXEC:/bin/cat")
 	eventually(t, 10*time.Second, "UDP echo", func() error {
-		out, err := w.run(t, "cart", "sh", "-c", "echo over-udp | socat -t 2 - UDP4:echo.pay.internal:7777")
+		out, err := w.run(t, "cart", "sh", "-c", "echo over-udp | socat -t "+seconds(2)+" - UDP4:echo.pay.internal:7777")
 		if err == nil && strings.TrimSpace(out) != "over-udp" {
 			err = fmt.Errorf("answer %q", out)
 		}

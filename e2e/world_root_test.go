@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -70,7 +71,7 @@ func mesh(t *testing.T) *world {
 }
 
 func build(ctx context.Context) (*world, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute*slowness())
 	defer cancel()
 	dir, err := os.MkdirTemp("/tmp", "cve2e-")
 	if err != nil {
@@ -251,7 +252,7 @@ func (w *world) converge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second*slowness())
 	defer cancel()
 	return w.as("").WaitConverged(ctx, s.Revision)
 }
@@ -267,7 +268,7 @@ func (w *world) in(ctx context.Context, workload string, argv ...string) *exec.C
 // run runs a command inside a workload to its end.
 func (w *world) run(t *testing.T, workload string, argv ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second*slowness())
 	defer cancel()
 	out, err := w.in(ctx, workload, argv...).CombinedOutput()
 	return string(out), err
@@ -308,9 +309,21 @@ func (w *world) start(t *testing.T, workload string, argv ...string) *exec.Cmd {
 	return cmd
 }
 
+// slowness is how many times longer things may take: in a guest of scripts/test-kernels the processors are emulated.
+func slowness() time.Duration {
+	if os.Getenv("CULVERT_E2E_PROGRAM") != "" {
+		return 10
+	}
+	return 1
+}
+
+// seconds is a time limit for a program's argument.
+func seconds(n time.Duration) string { return strconv.Itoa(int(n * slowness())) }
+
 // eventually polls until ok or the time is up.
 func eventually(t *testing.T, within time.Duration, what string, ok func() error) {
 	t.Helper()
+	within *= slowness()
 	deadline := time.Now().Add(within)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

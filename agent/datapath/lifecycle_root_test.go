@@ -271,30 +271,7 @@ func (h *meshHost) attached() (a []Attachment, err error) {
 func TestSecure(t *testing.T) {
 	m := newMesh(t)
 	h := m.a
-	intruder, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.SchedCLS, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}, License: "GPL",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer intruder.Close()
-	var l link.Link
-	if err := h.Do(func() (err error) {
-		l, err = link.AttachTCX(link.TCXOptions{
-			Interface: m.cart.ifindex, Program: intruder, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
-		})
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if attached, err := h.attached(); err != nil || attached[indexOf(attached, m.cart.ifindex)].First {
-		t.Fatalf("the intruder was not noticed: %+v, %v", attached, err)
-	}
-	m.secure(h, m.cart.ifindex, AtWorkload)
-	if attached, err := h.attached(); err != nil || !attached[indexOf(attached, m.cart.ifindex)].First {
-		t.Fatalf("not first again: %+v, %v", attached, err)
-	}
+	checkIntruder(t, m)
 	h.DeleteLink("cvcart")
 	attached, err := h.attached()
 	if err != nil || indexOf(attached, m.cart.ifindex) >= 0 {
@@ -308,6 +285,38 @@ func TestSecure(t *testing.T) {
 	}
 	if err := h.Do(func() error { return h.dp.Secure(h.tunnel, "nowhere") }); err == nil {
 		t.Error("an unknown place was secured")
+	}
+}
+
+// checkIntruder puts another's program before a workload's.
+func checkIntruder(t *testing.T, m *mesh) {
+	t.Helper()
+	h := m.a
+	intruder, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}, License: "GPL",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer intruder.Close()
+	var l link.Link
+	if err := h.Do(func() (err error) {
+		l, err = link.AttachTCX(link.TCXOptions{
+			Interface: m.cart.ifindex, Program: intruder, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
+		})
+		return err
+	}); errors.Is(err, ebpf.ErrNotSupported) {
+		return // before 6.6 nothing gets before ours unseen: see TestClsact
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if attached, err := h.attached(); err != nil || attached[indexOf(attached, m.cart.ifindex)].First {
+		t.Fatalf("the intruder was not noticed: %+v, %v", attached, err)
+	}
+	m.secure(h, m.cart.ifindex, AtWorkload)
+	if attached, err := h.attached(); err != nil || !attached[indexOf(attached, m.cart.ifindex)].First {
+		t.Fatalf("not first again: %+v, %v", attached, err)
 	}
 }
 
