@@ -33,7 +33,8 @@ const diagnoseWait = 5 * time.Second
 // mesh's own server. What cannot be read is left out; the findings then say so.
 func Diagnose(ctx context.Context, cfg Config) doctor.Facts {
 	cfg.setDefaults()
-	f := doctor.Facts{Root: os.Geteuid() == 0, TunnelMTU: cfg.TunnelMTU, Now: time.Now()}
+	f := doctor.Facts{Root: os.Geteuid() == 0, TunnelMTU: cfg.TunnelMTU, Now: time.Now(),
+		KernelTunnel: cfg.KernelTunnel}
 	f.Release = release()
 	diagnoseKernel(&f, cfg)
 	peers := diagnoseNode(ctx, &f, cfg)
@@ -196,7 +197,7 @@ func diagnosePorts(f *doctor.Facts, cfg Config) {
 			continue
 		}
 		p.Holder = programOf(inode)
-		p.Ours = strings.HasPrefix(p.Holder, "culvert")
+		p.Ours = strings.HasPrefix(p.Holder, "culvert") || f.KernelTunnel && p.Holder == inKernel
 	}
 }
 
@@ -229,10 +230,13 @@ func holderOf(protocol string, port uint16) string {
 	return ""
 }
 
+// inKernel has sockets of the kernel's own, such as its WireGuard's: they have no inode.
+const inKernel = "the kernel"
+
 // programOf names the process that has a socket open.
 func programOf(inode string) string {
 	if inode == "0" {
-		return "the kernel"
+		return inKernel
 	}
 	want := "socket:[" + inode + "]"
 	files, _ := filepath.Glob("/proc/[0-9]*/fd/*")

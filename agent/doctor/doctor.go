@@ -78,6 +78,8 @@ type Facts struct {
 	JIT     bool   // net.core.bpf_jit_enable
 	BPFFS   Pinned // where programs and maps are pinned
 	TUN     error  // why /dev/net/tun cannot be opened
+	// KernelTunnel: the node shall use the kernel's WireGuard, so no process of ours is looked for.
+	KernelTunnel bool
 	// WireGuardModule tells whether this kernel has a WireGuard of its own.
 	WireGuardModule bool
 
@@ -196,13 +198,20 @@ func kernel(f Facts) []Finding {
 		return one(check, Failure, "boot a kernel that has it, such as one of the distribution's own",
 			"Linux %s lacks %s", f.Release, strings.Join(f.Missing, ", "))
 	}
+	if f.KernelTunnel && !f.WireGuardModule {
+		return one(check, Failure, "install the distribution's kernel with its modules (modprobe wireguard), or run with --wireguard user",
+			"Linux %s has no WireGuard of its own", f.Release)
+	}
 	how := "programs are attached by tcx"
 	if !f.TCX {
 		how = "programs are filters of clsact (tcx comes with 6.6)"
 	}
 	module := "WireGuard runs in user space"
-	if f.WireGuardModule {
-		module = "it has a WireGuard of its own"
+	switch {
+	case f.KernelTunnel:
+		module = "its WireGuard is used"
+	case f.WireGuardModule:
+		module += ", though it has one of its own"
 	}
 	return one(check, OK, "", "Linux %s; %s; %s", f.Release, how, module)
 }
@@ -364,7 +373,9 @@ func node(f Facts) []Finding {
 		}
 		out = append(out, one(check, OK, "", "%s runs", what)...)
 	}
-	running("the tunnel", f.TunnelError, "start culvert tunnel (systemctl start culvert-tunnel)")
+	if !f.KernelTunnel {
+		running("the tunnel", f.TunnelError, "start culvert tunnel (systemctl start culvert-tunnel)")
+	}
 	running("the agent", f.AgentError, "start culvert agent (systemctl start culvert-agent)")
 	if f.ServerError != nil {
 		out = append(out, one(check, Failure, "is it running, and may this machine open a TCP connection to it?",

@@ -58,6 +58,8 @@ func TestFaults(t *testing.T) {
 		{"kernel without", func(f *Facts) { f.Missing = []string{"ring buffers"} }, "kernel", Failure,
 			"lacks ring buffers", "distribution's own"},
 		{"odd kernel", func(f *Facts) { f.Release = "next" }, "kernel", Unknown, `"next"`, ""},
+		{"kernel without WireGuard", func(f *Facts) { f.KernelTunnel = true }, "kernel", Failure, "no WireGuard of its own",
+			"--wireguard user"},
 		{"not root", func(f *Facts) { f.Root = false }, "privileges", Failure, "not root", "as root"},
 		{"no bpffs", func(f *Facts) { f.BPFFS.Mounted = false }, "bpf", Warning, "no bpffs", "mount it"},
 		{"open bpffs", func(f *Facts) { f.BPFFS.Mode = 0o755 }, "bpf", Failure, "mode 0755",
@@ -132,6 +134,14 @@ func TestFaults(t *testing.T) {
 		if found != 1 || Worst(findings) != c.state {
 			t.Errorf("%s: %d findings, the worst %s", c.name, found, Worst(findings))
 		}
+	}
+}
+
+func TestTheKernelsTunnelNeedsNoProcess(t *testing.T) {
+	f := healthy()
+	f.KernelTunnel, f.WireGuardModule, f.TunnelError = true, true, errors.New("no such file")
+	if got := Worst(Examine(f)); got != OK {
+		t.Error(got)
 	}
 }
 

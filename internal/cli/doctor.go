@@ -25,7 +25,7 @@ What is fine is left out unless --all is given. The exit status is 1 when someth
   culvert doctor --all
   culvert doctor --mtu 1320 -o json`,
 		func(cmd *cobra.Command, _ []string) error {
-			if err := checkMTU(cfg.TunnelMTU); err != nil {
+			if err := cmp.Or(checkMTU(cfg.TunnelMTU), a.wireguard(cmd, &cfg.KernelTunnel)); err != nil {
 				return err
 			}
 			cfg.LocalSocket = cmp.Or(a.socket, a.getenv("CULVERT_AGENT_SOCKET"))
@@ -39,6 +39,7 @@ What is fine is left out unless --all is given. The exit status is 1 when someth
 			return nil
 		})
 	nodeFlags(c, &cfg)
+	wireguardFlag(c)
 	f := c.Flags()
 	f.IntVar(&cfg.TunnelMTU, "mtu", host.DefaultTunnelMTU, "of the tunnel, in bytes")
 	f.Uint16Var(&cfg.WireGuardPort, "wireguard-port", agent.DefaultWireGuardPort, "UDP `port`, for a machine that has not joined")
