@@ -132,7 +132,7 @@ func TestDamagedFilesAreRefusedWithARemedy(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), remedy) {
 				t.Errorf("%s: %s: %v", name, what, err)
 			}
-			if what == "a later format" && !strings.Contains(err.Error(), "newer culvert") {
+			if what == "a later format" && !strings.Contains(err.Error(), "newer version") {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

@@ -61,7 +61,7 @@ func unwrap(data []byte, v any) error {
 		return fmt.Errorf("it is damaged (%w)", err)
 	}
 	if e.Format > format {
-		return fmt.Errorf("it has format %d, of a newer culvert than this one, which knows %d: run that version", e.Format, format)
+		return fmt.Errorf("it has format %d, of a newer version than this one, which knows %d: run that one", e.Format, format)
 	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, e.Content); err != nil {
