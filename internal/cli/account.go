@@ -14,7 +14,8 @@ import (
 
 var accountKind = kind[api.Account]{
 	command: "account", arg: "ACCOUNT", noun: "account", plural: "accounts", sample: "shop",
-	list: (*client.Client).ListAccounts, get: (*client.Client).GetAccount, remove: (*client.Client).DeleteAccount,
+	list: (*client.Client).ListAccounts, watch: (*client.Client).WatchAccounts,
+	get: (*client.Client).GetAccount, remove: (*client.Client).DeleteAccount,
 	head: []string{"ID", "NAME", "DOMAINS"},
 	row: func(v *api.Account) []string {
 		return []string{v.ID, v.Name, strings.Join(v.Domains, ",")}
@@ -80,8 +81,9 @@ Take a DNS domain away from an account. No service may have a private DNS name i
 
 var keyKind = kind[api.APIKey]{
 	command: "key", arg: "KEY", noun: "API key", plural: "API keys", sample: "key-0a1b2c3d4e5f60718",
-	list: (*client.Client).ListAPIKeys, remove: (*client.Client).DeleteAPIKey,
-	head: []string{"ID", "NAME", "ACCOUNT", "ADMIN", "LAST USED"},
+	list: (*client.Client).ListAPIKeys, watch: (*client.Client).WatchAPIKeys,
+	remove: (*client.Client).DeleteAPIKey,
+	head:   []string{"ID", "NAME", "ACCOUNT", "ADMIN", "LAST USED"},
 	row: func(v *api.APIKey) []string {
 		return []string{v.ID, v.Name, v.Account, yesNo(v.Admin), stamp(v.LastUsed)}
 	},

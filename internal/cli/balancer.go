@@ -19,7 +19,8 @@ import (
 var targetGroupKind = kind[api.TargetGroup]{
 	prefix: api.KindTargetGroup.Prefix(), missing: api.CodeTargetGroupNotFound,
 	command: "target-group", arg: "GROUP", noun: "target group", plural: "target groups", sample: "ledger", byVPC: true,
-	list: (*client.Client).ListTargetGroups, get: (*client.Client).GetTargetGroup,
+	list: (*client.Client).ListTargetGroups, watch: (*client.Client).WatchTargetGroups,
+	get:    (*client.Client).GetTargetGroup,
 	remove: (*client.Client).DeleteTargetGroup,
 	head:   []string{"ID", "NAME", "VPC", "PROTOCOL", "PORT", "TARGETS"},
 	row: func(v *api.TargetGroup) []string {
@@ -129,7 +130,8 @@ func parseTargets(args []string) ([]api.TargetRequest, error) {
 var loadBalancerKind = kind[api.LoadBalancer]{
 	prefix: api.KindLoadBalancer.Prefix(), missing: api.CodeLoadBalancerNotFound,
 	command: "load-balancer", arg: "BALANCER", noun: "load balancer", plural: "load balancers", sample: "ledger", byVPC: true,
-	list: (*client.Client).ListLoadBalancers, get: (*client.Client).GetLoadBalancer,
+	list: (*client.Client).ListLoadBalancers, watch: (*client.Client).WatchLoadBalancers,
+	get:    (*client.Client).GetLoadBalancer,
 	remove: (*client.Client).DeleteLoadBalancer,
 	head:   []string{"ID", "NAME", "VPC", "SUBNETS", "LISTENERS"},
 	row: func(v *api.LoadBalancer) []string {
@@ -211,7 +213,7 @@ func (l *listener) GetMeta() *api.Meta { return &api.Meta{ID: l.ID, Revision: l.
 
 var listenerKind = kind[listener]{
 	command: "listener", arg: "LISTENER", noun: "listener", plural: "listeners", sample: "listener-0a1b2c3d4e5f60718",
-	byVPC: true, list: listListeners, get: getListener, remove: deleteListener,
+	byVPC: true, list: listListeners, watch: watchListeners, get: getListener, remove: deleteListener,
 	head: []string{"ID", "LOAD BALANCER", "PORT", "PROTOCOL", "TARGET GROUP", "IDLE TIMEOUT"},
 	row: func(v *listener) []string {
 		return []string{v.ID, v.LoadBalancer, strconv.Itoa(int(v.Port)), string(v.Protocol), v.TargetGroup,

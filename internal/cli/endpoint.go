@@ -16,7 +16,8 @@ import (
 var endpointKind = kind[api.Endpoint]{
 	prefix: api.KindEndpoint.Prefix(), missing: api.CodeEndpointNotFound,
 	command: "endpoint", arg: "ENDPOINT", noun: "endpoint", plural: "endpoints", sample: "ledger", byVPC: true,
-	list: (*client.Client).ListEndpoints, get: (*client.Client).GetEndpoint, remove: (*client.Client).DeleteEndpoint,
+	list: (*client.Client).ListEndpoints, watch: (*client.Client).WatchEndpoints,
+	get: (*client.Client).GetEndpoint, remove: (*client.Client).DeleteEndpoint,
 	head: []string{"ID", "NAME", "VPC", "SERVICE", "STATE", "PRIVATE DNS", "DNS NAME"},
 	row: func(v *api.Endpoint) []string {
 		name := ""

@@ -23,7 +23,8 @@ import (
 var eniKind = kind[api.ENI]{
 	prefix: api.KindENI.Prefix(), missing: api.CodeENINotFound,
 	command: "eni", arg: "ENI", noun: "network interface", plural: "network interfaces", sample: "cart", byVPC: true,
-	list: (*client.Client).ListENIs, get: (*client.Client).GetENI, remove: (*client.Client).DeleteENI,
+	list: (*client.Client).ListENIs, watch: (*client.Client).WatchENIs,
+	get: (*client.Client).GetENI, remove: (*client.Client).DeleteENI,
 	head: []string{"ID", "NAME", "TYPE", "VPC", "SUBNET", "ADDRESS", "NODE", "ATTACHED"},
 	row: func(v *api.ENI) []string {
 		return []string{v.ID, v.Name, string(v.Type), v.VPC, v.Subnet, v.Address.String(), v.Node, yesNo(v.Attached)}

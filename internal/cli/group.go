@@ -14,7 +14,8 @@ import (
 var groupKind = kind[api.SecurityGroup]{
 	prefix: api.KindSecurityGroup.Prefix(), missing: api.CodeGroupNotFound,
 	command: "sg", arg: "GROUP", noun: "security group", plural: "security groups", sample: "web", byVPC: true,
-	list: (*client.Client).ListSecurityGroups, get: (*client.Client).GetSecurityGroup,
+	list: (*client.Client).ListSecurityGroups, watch: (*client.Client).WatchSecurityGroups,
+	get:    (*client.Client).GetSecurityGroup,
 	remove: (*client.Client).DeleteSecurityGroup,
 	head:   []string{"ID", "NAME", "VPC", "INGRESS", "EGRESS"},
 	row: func(v *api.SecurityGroup) []string {

@@ -22,6 +22,7 @@ type kind[T any] struct {
 	noun    string // in sentences, such as "VPC"
 	plural  string
 	list    func(*client.Client, context.Context, ...client.Option) ([]T, error)
+	watch   func(*client.Client, context.Context, ...client.Option) client.Watch[T]
 	get     func(*client.Client, context.Context, string, ...client.Option) (*T, error)
 	remove  func(*client.Client, context.Context, string, ...client.Option) (*api.Result, error)
 	// prefix of ids, and the code that says that there is none of that name: for kinds whose names are unique in a VPC.
@@ -80,11 +81,12 @@ func (k kind[T]) showList(a *app, items []T) error {
 
 func (k kind[T]) listCommand(a *app) *cobra.Command {
 	var vpc string
+	var watch bool
 	whose := cmp.Or(k.whose, "You see your account's; an administrator those of all accounts, or with --account of one.")
 	c := command("list", "List "+k.plural, fmt.Sprintf(`
 List %s, sorted by name.
 %s`, k.plural, whose),
-		fmt.Sprintf("\n  culvert %s list\n  culvert %s list -o json", k.command, k.command),
+		fmt.Sprintf("\n  culvert %s list\n  culvert %s list -o json\n  culvert %s list --watch", k.command, k.command, k.command),
 		func(cmd *cobra.Command, _ []string) error {
 			cl, err := a.client()
 			if err != nil {
@@ -95,6 +97,9 @@ List %s, sorted by name.
 			if vpc != "" {
 				opts = append(opts, client.WithVPC(vpc))
 			}
+			if watch {
+				return k.showWatch(cmd.Context(), a, k.watch(cl, cmd.Context(), opts...))
+			}
 			items, err := k.list(cl, cmd.Context(), opts...)
 			if err != nil {
 				return err
@@ -102,6 +107,7 @@ List %s, sorted by name.
 			return k.showList(a, items)
 		})
 	c.Args = noArguments
+	watchFlag(c, &watch)
 	if k.byVPC {
 		reference(a, c, vpcKind, &vpc, "vpc", "only those of this `VPC`")
 	}

@@ -14,7 +14,8 @@ import (
 
 var vpcKind = kind[api.VPC]{
 	command: "vpc", arg: "VPC", noun: "VPC", plural: "VPCs", sample: "shop",
-	list: (*client.Client).ListVPCs, get: (*client.Client).GetVPC, remove: (*client.Client).DeleteVPC,
+	list: (*client.Client).ListVPCs, watch: (*client.Client).WatchVPCs,
+	get: (*client.Client).GetVPC, remove: (*client.Client).DeleteVPC,
 	head: []string{"ID", "NAME", "ACCOUNT", "CIDR", "FORWARDERS"},
 	row: func(v *api.VPC) []string {
 		return []string{v.ID, v.Name, v.Account, v.CIDR.String(), strings.Join(v.Forwarders, ",")}
@@ -93,7 +94,8 @@ ends forwarding. Any but DNS over TLS at port 853 of a public address must be se
 var subnetKind = kind[api.Subnet]{
 	prefix: api.KindSubnet.Prefix(), missing: api.CodeSubnetNotFound,
 	command: "subnet", arg: "SUBNET", noun: "subnet", plural: "subnets", sample: "shop-1a", byVPC: true,
-	list: (*client.Client).ListSubnets, get: (*client.Client).GetSubnet, remove: (*client.Client).DeleteSubnet,
+	list: (*client.Client).ListSubnets, watch: (*client.Client).WatchSubnets,
+	get: (*client.Client).GetSubnet, remove: (*client.Client).DeleteSubnet,
 	head: []string{"ID", "NAME", "VPC", "CIDR", "ZONE", "BLOCKS"},
 	row: func(s *api.Subnet) []string {
 		return []string{s.ID, s.Name, s.VPC, s.CIDR.String(), s.Zone, strconv.Itoa(len(s.Blocks))}

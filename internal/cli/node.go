@@ -15,8 +15,9 @@ import (
 
 var tokenKind = kind[api.JoinToken]{
 	command: "token", arg: "TOKEN", noun: "join token", plural: "join tokens", sample: "token-0a1b2c3d4e5f60718",
-	list: (*client.Client).ListTokens, remove: (*client.Client).DeleteToken,
-	head: []string{"ID", "NODE", "EXPIRES", "USED BY"},
+	list: (*client.Client).ListTokens, watch: (*client.Client).WatchTokens,
+	remove: (*client.Client).DeleteToken,
+	head:   []string{"ID", "NODE", "EXPIRES", "USED BY"},
 	row: func(v *api.JoinToken) []string {
 		return []string{v.ID, v.NodeName, stamp(v.ExpiresAt), v.UsedBy}
 	},
@@ -71,7 +72,8 @@ Create a join token and print it; it is never shown again. With -q only the toke
 
 var nodeKind = kind[api.NodeReport]{
 	command: "node", arg: "NODE", noun: "node", plural: "nodes", sample: "host-a",
-	list: (*client.Client).ListNodes, get: (*client.Client).GetNode, remove: (*client.Client).DeleteNode,
+	list: (*client.Client).ListNodes, watch: (*client.Client).WatchNodes,
+	get: (*client.Client).GetNode, remove: (*client.Client).DeleteNode,
 	head: []string{"ID", "NAME", "STATE", "LIVE", "REVISION", "UNDERLAY", "VERSION", "ERRORS"},
 	row: func(v *api.NodeReport) []string {
 		revision, problems := "", ""

@@ -49,13 +49,10 @@ func table(w io.Writer, head []string, rows [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(cells []string) {
 		for i, c := range cells {
-			if c == "" {
-				c = "-"
-			}
 			if i > 0 {
 				io.WriteString(tw, "\t")
 			}
-			io.WriteString(tw, strings.NewReplacer("\t", " ", "\n", " ").Replace(c))
+			io.WriteString(tw, plainCell(c))
 		}
 		io.WriteString(tw, "\n")
 	}
@@ -65,6 +62,9 @@ func table(w io.Writer, head []string, rows [][]string) error {
 	}
 	return tw.Flush() // the first error of any write is kept by the tabwriter's destination
 }
+
+// plainCell is a cell as it is printed.
+func plainCell(c string) string { return dash(strings.NewReplacer("\t", " ", "\n", " ").Replace(c)) }
 
 // details writes a value as a list of its fields under the API's names; lists of structures become tables below.
 func details(w io.Writer, v any) error {

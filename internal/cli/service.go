@@ -14,7 +14,8 @@ import (
 
 var serviceKind = kind[api.Service]{
 	command: "service", arg: "SERVICE", noun: "endpoint service", plural: "endpoint services", sample: "ledger",
-	list: (*client.Client).ListServices, get: (*client.Client).GetService, remove: (*client.Client).DeleteService,
+	list: (*client.Client).ListServices, watch: (*client.Client).WatchServices,
+	get: (*client.Client).GetService, remove: (*client.Client).DeleteService,
 	head: []string{"ID", "NAME", "ACCOUNT", "STATE", "ACCEPTANCE", "ALLOWED", "PRIVATE DNS NAME"},
 	row: func(v *api.Service) []string {
 		acceptance := "automatic"
@@ -118,10 +119,24 @@ Change whether endpoints must be accepted, the private DNS name, or which load b
 	return c
 }
 
+// catalogueKind is how services of others are shown.
+var catalogueKind = kind[api.CatalogueEntry]{
+	head: []string{"SERVICE", "ID", "ACCEPTANCE", "PORTS", "ZONES", "PRIVATE DNS NAME"},
+	row: func(e *api.CatalogueEntry) []string {
+		acceptance := "automatic"
+		if e.AcceptanceRequired {
+			acceptance = "required"
+		}
+		return []string{e.ServiceName, e.ID, acceptance, strings.Join(e.Ports, ","), strings.Join(e.Zones, ","), e.PrivateDNSName}
+	},
+}
+
 func (a *app) serviceCatalogue() *cobra.Command {
+	var watch bool
 	c := command("catalogue", "List the services that you may use", `
 List the endpoint services, of any account, that allow yours to make endpoints.`, `
   culvert service catalogue
+  culvert service catalogue --watch
   culvert endpoint create ledger --vpc shop --service pay/ledger`,
 		func(cmd *cobra.Command, _ []string) error {
 			cl, err := a.client()
@@ -129,6 +144,9 @@ List the endpoint services, of any account, that allow yours to make endpoints.`
 				return err
 			}
 			defer cl.Close()
+			if watch {
+				return catalogueKind.showWatch(cmd.Context(), a, cl.WatchCatalogue(cmd.Context()))
+			}
 			entries, err := cl.Catalogue(cmd.Context())
 			if err != nil {
 				return err
@@ -144,6 +162,7 @@ List the endpoint services, of any account, that allow yours to make endpoints.`
 			}
 			return a.print(entries, func(w io.Writer) error { return catalogueTable(w, entries) })
 		})
+	watchFlag(c, &watch)
 	c.Args = noArguments
 	return c
 }
@@ -154,34 +173,39 @@ func catalogueTable(w io.Writer, entries []api.CatalogueEntry) error {
 		return err
 	}
 	var rows [][]string
-	for _, e := range entries {
-		acceptance := "automatic"
-		if e.AcceptanceRequired {
-			acceptance = "required"
-		}
-		rows = append(rows, []string{e.ServiceName, e.ID, acceptance, strings.Join(e.Ports, ","), strings.Join(e.Zones, ","),
-			e.PrivateDNSName})
+	for i := range entries {
+		rows = append(rows, catalogueKind.row(&entries[i]))
 	}
-	return table(w, []string{"SERVICE", "ID", "ACCEPTANCE", "PORTS", "ZONES", "PRIVATE DNS NAME"}, rows)
+	return table(w, catalogueKind.head, rows)
 }
 
 func (a *app) serviceConnections() *cobra.Command {
+	var watch bool
 	c := command("connections [SERVICE...]", "List the endpoints made for your services", `
 List the endpoints that were made for your services, or for those named, with their states.`, `
   culvert service connections
-  culvert service connections ledger -o json`,
+  culvert service connections ledger -o json
+  culvert service connections ledger --watch`,
 		func(cmd *cobra.Command, args []string) error {
 			cl, err := a.client()
 			if err != nil {
 				return err
 			}
 			defer cl.Close()
+			if watch {
+				if len(args) != 1 {
+					return api.Errorf(api.CodeInvalidCombination, "--watch", "name one service", "the connections of one service can be watched, not of %d",
+						len(args))
+				}
+				return connectionKind.showWatch(cmd.Context(), a, cl.WatchConnections(cmd.Context(), args[0]))
+			}
 			connections, err := connectionsOf(cmd.Context(), cl, args)
 			if err != nil {
 				return err
 			}
 			return connectionKind.showList(a, connections)
 		})
+	watchFlag(c, &watch)
 	c.Args = cobra.ArbitraryArgs
 	c.ValidArgsFunction = complete(a, serviceKind)
 	return c
