@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/internal/dev"
@@ -38,6 +40,11 @@ var theWorld struct {
 }
 
 func TestMain(m *testing.M) {
+	unlock, err := alone()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	if w := theWorld.w; w != nil {
 		if err := w.lab.Down(); err != nil {
@@ -46,7 +53,21 @@ func TestMain(m *testing.M) {
 		}
 		os.RemoveAll(w.dir)
 	}
+	unlock()
 	os.Exit(code)
+}
+
+// alone waits until no other run of these tests is under way on this machine: it would take this one's mesh for what a run
+// that was killed has left. The lock ends with the process.
+func alone() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(os.TempDir(), prefix+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // mesh returns the shared world with everything in the story in place.
