@@ -19,11 +19,9 @@ type hostFault struct {
 var hostFaults = []hostFault{
 	{name: "nft flush ruleset", script: `nft flush ruleset`,
 		says: []string{"the door of CART", "the door of culvert0", "the door of culvert-dp", "the door of culvert-host"}},
-	{name: "iptables -F, foreign chains",
-		script: `nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0
-			policy accept; }; flush table ip filter'
-		nft 'add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }
-			add rule ip nat post masquerade'`,
+	{name: "iptables -F, masquerade",
+		script: `iptables-nft -P FORWARD ACCEPT; iptables-nft -A INPUT -j ACCEPT; iptables-nft -F
+			iptables-nft -t nat -A POSTROUTING -j MASQUERADE`,
 		undo: `nft 'delete table ip filter; delete table ip nat'`, lasts: true},
 	{name: "programs detached", bpf: "detach",
 		says: []string{"from_workload was detached from CART", "from_tunnel was detached from culvert0",
@@ -69,8 +67,7 @@ var hostFaults = []hostFault{
 	{name: "addresses and IPv6 added",
 		script: `for l in CART culvert-dp; do sysctl -qw net.ipv6.conf.$l.disable_ipv6=0
 			ip addr add 192.0.2.129/25 dev $l; ip -6 addr add 2001:db8:7::1/64 dev $l nodad; done`,
-		undo: `for l in CART culvert-dp; do ip addr flush dev $l; done`,
-		says: []string{"net/ipv6/conf/CART/disable_ipv6 was 0; set to 1"}},
+		says: []string{"net/ipv6/conf/CART/disable_ipv6 was 0; set to 1", "CART had been given the address 192.0.2.129/25"}},
 	{name: "links down", script: `for l in CART culvert0 culvert-dp culvert-host; do ip link set $l down; done`,
 		says: []string{"CART of ", "culvert0 was down; put up again"}},
 	{name: "host link deleted", script: `ip link del culvert-host`,

@@ -8,6 +8,8 @@
 //	links/PLACE-IFINDEX  the attachment of a program to an interface (tcx, Linux 6.6)
 //	filters/PLACE-IFINDEX  the same before, as a filter of clsact: its program
 //
+// Behind each program stands a fence, a filter of clsact that drops (fence.go).
+//
 // So programs and maps outlive the agent: Open takes up what is there and replaces the programs through their links,
 // without a gap and without touching a flow. Close leaves everything, Remove takes it away.
 //

@@ -30,6 +30,12 @@
 // in a file system of its own whose source is "culvert:…" and tells whose it is. None of its files is written to, none of
 // its links is followed out of its root, and nobody outside its network namespace sees the file: the host never.
 //
+// # Seal and Fence
+//
+// A door goes with nft flush ruleset. Behind it each link that carries tenants' packets has settings that keep the host's
+// stack off it: no IPv6, no ARP, no address, strict checks of sources, no forwarding. Fence puts back both for all links
+// that are there, whatever else is wrong, and Repairs tells what it found changed. Decision 0007.
+//
 // # Rules
 //
 // Operations are idempotent: making what is there changes nothing, deleting what is absent succeeds. A refused Attach

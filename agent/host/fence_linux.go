@@ -55,8 +55,12 @@ func (n *Netlink) Fence(tunnel string) error {
 		return fmt.Errorf("fence: %w", err)
 	}
 	var errs []error
+	bare := map[int]string{} // links of ours, none of which has an IPv4 address, by index
 	for _, l := range links {
 		a := l.Attrs()
+		if a.Name == tunnel || ours(l) {
+			bare[a.Index] = a.Name
+		}
 		switch {
 		case a.Name == HostName && ours(l):
 			errs = append(errs, s.fenceHost(l))
@@ -67,8 +71,29 @@ func (n *Netlink) Fence(tunnel string) error {
 			errs = append(errs, s.seal(l))
 		}
 	}
+	errs = append(errs, s.strip(bare))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("fence: %w", err)
+	}
+	return nil
+}
+
+// strip removes IPv4 addresses from links, by index: they would be routes to a workload, and sources that are checked less.
+func (s *space) strip(links map[int]string) error {
+	addresses, err := dump(func() ([]netlink.Addr, error) { return s.nl.AddrList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addresses {
+		name, ok := links[a.LinkIndex]
+		if !ok {
+			continue
+		}
+		err := s.nl.AddrDel(nil, &a)
+		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s of %s: %w", a.IPNet, name, err)
+		}
+		s.note("%s had been given the address %s; removed", name, a.IPNet)
 	}
 	return nil
 }

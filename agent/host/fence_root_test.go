@@ -44,6 +44,7 @@ func TestFencePutsBack(t *testing.T) {
 		}, "/forwarding was 1; set to 0", false},
 		{"rp_filter", func(name string) { w.ns.Exec("sysctl", "-qw", "net.ipv4.conf."+name+".rp_filter=2") }, "/rp_filter was 2; set to 1", false},
 		{"ipv6", func(name string) { w.ns.Exec("sysctl", "-qw", "net.ipv6.conf."+name+".disable_ipv6=0") }, "/disable_ipv6 was 0; set to 1", false},
+		{"addresses", func(name string) { w.ns.Exec("ip", "addr", "add", "192.0.2.9/24", "dev", name) }, "the address 192.0.2.9/24", false},
 		{"bridge", func(name string) {
 			if name != DefaultTunnel { // which is no Ethernet
 				w.ns.Exec("ip", "link", "set", name, "master", "br-other")
@@ -73,6 +74,9 @@ func TestFencePutsBack(t *testing.T) {
 				if got := strings.TrimSpace(w.ns.Exec("sysctl", "-n", "net."+path)); got != want {
 					t.Errorf("%s: net.%s is %s, want %s", c.what, path, got, want)
 				}
+			}
+			if out := w.ns.Exec("ip", "-o", "-4", "addr", "show", name); strings.TrimSpace(out) != "" {
+				t.Errorf("%s: %s", c.what, out)
 			}
 			if out := w.ns.Exec("ip", "-o", "link", "show", name); strings.Contains(out, "master") {
 				t.Errorf("%s: %s", c.what, out)

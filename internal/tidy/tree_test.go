@@ -31,6 +31,7 @@ var top = map[string]string{
 	"go.sum":       "the module",
 	"internal":     "what nobody else imports",
 	"judge":        "the oracle of the whole",
+	"packaging":    "deb and rpm packages",
 	"plan":         "what a node must do",
 	"scripts":      "what the Makefile calls",
 }
