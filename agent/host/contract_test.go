@@ -335,13 +335,14 @@ func contractSweep(t *testing.T, w world) {
 	w.removeNamespace(far.Netns)
 	netlab.Eventually(t, patience, func() bool { return len(must(w.Workloads())(t)) == 1 }, "links go with their namespaces")
 	all := w.doors()
-	for _, x := range []WorkloadSpec{s, far, there} {
-		if !slices.Contains(all, VethName(x.ENI)) {
-			t.Fatalf("doors %v, want one of %s, too", all, x.ENI)
+	for _, name := range []string{VethName(there.ENI), DatapathName} {
+		if !slices.Contains(all, name) {
+			t.Fatalf("doors %v, want one of %s, too", all, name)
 		}
 	}
-	if !slices.Contains(all, DatapathName) {
-		t.Fatalf("doors %v, want the host's, too", all)
+	// Linux 6.1 takes a door with its link, later ones leave it.
+	if left := slices.Contains(all, VethName(s.ENI)); left != slices.Contains(all, VethName(far.ENI)) {
+		t.Fatalf("doors %v: of two links that went the same way one has a door", all)
 	}
 	ok(t, w.Sweep([]string{far.ENI}))
 	want := slices.DeleteFunc(all, func(name string) bool { return name == VethName(s.ENI) })
