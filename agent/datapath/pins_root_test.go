@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Pins that somebody removed come back with the next Apply, and hold everything: the next agent takes it up, and a flow
@@ -54,4 +56,25 @@ func pins(t *testing.T, h *meshHost) (files []string) {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// A bpffs that is unmounted under a running agent is mounted again and holds the same, and forwarding goes on meanwhile.
+func TestPinsComeBackAfterAnUnmount(t *testing.T) {
+	m := newMesh(t)
+	near, far := connect(t, m.cart, m.ledger, "10.0.1.200:443", ":8443")
+	h, want := m.a, []byte("still here")
+	before := pins(t, h)
+	if err := unix.Unmount(h.cfg.PinPath, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(send(near, want), receive(far, want)); err != nil {
+		t.Errorf("with the bpffs gone: %v", err)
+	}
+	m.applyPlan(h, m.plan(h))
+	if after := pins(t, h); len(before) == 0 || len(after) != len(before) {
+		t.Errorf("pins before %v, after %v", before, after)
+	}
+	if err := errors.Join(send(far, want), receive(near, want)); err != nil {
+		t.Errorf("with the bpffs back: %v", err)
+	}
 }
