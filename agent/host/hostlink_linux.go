@@ -122,7 +122,8 @@ func (s *space) hostPair() (host, dp netlink.Link, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("host link: %w", err)
 		}
-		if l != nil && !ours(l) {
+		// The far end is born without the group that tells ours: who died before it had its alias has left it so.
+		if l != nil && !ours(l) && !paired(host, l) {
 			return nil, fmt.Errorf("host link: %s: %w: remove or rename it", name, ErrForeign)
 		}
 		if l == nil {
