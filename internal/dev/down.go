@@ -21,7 +21,7 @@ func (l *Lab) Down() error {
 	defer unlock()
 	r, err := l.Load()
 	if errors.Is(err, ErrNoMesh) {
-		return os.RemoveAll(l.RunDir()) // down already
+		return errors.Join(os.RemoveAll(l.StateDir()), os.RemoveAll(l.RunDir())) // down already, or never made
 	}
 	if err != nil {
 		return err
