@@ -58,6 +58,9 @@ func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 	}
 	if joined, err := dir.HasIdentity(); err != nil {
 		return nil, err
+	} else if joined && dir.LoadJoining() != nil { // all but told
+		id, err := dir.LoadIdentity()
+		return id, errors.Join(err, dir.ForgetJoining())
 	} else if joined {
 		return nil, fmt.Errorf("%s: this machine is a node already: run culvert agent leave first, or choose another --data-dir",
 			cfg.DataDir)
