@@ -54,8 +54,6 @@ func newCrashMesh(t *testing.T) *crashMesh {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: namespaces, BPF")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
 	m := &crashMesh{dir: t.TempDir(), clients: map[string]*client.Client{}, vip: map[string]netip.Addr{}}
 	m.lab, m.points = m.build(t, "culvert"), m.build(t, "culvert-points", "-tags", "failpoints")
 	down := func() {
@@ -70,6 +68,8 @@ func newCrashMesh(t *testing.T) *crashMesh {
 			m.logs(t)
 		}
 	})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
 	if err := m.lab.Up(ctx, 2); err != nil {
 		t.Fatal(err)
 	}

@@ -68,7 +68,6 @@ func (d *Datapath) apply(config bpf.Config, sets, tables *outer, steps []step) e
 		if err := d.setConfig(config); err != nil {
 			return err
 		}
-		failpoint.Here("apply.closed")
 	}
 	failpoint.Here("apply.begun")
 	if err := errors.Join(sets.putAll(), tables.putAll()); err != nil {
