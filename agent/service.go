@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/local"
@@ -58,19 +60,35 @@ func attachment(r local.AttachRequest) (plan.Attachment, error) {
 	bad := func(field, message, remedy string) error {
 		return &api.Error{Code: api.CodeInvalidParameter, Field: field, Message: message, Remedy: remedy}
 	}
-	if r.ENI == "" {
-		return plan.Attachment{}, bad("eniId", "is empty", "name the network interface, such as eni-0a1b2c3d4e5f60718")
+	if !plainWord(r.ENI, 64) {
+		return plan.Attachment{}, bad("eniId", fmt.Sprintf("%q is not the id of a network interface", api.Shortened(r.ENI)),
+			"name the network interface, such as eni-0a1b2c3d4e5f60718")
 	}
-	if !filepath.IsAbs(r.Netns) {
-		return plan.Attachment{}, bad("netns", fmt.Sprintf("%q is not an absolute path", r.Netns),
+	strange := func(c rune) bool { return c == utf8.RuneError || !unicode.IsPrint(c) }
+	if !filepath.IsAbs(r.Netns) || len(r.Netns) > maxPath || strings.ContainsFunc(r.Netns, strange) {
+		return plan.Attachment{}, bad("netns", fmt.Sprintf("%q is not an absolute path", api.Shortened(r.Netns)),
 			"give the path of a network namespace, such as /run/netns/cart")
 	}
-	if len(r.Interface) > 15 || strings.ContainsAny(r.Interface, "/ \t\n:") {
-		return plan.Attachment{}, bad("interface", fmt.Sprintf("%q is no interface name", r.Interface),
-			"use up to 15 letters and digits")
+	if r.Interface != "" && !plainWord(r.Interface, 15) { // 15: the kernel's IFNAMSIZ less one
+		return plan.Attachment{}, bad("interface", fmt.Sprintf("%q is no interface name", api.Shortened(r.Interface)),
+			"use up to 15 letters, digits, '-', '_' and '.', beginning with a letter or digit")
 	}
 	return plan.Attachment{ENI: r.ENI, Netns: filepath.Clean(r.Netns),
 		Interface: cmp.Or(r.Interface, host.DefaultInterface), DefaultRoute: r.DefaultRoute, KeepResolver: r.KeepResolver}, nil
+}
+
+// maxPath is the kernel's PATH_MAX less the byte that ends a path.
+const maxPath = 4095
+
+// plainWord reports whether s is 1 to most letters, digits, '-', '_' and '.', of ASCII, the first a letter or digit.
+func plainWord(s string, most int) bool {
+	alphanumeric := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' }
+	for _, c := range []byte(s) {
+		if !alphanumeric(c) && c != '-' && c != '_' && c != '.' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= most && alphanumeric(s[0])
 }
 
 // awaitENI waits until the view has the ENI on this node: it may have been made a moment ago.
@@ -204,7 +222,11 @@ func linkError(err error) error {
 		return &api.Error{Code: api.CodeInvalidParameter, Field: "netns", Message: err.Error(),
 			Remedy: "name a network namespace of the workload's own (a unit: PrivateNetwork=yes, podman: --network none)"}
 	case errors.Is(err, host.ErrConflict), errors.Is(err, host.ErrForeign):
-		return &api.Error{Code: api.CodeIncorrectState, Field: "netns", Message: err.Error()}
+		return &api.Error{Code: api.CodeIncorrectState, Field: "netns", Message: err.Error(),
+			Remedy: "remove what stands in the way there, or name another namespace"}
+	case errors.Is(err, host.ErrSpec):
+		return &api.Error{Code: api.CodeInvalidParameter, Field: "netns", Message: err.Error(),
+			Remedy: "name the namespace of a workload, such as /run/netns/cart, and not this machine's own"}
 	}
 	return err
 }

@@ -19,7 +19,7 @@ import (
 
 // kernel is one load of the programs, whose maps take a plan after the other.
 type kernel struct {
-	t     *testing.T
+	t     testing.TB
 	coll  *ebpf.Collection
 	inner map[string]*ebpf.MapSpec
 	held  map[string]map[uint32]string         // by outer map: contents of inner maps, to spare the kernel updates
@@ -28,7 +28,7 @@ type kernel struct {
 	cpus  int
 }
 
-func newKernel(t *testing.T) *kernel {
+func newKernel(t testing.TB) *kernel {
 	t.Helper()
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
@@ -42,7 +42,8 @@ func newKernel(t *testing.T) *kernel {
 	}
 	spec.Maps[bpf.ABIMapFlows].MaxEntries = 1 << 16
 	spec.Maps[bpf.ABIMapCounters].MaxEntries = 1 << 14
-	k := &kernel{t: t, inner: map[string]*ebpf.MapSpec{}, held: map[string]map[uint32]string{}, count: map[verdict.CounterKey]verdict.Count{}}
+	k := &kernel{t: t, inner: map[string]*ebpf.MapSpec{}, held: map[string]map[uint32]string{},
+		count: map[verdict.CounterKey]verdict.Count{}}
 	for _, outer := range []string{bpf.ABIMapRuleSets, bpf.ABIMapTargetTables} {
 		k.inner[outer] = spec.Maps[outer].InnerMap.Copy()
 		k.held[outer] = map[uint32]string{}
@@ -261,7 +262,8 @@ func (k *kernel) run(p *plan.Plan, packet verdict.Packet, want verdict.Verdict) 
 		expect.Ifindex = 1 // back where it came from, in a test run
 	}
 	if got != expect || action != uint32(want.Action) {
-		return fmt.Errorf("returned %d, outcome %+v (%s); the oracle: %+v (%s)", action, got, bpf.Reason(got.Reason), expect, want.Reason)
+		return fmt.Errorf("returned %d, outcome %+v (%s); the oracle: %+v (%s)", action, got, bpf.Reason(got.Reason), expect,
+			want.Reason)
 	}
 	out := opts.DataOut
 	if want.Next == verdict.NextTunnel {

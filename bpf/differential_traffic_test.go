@@ -21,7 +21,7 @@ import (
 
 // traffic is a world whose nodes are oracles, but one is the kernel as well: whatever reaches that one is asked twice.
 type traffic struct {
-	t        *testing.T
+	t        testing.TB
 	rng      *rand.Rand
 	r        *api.Resources
 	kernel   *kernel
@@ -34,6 +34,7 @@ type traffic struct {
 	talks    []talk
 	asked    int
 	reasons  map[verdict.Reason]int
+	saw      func(verdict.Packet) // nil, or called with each packet of the tested node
 }
 
 type oracle struct {
@@ -49,7 +50,7 @@ type talk struct {
 	over [2]api.Overlay // of the host: from and to
 }
 
-func newTraffic(t *testing.T, rng *rand.Rand, k *kernel) *traffic {
+func newTraffic(t testing.TB, rng *rand.Rand, k *kernel) *traffic {
 	t.Helper()
 	size := worlds.Small
 	size.Nodes, size.Workloads = 1+rng.IntN(3), 16
@@ -210,6 +211,9 @@ func (x *traffic) hop(id string, p verdict.Packet, known *plantest.IP) error {
 	v := verdict.Decide(n.plan, n.state, p)
 	if id == x.tested && runnable(p) {
 		x.asked++
+		if x.saw != nil {
+			x.saw(p)
+		}
 		for _, s := range v.Stages {
 			x.reasons[s.Reason]++
 		}

@@ -47,7 +47,7 @@ type answer struct {
 }
 
 // refusal decodes it as an error.
-func (a *answer) refusal(t *testing.T) *api.Error {
+func (a *answer) refusal(t testing.TB) *api.Error {
 	t.Helper()
 	e := new(api.Error)
 	if err := json.Unmarshal(a.body, e); err != nil || e.Code == "" {

@@ -70,7 +70,7 @@ type bad struct {
 func args(a ...string) []string { return a }
 
 // crowded is a lab with one of everything: shop uses the service ledger of pay, whose node is host-a.
-func crowded(t *testing.T) (*lab, *host) {
+func crowded(t testing.TB) (*lab, *host) {
 	l := startLab(t, nil)
 	h := l.host("host-a")
 	l.host("host-b")
@@ -81,11 +81,13 @@ func crowded(t *testing.T) (*lab, *host) {
 	l.network(pay, "pay")
 	must(shop.CreateENI(l.ctx(), api.CreateENIRequest{Subnet: "shop-a", Name: "cart", Node: "host-a"}))(t)
 	l.offer(pay, "pay", "ledger", "host-b", "shop")
-	must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger", PrivateDNSEnabled: true}))(t)
+	must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger",
+		PrivateDNSEnabled: true}))(t)
 	must(pay.AcceptConnections(l.ctx(), "ledger", []string{"ledger"}))(t)
 	must(pay.CreateTargetGroup(l.ctx(), api.CreateTargetGroupRequest{VPC: "pay", Name: "dns", Protocol: api.UDP, Port: 53}))(t)
 	must(pay.CreateSecurityGroup(l.ctx(), api.CreateSecurityGroupRequest{VPC: "pay", Name: "web"}))(t)
-	must(pay.AuthorizeIngress(l.ctx(), "web", []api.RuleRequest{{Protocol: api.TCP, FromPort: 1, ToPort: 2, CIDR: prefix("10.0.0.0/8")}}))(t)
+	must(pay.AuthorizeIngress(l.ctx(), "web", []api.RuleRequest{{Protocol: api.TCP, FromPort: 1, ToPort: 2,
+		CIDR: prefix("10.0.0.0/8")}}))(t)
 	return l, h
 }
 
@@ -134,7 +136,8 @@ func TestEveryRouteRefusesBadInput(t *testing.T) {
 }
 
 // noInput: operations without input to get wrong; their keys are tried in TestEveryRouteAsksWho.
-var noInput = map[string]bool{"list-accounts": true, "list-api-keys": true, "list-tokens": true, "list-vpcs": true, "list-services": true,
+var noInput = map[string]bool{"list-accounts": true, "list-api-keys": true, "list-tokens": true, "list-vpcs": true,
+	"list-services":  true,
 	"list-catalogue": true, "list-nodes": true, "get-status": true, "stream-view": true}
 
 func TestEveryRouteAsksWho(t *testing.T) {
@@ -197,21 +200,25 @@ func TestStrangeRequests(t *testing.T) {
 		code  api.ErrorCode
 		field string
 	}{
-		"no such route":       {user.do("GET", "/v1/nothing", key, ""), api.CodeRouteNotFound, ""},
-		"no such method":      {user.do("PUT", "/v1/vpcs", key, "{}"), api.CodeRouteNotFound, ""},
-		"no body":             {user.do("POST", "/v1/vpcs", key, ""), api.CodeInvalidParameter, "body"},
-		"no JSON":             {user.do("POST", "/v1/vpcs", key, "{"), api.CodeInvalidParameter, "body"},
-		"no object":           {user.do("POST", "/v1/vpcs", key, "[]"), api.CodeInvalidParameter, "body"},
-		"too large":           {user.do("POST", "/v1/vpcs", key, strings.Repeat(" ", maxBody+1)), api.CodeRequestTooLarge, "body"},
-		"a type not known":    {user.do("POST", "/v1/vpcs", key, "{}", "Content-Type", "text/csv"), api.CodeInvalidParameter, "Content-Type"},
-		"an unknown property": {user.do("POST", "/v1/vpcs", key, `{"cidr":"10.0.0.0/16","colour":1}`), api.CodeInvalidParameter, "colour"},
-		"an unknown query":    {user.do("DELETE", "/v1/vpcs/shop?dryrun=true", key, ""), api.CodeInvalidParameter, "dryrun"},
-		"dry run of what?":    {user.do("DELETE", "/v1/vpcs/shop?dryRun=yes", key, ""), api.CodeInvalidParameter, "dryRun"},
-		"another's account":   {user.do("GET", "/v1/vpcs", key, "", "Culvert-Account", "pay"), api.CodeAccountNotFound, "account"},
-		"no account":          {user.do("GET", "/v1/vpcs", l.adminKey, "", "Culvert-Account", "nobody"), api.CodeAccountNotFound, "account"},
+		"no such route":  {user.do("GET", "/v1/nothing", key, ""), api.CodeRouteNotFound, ""},
+		"no such method": {user.do("PUT", "/v1/vpcs", key, "{}"), api.CodeRouteNotFound, ""},
+		"no body":        {user.do("POST", "/v1/vpcs", key, ""), api.CodeInvalidParameter, "body"},
+		"no JSON":        {user.do("POST", "/v1/vpcs", key, "{"), api.CodeInvalidParameter, "body"},
+		"no object":      {user.do("POST", "/v1/vpcs", key, "[]"), api.CodeInvalidParameter, "body"},
+		"too large":      {user.do("POST", "/v1/vpcs", key, strings.Repeat(" ", maxBody+1)), api.CodeRequestTooLarge, "body"},
+		"a type not known": {user.do("POST", "/v1/vpcs", key, "{}", "Content-Type", "text/csv"), api.CodeInvalidParameter,
+			"Content-Type"},
+		"an unknown property": {user.do("POST", "/v1/vpcs", key, `{"cidr":"10.0.0.0/16","colour":1}`), api.CodeInvalidParameter,
+			"colour"},
+		"an unknown query":  {user.do("DELETE", "/v1/vpcs/shop?dryrun=true", key, ""), api.CodeInvalidParameter, "dryrun"},
+		"dry run of what?":  {user.do("DELETE", "/v1/vpcs/shop?dryRun=yes", key, ""), api.CodeInvalidParameter, "dryRun"},
+		"another's account": {user.do("GET", "/v1/vpcs", key, "", "Culvert-Account", "pay"), api.CodeAccountNotFound, "account"},
+		"no account": {user.do("GET", "/v1/vpcs", l.adminKey, "", "Culvert-Account", "nobody"), api.CodeAccountNotFound,
+			"account"},
 		"a long repeat key": {user.do("POST", "/v1/vpcs", key, `{"cidr":"10.0.0.0/16"}`, "Idempotency-Key", strings.Repeat("x", 200)),
 			api.CodeInvalidParameter, "Idempotency-Key"},
-		"an administrator for nobody": {user.do("POST", "/v1/vpcs", l.adminKey, `{"cidr":"10.0.0.0/16"}`), api.CodeMissingParameter, "account"},
+		"an administrator for nobody": {user.do("POST", "/v1/vpcs", l.adminKey, `{"cidr":"10.0.0.0/16"}`), api.CodeMissingParameter,
+			"account"},
 	} {
 		e := c.a.refusal(t)
 		if e.Code != c.code || e.Field != c.field || e.Remedy == "" {

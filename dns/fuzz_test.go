@@ -3,6 +3,7 @@ package dns
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	miekg "github.com/miekg/dns"
 )
@@ -55,4 +56,54 @@ func checkReply(t *testing.T, data, got []byte, tcp, unreadable bool) {
 	if unreadable && (len(got) != minQuery || reply.Rcode == miekg.RcodeSuccess) {
 		t.Fatalf("answer %x to an unreadable query", got)
 	}
+}
+
+// FuzzVerify: of what a forwarder sends, only an answer to the question is taken; what is kept of it is read and sent again, to
+// the client that asked and within its size.
+func FuzzVerify(f *testing.F) {
+	k := question{name: "www.example.org.", qtype: miekg.TypeA}
+	query := ask("wWw.example.org.", miekg.TypeA)
+	query.Id = 7
+	good := new(miekg.Msg).SetReply(query)
+	record, err := miekg.NewRR("wWw.example.org. 2147483648 IN A 192.0.2.80")
+	if err != nil {
+		f.Fatal(err)
+	}
+	alias, err := miekg.NewRR("wWw.example.org. 5 IN CNAME wWw.example.org.")
+	if err != nil {
+		f.Fatal(err)
+	}
+	good.Answer = []miekg.RR{record, alias}
+	data, err := good.Pack()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add(data[:len(data)-3])
+	f.Add([]byte{0, 7, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0, 0xc0, 0x0c})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := verify(data, query)
+		if err != nil {
+			return
+		}
+		if m.Id != query.Id || !m.Response || m.Question[0] != query.Question[0] {
+			t.Fatalf("%x is taken for an answer", data)
+		}
+		e, err := newEntry(m, k, time.Unix(0, 0))
+		if err != nil {
+			return
+		}
+		var kept miekg.Msg
+		if err := kept.Unpack(e.wire); err != nil {
+			t.Fatalf("%x is kept as %x: %v", data, e.wire, err)
+		}
+		for _, rr := range kept.Answer {
+			if rr.Header().Class != miekg.ClassINET || rr.Header().Ttl > 1<<31 {
+				t.Errorf("%x: kept %v", data, rr)
+			}
+		}
+		if e.ttl < 0 {
+			t.Errorf("%x: kept for %v", data, e.ttl)
+		}
+	})
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	own "github.com/culvert-net/culvert/internal/netns"
 )
 
 // dumpTries bounds how often a listing is taken again because the kernel's tables changed under it.
@@ -35,8 +37,8 @@ type space struct {
 
 // openSpace opens a namespace by path. ErrNoNamespace if there is none.
 func openSpace(path string) (*space, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOTDIR) {
+	f, err := own.OpenFile(path)
+	if errors.Is(err, own.ErrNone) {
 		return nil, fmt.Errorf("open namespace %s: %w", path, ErrNoNamespace)
 	} else if err != nil {
 		return nil, fmt.Errorf("open namespace %s: %w", path, err)

@@ -1,15 +1,22 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -132,17 +139,14 @@ func Handler(b Backend) http.Handler {
 	})
 	mux.HandleFunc("POST /v1/explain", post(b.Explain))
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { flows(b, w, r) })
-	return mux
+	return unknown(mux)
 }
 
 func post[In, Out any](fn func(context.Context, In) (Out, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		var in In
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&in); err != nil {
-			reply(w, nil, &api.Error{Code: "InvalidParameterValue", Field: "body",
-				Message: "the request is not the JSON expected: " + err.Error(), Remedy: "use a culvert of the agent's version"})
+		in, err := read[In](http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			reply(w, nil, err)
 			return
 		}
 		out, err := fn(r.Context(), in)
@@ -150,23 +154,72 @@ func post[In, Out any](fn func(context.Context, In) (Out, error)) http.HandlerFu
 	}
 }
 
+// read takes one request's body: JSON that can be read in one way only, and nothing in it that the agent does not know.
+func read[In any](body io.Reader) (in In, err error) {
+	data, err := io.ReadAll(body)
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return in, api.Errorf(api.CodeRequestTooLarge, "body", "send less", "the request has more than %d bytes", tooLarge.Limit)
+	}
+	if err != nil {
+		return in, api.Errorf(api.CodeInvalidParameter, "body", "send all of it", "the request did not arrive as a whole: %v", err)
+	}
+	if e := api.CheckJSON(data); e != nil {
+		e.Remedy = newerAgent
+		return in, e
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&in); err != nil {
+		field := "body"
+		if misfit, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && misfit.Field != "" {
+			field = misfit.Field
+		}
+		return in, api.Errorf(api.CodeInvalidParameter, field, newerAgent, "the request is not what the agent expects: %s",
+			api.Shortened(err.Error()))
+	}
+	return in, nil
+}
+
+const newerAgent = "send what the documentation says, or use a culvert of the agent's version"
+
 func reply(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
 		var e *api.Error
-		status := http.StatusBadRequest
 		if !errors.As(err, &e) {
-			e, status = &api.Error{Code: "InternalError", Message: err.Error()}, http.StatusInternalServerError
+			e = api.Errorf(api.CodeInternal, "", "see culvert status and the agent's log", "%v", err)
 		}
-		w.WriteHeader(status)
+		w.WriteHeader(e.GetStatus())
 		v = e
 	}
 	_ = json.NewEncoder(w).Encode(v) // the caller went away: nobody to tell
 }
 
+// unknown answers whatever is no operation. The mux would answer in words of its own, and send callers elsewhere.
+func unknown(next *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p := r.URL.EscapedPath(); path.Clean(p) == p {
+			if _, pattern := next.Handler(r); pattern != "" {
+				next.ServeHTTP(w, r)
+				return
+			}
+		}
+		reply(w, nil, api.Errorf(api.CodeRouteNotFound, "", newerAgent, "there is no %q %q", api.Shortened(r.Method),
+			api.Shortened(r.URL.Path)))
+	})
+}
+
 func flows(b Backend, w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	f, err := ParseFilter(q.Get)
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		err = api.Errorf(api.CodeInvalidParameter, "query", "write NAME=VALUE, joined by &, and escape other characters as in any URL",
+			"%s", api.Shortened(err.Error()))
+	}
+	var f api.FlowFilter
+	follow := false
+	if err == nil {
+		f, follow, err = ParseFilter(q)
+	}
 	if err != nil {
 		reply(w, nil, err)
 		return
@@ -175,7 +228,7 @@ func flows(b Backend, w http.ResponseWriter, r *http.Request) {
 	flush := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
 	n := 0
-	err = b.Flows(r.Context(), f, q.Get("follow") == "true", func(rec *api.FlowRecord) error {
+	err = b.Flows(r.Context(), f, follow, func(rec *api.FlowRecord) error {
 		if f.Limit > 0 && n >= f.Limit {
 			return errDone
 		}
@@ -192,40 +245,64 @@ func flows(b Backend, w http.ResponseWriter, r *http.Request) {
 
 var errDone = errors.New("limit reached")
 
-// ParseFilter reads a flow filter from named values; times are RFC 3339.
-func ParseFilter(get func(string) string) (f api.FlowFilter, err error) {
+// filterNames are the values that a filter may have.
+var filterNames = []string{"since", "until", "action", "interface", "endpoint", "connection", "service", "reason", "vpc",
+	"address", "port",
+	"limit", "follow"}
+
+// ParseFilter reads a flow filter from named values; times are RFC 3339. What is unknown, given twice or empty is refused: a filter
+// that is passed over would show more than was asked for.
+func ParseFilter(q url.Values) (f api.FlowFilter, follow bool, err error) {
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		switch {
+		case !slices.Contains(filterNames, name):
+			return f, false, api.Errorf(api.CodeInvalidParameter, strings.Trim(strconv.Quote(api.Shortened(name)), `"`),
+				"use one of "+strings.Join(filterNames, ", "), "it is no part of a filter")
+		case len(q[name]) > 1:
+			return f, false, api.Errorf(api.CodeInvalidParameter, name, "give it once", "it is given %d times", len(q[name]))
+		case q[name][0] == "":
+			return f, false, api.Errorf(api.CodeInvalidParameter, name, "give a value, or leave it out", "it has no value")
+		}
+	}
 	for _, t := range []struct {
 		name string
 		to   *time.Time
 	}{{"since", &f.Since}, {"until", &f.Until}} {
-		if s := get(t.name); s != "" {
+		if s := q.Get(t.name); s != "" {
 			if *t.to, err = time.Parse(time.RFC3339Nano, s); err != nil {
-				return f, invalid(t.name, s, "a time such as 2026-01-02T15:04:05Z")
+				return f, false, invalid(t.name, s, "a time such as 2026-01-02T15:04:05Z")
 			}
 		}
 	}
-	f.Action = strings.ToUpper(get("action"))
+	f.Action = strings.ToUpper(q.Get("action"))
 	if f.Action != "" && f.Action != api.ActionAccept && f.Action != api.ActionReject {
-		return f, invalid("action", f.Action, "ACCEPT or REJECT")
+		return f, false, invalid("action", f.Action, "ACCEPT or REJECT")
 	}
-	if s := get("port"); s != "" {
+	if s := q.Get("port"); s != "" {
 		p, err := strconv.ParseUint(s, 10, 16)
-		if err != nil {
-			return f, invalid("port", s, "a port from 1 to 65535")
+		if err != nil || p == 0 {
+			return f, false, invalid("port", s, "a port from 1 to 65535")
 		}
 		f.Port = uint16(p)
 	}
-	if s := get("limit"); s != "" {
+	if s := q.Get("limit"); s != "" {
 		if f.Limit, err = strconv.Atoi(s); err != nil || f.Limit < 0 {
-			return f, invalid("limit", s, "a number of records, 0 for all")
+			return f, false, invalid("limit", s, "a number of records, 0 for all")
 		}
 	}
-	f.Interface, f.Endpoint, f.Connection = get("interface"), get("endpoint"), get("connection")
-	f.Service, f.Reason, f.VPC, f.Address = get("service"), strings.ToUpper(get("reason")), get("vpc"), get("address")
-	return f, nil
+	if s := q.Get("address"); s != "" {
+		if _, err := netip.ParseAddr(s); err != nil {
+			return f, false, invalid("address", s, "an address such as 10.0.1.5")
+		}
+	}
+	if s := q.Get("follow"); s != "" && s != "true" && s != "false" {
+		return f, false, invalid("follow", s, "true or false")
+	}
+	f.Interface, f.Endpoint, f.Connection = q.Get("interface"), q.Get("endpoint"), q.Get("connection")
+	f.Service, f.Reason, f.VPC, f.Address = q.Get("service"), strings.ToUpper(q.Get("reason")), q.Get("vpc"), q.Get("address")
+	return f, q.Get("follow") == "true", nil
 }
 
 func invalid(field, value, want string) error {
-	return &api.Error{Code: "InvalidParameterValue", Field: field, Message: fmt.Sprintf("%s is %q", field, value),
-		Remedy: "give " + want}
+	return api.Errorf(api.CodeInvalidParameter, field, "give "+want, "%s is %q", field, api.Shortened(value))
 }

@@ -15,7 +15,7 @@ import (
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func authority(t *testing.T) *Authority {
+func authority(t testing.TB) *Authority {
 	t.Helper()
 	key, cert, err := Create(now)
 	if err != nil {

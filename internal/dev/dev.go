@@ -183,19 +183,38 @@ func (l *Lab) Load() (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read record of the mesh: %w", err)
 	}
-	r := new(Record)
-	if err := json.Unmarshal(data, r); err == nil {
+	r, err := parseRecord(data)
+	if err == nil {
 		return r, nil
 	}
 	// Without the record nobody knows what to take down, so there are two.
-	*r = Record{}
-	data, errCopy := os.ReadFile(l.StateDir(recordCopy))
-	if errCopy == nil {
-		errCopy = json.Unmarshal(data, r)
+	if data, err = os.ReadFile(l.StateDir(recordCopy)); err == nil {
+		r, err = parseRecord(data)
 	}
-	if errCopy != nil {
+	if err != nil {
 		return nil, fmt.Errorf("the record of the mesh, %s, is damaged, and so is its copy (%w): take down by hand what is named %s-*: "+
-			"ip netns list; then remove %s and %s", l.StateDir("mesh.json"), errCopy, l.cfg.Prefix, l.StateDir(), l.RunDir())
+			"ip netns list; then remove %s and %s", l.StateDir("mesh.json"), err, l.cfg.Prefix, l.StateDir(), l.RunDir())
+	}
+	return r, nil
+}
+
+// parseRecord reads a record. What it names becomes paths and arguments of other programs, so names are held to what this package
+// gives.
+func parseRecord(data []byte) (*Record, error) {
+	r := new(Record)
+	if err := json.Unmarshal(data, r); err != nil {
+		return nil, err
+	}
+	for i, h := range r.Hosts {
+		if !validName(h.Name) || !validName(h.Netns) || h.Address.IsValid() && !underlayNet.Contains(h.Address) {
+			return nil, fmt.Errorf("hosts[%d]: %q is not a host of a mesh", i, h.Name)
+		}
+	}
+	strange := func(c rune) bool { return c <= ' ' || c > '~' || c == '/' }
+	for i, w := range r.Workloads {
+		if !validName(w.Name) || !validName(w.Host) || strings.ContainsFunc(w.ENI+w.Interface, strange) {
+			return nil, fmt.Errorf("workloads[%d]: %q is not a workload of a mesh", i, w.Name)
+		}
 	}
 	return r, nil
 }

@@ -24,9 +24,9 @@ type Namespace struct {
 
 // Open opens what is at a path now.
 func Open(path string) (*Namespace, error) {
-	f, err := os.Open(path)
+	f, err := OpenFile(path)
 	if err != nil {
-		return nil, none(path, err)
+		return nil, err
 	}
 	n := &Namespace{file: f}
 	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
@@ -42,6 +42,27 @@ func Open(path string) (*Namespace, error) {
 	}
 	n.Inode = st.Ino
 	return n, nil
+}
+
+// OpenFile opens the namespace at a path, and nothing else (ErrNone): to open a FIFO would wait for its writer, and a device may act on it.
+func OpenFile(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, none(path, &fs.PathError{Op: "open", Path: path, Err: err})
+	}
+	defer unix.Close(fd)
+	var at unix.Statfs_t
+	if err := unix.Fstatfs(fd, &at); err != nil {
+		return nil, fmt.Errorf("look at %s: %w", path, err)
+	}
+	if at.Type != unix.NSFS_MAGIC {
+		return nil, fmt.Errorf("%s is no network namespace: %w", path, ErrNone)
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return nil, none(path, err)
+	}
+	return f, nil
 }
 
 // Close lets it go: it ends when nothing else holds it.

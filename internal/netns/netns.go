@@ -71,7 +71,7 @@ func OnThread(f func() error) error {
 }
 
 func enter(path string) error {
-	ns, err := os.Open(path)
+	ns, err := OpenFile(path)
 	if err != nil {
 		return fmt.Errorf("open namespace %s: %w", path, err)
 	}
