@@ -2,6 +2,7 @@ package local
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -254,10 +255,10 @@ var filterNames = []string{"since", "until", "action", "interface", "endpoint", 
 // that is passed over would show more than was asked for.
 func ParseFilter(q url.Values) (f api.FlowFilter, follow bool, err error) {
 	for _, name := range slices.Sorted(maps.Keys(q)) {
+		field := cmp.Or(strings.Trim(strconv.Quote(api.Shortened(name)), `"`), "query")
 		switch {
 		case !slices.Contains(filterNames, name):
-			return f, false, api.Errorf(api.CodeInvalidParameter, strings.Trim(strconv.Quote(api.Shortened(name)), `"`),
-				"use one of "+strings.Join(filterNames, ", "), "it is no part of a filter")
+			return f, false, api.Errorf(api.CodeInvalidParameter, field, "use one of "+strings.Join(filterNames, ", "), "it is no part of a filter")
 		case len(q[name]) > 1:
 			return f, false, api.Errorf(api.CodeInvalidParameter, name, "give it once", "it is given %d times", len(q[name]))
 		case q[name][0] == "":

@@ -206,7 +206,7 @@ func parseRecord(data []byte) (*Record, error) {
 		return nil, err
 	}
 	for i, h := range r.Hosts {
-		if !validName(h.Name) || !validName(h.Netns) || h.Address.IsValid() && !underlayNet.Contains(h.Address) {
+		if !validName(h.Name) || !validName(h.Netns) || !underlayNet.Contains(h.Address) {
 			return nil, fmt.Errorf("hosts[%d]: %q is not a host of a mesh", i, h.Name)
 		}
 	}

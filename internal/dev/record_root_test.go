@@ -2,6 +2,7 @@ package dev
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -19,7 +20,7 @@ func TestDamagedRecord(t *testing.T) {
 	if _, err := l.Load(); !errors.Is(err, ErrNoMesh) {
 		t.Fatalf("no record: %v", err)
 	}
-	want := &Record{Hosts: []Host{{Name: "host-a"}}}
+	want := &Record{Hosts: []Host{{Name: "host-a", Netns: "cvrec-host-a", Address: netip.MustParseAddr("10.99.0.10")}}}
 	if err := l.save(want); err != nil {
 		t.Fatal(err)
 	}
