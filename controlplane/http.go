@@ -13,6 +13,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
@@ -190,6 +191,10 @@ func (s *Server) failure(ctx context.Context, op string, err error) *api.Error {
 		s.diskFull.add("store", err.Error())
 		return api.Errorf(api.CodeUnavailable, "", "have the server's administrator make room on its disk, then try again",
 			"the server's disk is full; nothing was changed")
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		s.diskFull.add(op, err.Error())
+		return api.Errorf(api.CodeUnavailable, "", "have the server's administrator make room on its disk, then try again",
+			"the server's disk is full; what is not stored can be sent again")
 	}
 	s.log.Error("request failed", logkey.Operation, op, logkey.RequestID, requestID(ctx), logkey.Error, err)
 	return &api.Error{Code: api.CodeInternal, Message: "the server could not do it", Remedy: "look for the request id in its log"}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,8 +33,15 @@ type Log struct {
 
 	mu      sync.Mutex
 	seen    map[source]*spans
-	files   map[string]*os.File // by day, open for appending
+	files   map[string]*dayFile // by day, open for appending
 	readers map[chan struct{}]*reader
+}
+
+// dayFile is a day's file, open for appending. Nobody else writes to it.
+type dayFile struct {
+	*os.File
+	size int64 // bytes of records that were taken
+	torn bool  // there may be more behind them, of a batch that was refused
 }
 
 // source numbers its records without gaps.
@@ -56,7 +64,7 @@ func Open(dir string, now time.Time) (*Log, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("flow log: %w", err)
 	}
-	l := &Log{dir: dir, seen: map[source]*spans{}, files: map[string]*os.File{}, readers: map[chan struct{}]*reader{}}
+	l := &Log{dir: dir, seen: map[source]*spans{}, files: map[string]*dayFile{}, readers: map[chan struct{}]*reader{}}
 	days, err := l.days()
 	if err != nil {
 		return nil, err
@@ -97,12 +105,38 @@ func (l *Log) spansOf(e api.FlowEnvelope) *spans {
 	return l.seen[k]
 }
 
-// Append stores the records that are new, on disk before it returns, and says how many those were.
+// Append stores the records that are new, on disk before it returns, and says how many those were. After an error the records of
+// some days may be stored; of the others there is nothing, and all can be sent again.
 func (l *Log) Append(records []api.FlowEnvelope) (stored int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	byDay := map[string]*bytes.Buffer{}
-	var fresh []api.FlowEnvelope
+	byDay, err := l.fresh(records)
+	if err != nil {
+		return 0, err
+	}
+	for _, day := range slices.Sorted(maps.Keys(byDay)) {
+		b := byDay[day]
+		if err := l.write(day, b.lines.Bytes()); err != nil {
+			return stored, err
+		}
+		for _, e := range b.records {
+			l.spansOf(e).add(e.Seq)
+		}
+		l.tell(b.records)
+		stored += len(b.records)
+	}
+	return stored, nil
+}
+
+// dayBatch is what of a batch belongs into one day's file.
+type dayBatch struct {
+	lines   bytes.Buffer
+	records []api.FlowEnvelope
+}
+
+// fresh are the records that are not stored yet, by day.
+func (l *Log) fresh(records []api.FlowEnvelope) (map[string]*dayBatch, error) {
+	byDay := map[string]*dayBatch{}
 	batch := map[source]map[uint64]bool{}
 	for _, e := range records {
 		k := source{e.Node, e.Boot}
@@ -115,30 +149,22 @@ func (l *Log) Append(records []api.FlowEnvelope) (stored int, err error) {
 		batch[k][e.Seq] = true
 		line, err := json.Marshal(e)
 		if err != nil {
-			return 0, fmt.Errorf("flow log: encode record %d of %s: %w", e.Seq, e.Node, err)
+			return nil, fmt.Errorf("flow log: encode record %d of %s: %w", e.Seq, e.Node, err)
 		}
 		if len(line) > MaxRecord {
-			return 0, fmt.Errorf("flow log: record %d of %s has %d bytes, at most %d are allowed", e.Seq, e.Node, len(line), MaxRecord)
+			return nil, fmt.Errorf("flow log: record %d of %s has %d bytes, at most %d are allowed", e.Seq, e.Node, len(line), MaxRecord)
 		}
 		day := e.End.UTC().Format(dayFormat)
 		if byDay[day] == nil {
-			byDay[day] = new(bytes.Buffer)
+			byDay[day] = new(dayBatch)
 		}
-		byDay[day].Write(append(line, '\n'))
-		fresh = append(fresh, e)
+		byDay[day].lines.Write(append(line, '\n'))
+		byDay[day].records = append(byDay[day].records, e)
 	}
-	for day, data := range byDay {
-		if err := l.write(day, data.Bytes()); err != nil {
-			return 0, err
-		}
-	}
-	for _, e := range fresh {
-		l.spansOf(e).add(e.Seq)
-	}
-	l.tell(fresh)
-	return len(fresh), nil
+	return byDay, nil
 }
 
+// write adds whole lines to a day's file, or nothing: half a line would swallow the beginning of the next batch.
 func (l *Log) write(day string, data []byte) error {
 	f := l.files[day]
 	if f == nil {
@@ -147,24 +173,34 @@ func (l *Log) write(day string, data []byte) error {
 			return err
 		}
 	}
+	if f.torn {
+		if err := f.takeBack(); err != nil {
+			return fmt.Errorf("flow log: take back what was refused: %w", err)
+		}
+	}
 	if _, err := f.Write(data); err != nil {
-		return fmt.Errorf("flow log: append: %w", err)
+		return fmt.Errorf("flow log: append: %w", errors.Join(err, f.takeBack()))
 	}
 	if err := f.Sync(); err != nil {
-		return fmt.Errorf("flow log: sync: %w", err)
+		return fmt.Errorf("flow log: sync: %w", errors.Join(err, f.takeBack()))
 	}
+	f.size += int64(len(data))
 	return nil
 }
 
+// takeBack cuts off what is behind the records that were taken. Until that is done nothing more is.
+func (f *dayFile) takeBack() error {
+	err := f.Truncate(f.size)
+	f.torn = err != nil
+	return err
+}
+
 // openDay opens a day's file for appending; a line that a crash cut short is ended, and readers skip it.
-func (l *Log) openDay(day string) (*os.File, error) {
+func (l *Log) openDay(day string) (*dayFile, error) {
 	const maxOpen = 8
 	if len(l.files) >= maxOpen {
-		for d, f := range l.files {
-			if err := f.Close(); err != nil {
-				return nil, fmt.Errorf("flow log: close: %w", err)
-			}
-			delete(l.files, d)
+		if err := l.closeWhole(); err != nil {
+			return nil, err
 		}
 	}
 	f, err := os.OpenFile(l.path(day), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
@@ -176,14 +212,29 @@ func (l *Log) openDay(day string) (*os.File, error) {
 		last := make([]byte, 1)
 		if _, err = f.ReadAt(last, size-1); err == nil && last[0] != '\n' {
 			_, err = f.Write([]byte{'\n'})
+			size++
 		}
 	}
 	if err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("flow log: open: %w", err)
 	}
-	l.files[day] = f
-	return f, nil
+	l.files[day] = &dayFile{File: f, size: size}
+	return l.files[day], nil
+}
+
+// closeWhole closes the files, but for those that still have something to take back.
+func (l *Log) closeWhole() error {
+	for day, f := range l.files {
+		if f.torn {
+			continue
+		}
+		delete(l.files, day)
+		if err := f.Close(); err != nil {
+			return fmt.Errorf("flow log: close: %w", err)
+		}
+	}
+	return nil
 }
 
 func (l *Log) path(day string) string { return filepath.Join(l.dir, day+suffix) }
