@@ -54,7 +54,8 @@ type Collector struct {
 	labels Labeler
 	agg    *Aggregator
 	log    *Log
-	queued int // records that the disk has not taken
+	queued int    // records that the disk has not taken
+	merged uint64 // whose detail is gone since the disk did not take them; declared in what they became
 
 	// of the goroutine of Run
 	pending    []api.FlowRecord
@@ -231,8 +232,12 @@ func (c *Collector) record(records []api.FlowRecord) {
 	c.pending = append(c.pending, records...)
 	if len(c.pending) > c.cfg.MaxPending {
 		var merged bool
+		before := declared(c.pending)
 		c.pending, merged = Compact(c.pending, c.cfg.MaxPending)
 		c.checkpoint = c.checkpoint || merged
+		c.mu.Lock()
+		c.merged += declared(c.pending) - before
+		c.mu.Unlock()
 	}
 	err := c.log.Append(c.pending)
 	c.trouble("write flow log", err)
@@ -251,6 +256,14 @@ func (c *Collector) record(records []api.FlowRecord) {
 	c.mu.Lock()
 	c.queued = len(c.pending)
 	c.mu.Unlock()
+}
+
+// declared is how much records say was lost.
+func declared(records []api.FlowRecord) (lost uint64) {
+	for i := range records {
+		lost += records[i].Lost
+	}
+	return lost
 }
 
 // trouble logs an error when it is new, and its end.
@@ -325,5 +338,7 @@ func (c *Collector) Stats() Stats {
 	if c.log == nil {
 		return Stats{}
 	}
-	return Stats{LogStats: c.log.Stats(), Flows: c.agg.Len(), Queued: c.queued}
+	s := Stats{LogStats: c.log.Stats(), Flows: c.agg.Len(), Queued: c.queued}
+	s.Lost += c.merged
+	return s
 }
