@@ -64,12 +64,19 @@ func Leave(ctx context.Context, cfg Config, o LeaveOptions) (Left, error) {
 	defer links.Close()
 	l := leaver{
 		dir: dir, host: links, log: dir.Path(flowDir),
-		unpin:    func() error { return datapath.RemovePins(cfg.PinDir) },
+		unpin:    func() error { return unpin(cfg.PinDir) },
 		unlink:   func() error { return tunnel.DeleteTUN(cfg.Tunnel) },
 		inTunnel: func(ctx context.Context) bool { return tunnelAnswers(ctx, cfg.TunnelSocket) },
 		tell:     tellLeave,
 	}
 	return l.leave(ctx, o)
+}
+
+// unpin removes what is pinned below a directory, and the directory unless it holds more or is a mount.
+func unpin(dir string) error {
+	err := datapath.RemovePins(dir)
+	_ = os.Remove(dir)
+	return err
 }
 
 // tellLeave asks one server after another until one answers.

@@ -183,7 +183,8 @@ func leave(c *call, in *fromNode[api.LeaveRequest]) (*api.LeaveResponse, error) 
 	placed := c.placedOn(old.ID)
 	if len(placed) > 0 && !in.Body.Force {
 		return nil, placed.needing(api.KindNode, old.ID,
-			"have their accounts delete them, or leave with --force: the node is revoked then, and they stay without one")
+			"detach them with `culvert eni detach` while the agent runs and have their accounts delete them, or leave with --force: "+
+				"the node is revoked then")
 	}
 	if err := c.rotateGossip(); err != nil {
 		return nil, err
