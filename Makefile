@@ -18,7 +18,7 @@ FUZZTIME ?= 10s
 RACE := ./api/... ./plan/... ./judge/... ./controlplane/... ./agent ./agent/flow ./agent/gossip ./agent/local \
 	./agent/state ./agent/wire ./dns/... ./internal/agree ./internal/underlay ./scripts/...
 
-.PHONY: help setup build test test-nightly test-unit test-kernels race demo demo-down bench generate lint fuzz-short clean
+.PHONY: help setup build packages test test-nightly test-unit test-kernels race demo demo-down bench generate lint fuzz-short clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -29,6 +29,10 @@ setup: ## install what tests and demo need (Debian packages); again: nothing
 build: ## bin/culvert
 	go build -trimpath -ldflags "-X github.com/culvert-net/culvert/internal/version.stamp=$(VERSION)" \
 		-o bin/culvert ./cmd/culvert
+
+# The time of the last commit: the same source gives the same packages.
+packages: ## deb and rpm for amd64 and arm64, into dist/
+	cd packaging && go run . -version '$(VERSION)' -time "$$($(GIT) log -1 --format=%ct 2>/dev/null || date +%s)" -out ../dist
 
 test: setup ## everything CI runs; needs root, skips nothing
 	@scripts/test
@@ -65,4 +69,4 @@ fuzz-short: ## every fuzz target for FUZZTIME (10s)
 	@scripts/fuzz $(FUZZTIME)
 
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

@@ -101,6 +101,7 @@ var testOnly = map[string]string{
 	"agent/wire/tunnel/internal/stock": "the tunnel as the library's authors ship it, for comparison",
 	"bpf/internal/frame":               "writes packets the slow way",
 	"e2e":                              "the whole, on a dev mesh",
+	"e2e/packages":                     "a host with the packages, from installation to purge",
 	"internal/agree":                   "compares what must agree and shares nothing",
 	"internal/badinput":                "the shape of tables of bad input",
 	"internal/docrun":                  "runs what the documents say",
