@@ -30,7 +30,6 @@ var top = map[string]string{
 	"go.mod":       "the module",
 	"go.sum":       "the module",
 	"internal":     "what nobody else imports",
-	"packaging":    "deb and rpm packages",
 	"judge":        "the oracle of the whole",
 	"packaging":    "deb and rpm packages",
 	"plan":         "what a node must do",
