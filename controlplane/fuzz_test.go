@@ -28,6 +28,8 @@ func FuzzRequest(f *testing.F) {
 	f.Add(uint8(0), "..", "dryRun=", []byte(`{"a":1,"a":2}`))
 	user, machine := l.rawClient(nil), l.rawClient(h.cert)
 	f.Fuzz(func(t *testing.T, which uint8, id, query string, body []byte) {
+		l.t = t
+		defer func() { l.t = f }() // what the lab cleans up, it does at the end of all
 		r := routes[ops[int(which)%len(ops)]]
 		path := r.fill(escaped(id), escaped(id)) + "?dryRun=true"
 		if strings.Contains(r.path, "/node/") {

@@ -64,7 +64,7 @@ func (s *settings) readCredentials() (c credentials, err error) {
 		if i := strings.LastIndex(what, "json: "); i >= 0 { // before that it only says that YAML was made JSON
 			what = what[i+len("json: "):]
 		}
-		return c, api.Errorf(api.CodeInvalidParameter, "", "it may have server, ca, apiKey, account and agentSocket, as YAML",
+		return credentials{}, api.Errorf(api.CodeInvalidParameter, "", "it may have server, ca, apiKey, account and agentSocket, as YAML",
 			"%s: %s", path, what)
 	}
 	return c, nil
