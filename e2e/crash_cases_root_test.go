@@ -149,7 +149,7 @@ func (m *crashMesh) agentCases(t *testing.T) []crashCase {
 			only: of("round", "detach", "unveth", "datapath", "tunnel", "hostlink", "infrastructure", "resolver")},
 		{name: "attach", dir: a, first: attach(false), do: attach(true), undo: attach(false), revive: m.revive("host-a", "agent"),
 			check: m.settled, only: of("attach", "veth", "link", "secure", "resolver", "state", "apply")},
-		{name: "reject at the provider", dir: b, do: side(false), undo: side(true), revive: m.revive("host-b", "agent"), check: m.settled,
+		{name: "reject at the provider", dir: b, first: side(true), do: side(false), undo: side(true), revive: m.revive("host-b", "agent"), check: m.settled,
 			only: of("apply")},
 		{name: "restart of an agent", dir: a, do: restart, undo: nothing, revive: m.revive("host-a", "agent"), check: m.settled,
 			only: of("open", "infrastructure")},

@@ -17,8 +17,9 @@ import (
 const (
 	// flowPause is between an answer and the next request of a flow.
 	flowPause = 100 * time.Millisecond
-	// flowPatience is how long an answer may take: longer than any fault, shorter than TCP would try.
-	flowPatience = 20 * time.Second
+	// flowPatience is how long an answer may take: faults in a row make TCP wait twice as long each time, and it would try for
+	// 15 minutes.
+	flowPatience = time.Minute
 	dialPatience = 10 * time.Second
 	messageSize  = 32
 )
