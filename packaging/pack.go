@@ -73,7 +73,7 @@ func (b build) contents(format, binary string, texts []text) files.Contents {
 		plain("files/culvert-agent.service", "/usr/lib/systemd/system/culvert-agent.service"),
 		plain("files/culvert.sysusers", "/usr/lib/sysusers.d/culvert.conf"),
 		plain("files/culvert.network", "/usr/lib/systemd/network/05-culvert.network"),
-		plain("files/culvert.networkmanager.conf", "/usr/lib/NetworkManager/conf.d/05-culvert.conf"),
+		plain("files/culvert.networkmanager.conf", "/usr/lib/NetworkManager/conf.d/10-culvert.conf"),
 		plain("../README.md", "/usr/share/doc/culvert/README.md"),
 		plain("../CHANGELOG.md", "/usr/share/doc/culvert/CHANGELOG.md"),
 		plain("../docs/OPERATIONS.md", "/usr/share/doc/culvert/OPERATIONS.md"),

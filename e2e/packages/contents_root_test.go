@@ -26,7 +26,7 @@ var wanted = map[string]string{
 	"/usr/lib/systemd/system/culvert-agent.service":     "-rw-r--r--",
 	"/usr/lib/sysusers.d/culvert.conf":                  "-rw-r--r--",
 	"/usr/lib/systemd/network/05-culvert.network":       "-rw-r--r--",
-	"/usr/lib/NetworkManager/conf.d/05-culvert.conf":    "-rw-r--r--",
+	"/usr/lib/NetworkManager/conf.d/10-culvert.conf":    "-rw-r--r--",
 	"/etc/culvert/server.env":                           "-rw-r--r--",
 	"/etc/culvert/agent.env":                            "-rw-r--r--",
 	"/usr/share/man/man1/culvert.1.gz":                  "-rw-r--r--",

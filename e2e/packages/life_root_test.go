@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	patience = 20 * time.Second // of waiting for what takes a second or two on an idle machine
+	patience = 60 * time.Second // of waiting for what takes a second or two on an idle machine
 	adminEnv = `export CULVERT_SERVER=unix:/run/culvert-server/server.sock CULVERT_CA=/var/lib/culvert-server/ca.pem ` +
 		`CULVERT_API_KEY="$(cat /var/lib/culvert-server/admin-key)"; `
 	// conversation talks over one connection, and writes down how often it was answered and, in microseconds, how long it
@@ -156,6 +156,7 @@ func TestLifeOfAHost(t *testing.T) {
 	b.sh("systemd-run --quiet --unit=till -p PrivateNetwork=yes -p DynamicUser=yes socat TCP-LISTEN:8080,fork,reuseaddr EXEC:cat")
 	b.eventually("till is attached", "culvert eni attach %s --pid %s", till, b.pid("till.service"))
 	a.sh("grep -q nameserver /etc/netns/cart/resolv.conf")
+	b.eventually("till has its VPC's resolver", "nsenter -t %s -m grep -qx 'nameserver 10.0.0.2' /etc/resolv.conf", b.pid("till.service"))
 	a.eventually("till answers", "echo hello | ip netns exec cart socat -T 5 - TCP:10.0.1.6:8080,connect-timeout=2 | grep hello")
 	a.WriteFile("/root/talk", conversation, 0o644)
 	a.sh("systemd-run --quiet --unit=talk ip netns exec cart bash /root/talk")
