@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -73,6 +74,11 @@ func New(cfg Config) (*Client, error) {
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = "culvert"
 	}
+	for what, value := range map[string]string{"API key": cfg.APIKey, "account": cfg.Account} {
+		if strings.ContainsFunc(value, unicode.IsControl) {
+			return nil, fmt.Errorf("%s: it has a line end or another control character", what)
+		}
+	}
 	network, target, base, err := splitAddress(cfg.Address)
 	if err != nil {
 		return nil, err
@@ -112,8 +118,15 @@ func splitAddress(address string) (network, target, base string, err error) {
 	if strings.Contains(host, "://") {
 		return "", "", "", fmt.Errorf("server address %q: the scheme must be https or unix", address)
 	}
-	if _, _, err := net.SplitHostPort(host); err != nil {
+	if strings.Contains(host, "@") { // which may be a password: it is not repeated
+		return "", "", "", errors.New("server address: it must not have a user in it")
+	}
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
 		return "", "", "", fmt.Errorf("server address %q: write https://HOST:PORT or unix:/PATH: %w", address, err)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || name == "" || strings.ContainsAny(name, "/?# ") {
+		return "", "", "", fmt.Errorf("server address %q: write https://HOST:PORT, the port from 1 to 65535", address)
 	}
 	return "tcp", host, "https://" + host, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/internal/dev"
 )
@@ -32,7 +33,12 @@ func (a *app) lab(cmd *cobra.Command, f *devFlags) (*dev.Lab, error) {
 			return nil, err
 		}
 	}
-	return dev.New(cfg)
+	lab, err := dev.New(cfg)
+	if err != nil {
+		return nil, api.Errorf(api.CodeInvalidParameter, "--prefix", "use at most 12 of a-z, 0-9 and '-', beginning with a letter",
+			"%q is not a prefix (CULVERT_DEV_PREFIX)", prefix)
+	}
+	return lab, nil
 }
 
 // inLab makes a command's body of one that works on the mesh.
@@ -80,6 +86,9 @@ are the kernel's WireGuard and have no process.`, `
   culvert dev up
   culvert dev up --hosts 3`,
 		a.inLab(f, func(cmd *cobra.Command, lab *dev.Lab, _ []string) error {
+			if hosts < 1 || hosts > dev.MaxHosts {
+				return invalidFlag("--hosts", strconv.Itoa(hosts), "give 1 to 26")
+			}
 			if err := lab.Up(cmd.Context(), hosts); err != nil {
 				return err
 			}

@@ -204,6 +204,8 @@ func (f *attachFlags) path(ctx context.Context) (string, error) {
 		}
 	}
 	switch {
+	case f.pid < 0:
+		return "", invalidFlag("--pid", strconv.Itoa(f.pid), "give the number of a process that runs, as ps shows it here")
 	case said != 1:
 		return "", api.Errorf(api.CodeInvalidCombination, "--netns", "give --netns NAME or PATH, --pid N, or --unit UNIT",
 			"the network namespace must be said, once")

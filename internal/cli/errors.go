@@ -264,8 +264,17 @@ func exactly(names ...string) cobra.PositionalArgs {
 		if len(args) > len(names) {
 			return tooMany(cmd, args[len(names)])
 		}
-		return nil
+		return notEmpty(args, names)
 	}
+}
+
+// notEmpty refuses arguments that say nothing, such as those of a variable that is not set.
+func notEmpty(args, names []string) error {
+	if i := slices.Index(args, ""); i >= 0 {
+		name := names[min(i, len(names)-1)]
+		return api.Errorf(api.CodeMissingParameter, name, "give it; is a variable of the shell not set?", "the argument %s is empty", name)
+	}
+	return nil
 }
 
 // atLeast demands one argument per name; more are of the last kind.
@@ -274,7 +283,7 @@ func atLeast(names ...string) cobra.PositionalArgs {
 		if len(args) < len(names) {
 			return missingArgument(cmd, names[len(args)])
 		}
-		return nil
+		return notEmpty(args, names)
 	}
 }
 

@@ -4,9 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -110,8 +115,37 @@ func (f *serverFlags) check() error {
 	if err := checkMetricsAddress(f.cfg.MetricsAddress); err != nil {
 		return err
 	}
+	if err := f.checkNames(); err != nil {
+		return err
+	}
 	if f.adminKeyFile != "" {
 		return checkWritable("--admin-key-file", f.adminKeyFile)
+	}
+	return nil
+}
+
+// checkNames refuses what would be found out only after the data directory and the administrator's key were made.
+func (f *serverFlags) checkNames() error {
+	dir := f.cfg.DataDir
+	if info, err := os.Stat(dir); dir == "" || err == nil && !info.IsDir() || err != nil && !errors.Is(err, os.ErrNotExist) {
+		return invalidFlag("--data-dir", dir, "name a directory, which is made when it is not there")
+	}
+	if e := api.ValidateName("--region", f.cfg.Region); e != nil {
+		return e
+	}
+	for _, name := range f.cfg.ServerNames {
+		if _, err := netip.ParseAddr(name); err != nil && api.ValidateDomain("", name, 1) != nil {
+			return invalidFlag("--server-name", name, "give a DNS name or address")
+		}
+	}
+	for _, l := range f.cfg.Listen {
+		if path, unix := strings.CutPrefix(l, "unix:"); unix && filepath.IsAbs(path) {
+			continue
+		}
+		host, port, err := net.SplitHostPort(l)
+		if _, errPort := strconv.ParseUint(port, 10, 16); err != nil || errPort != nil || strings.ContainsAny(host, "/ ") {
+			return invalidFlag("--listen", l, "write HOST:PORT, such as 192.0.2.1:7443 or :7443, or unix:/PATH")
+		}
 	}
 	return nil
 }
@@ -167,7 +201,7 @@ func (f *serverFlags) loadEtcdTLS() (*tls.Config, error) {
 	if f.etcdCA != "" {
 		pem, err := os.ReadFile(f.etcdCA)
 		if err != nil {
-			return nil, fmt.Errorf("--etcd-ca: %w", err)
+			return nil, api.Errorf(api.CodeInvalidParameter, "--etcd-ca", "name a file with a certificate in PEM", "it cannot be read: %v", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
@@ -177,7 +211,8 @@ func (f *serverFlags) loadEtcdTLS() (*tls.Config, error) {
 	if f.etcdCert != "" {
 		pair, err := tls.LoadX509KeyPair(f.etcdCert, f.etcdKey)
 		if err != nil {
-			return nil, fmt.Errorf("--etcd-cert and --etcd-key: %w", err)
+			return nil, api.Errorf(api.CodeInvalidParameter, "--etcd-cert", "name with it and with --etcd-key files in PEM that belong together",
+				"they cannot be used: %v", err)
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}

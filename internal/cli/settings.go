@@ -101,9 +101,24 @@ func (s *settings) client() (*client.Client, error) {
 		Address: s.server, CA: ca, APIKey: strings.TrimSpace(s.apiKey), Account: s.account, UserAgent: "culvert-cli",
 	})
 	if err != nil {
-		return nil, api.Errorf(api.CodeInvalidParameter, "", "check --server (CULVERT_SERVER) and --ca (CULVERT_CA)", "%v", err)
+		return nil, badClient(err)
 	}
 	return c, nil
+}
+
+// badClient names the setting that a client is refused for.
+func badClient(err error) error {
+	text := err.Error()
+	for _, s := range [][3]string{
+		{"server CA", "--ca", "name the server's ca.pem with --ca or CULVERT_CA"},
+		{"API key", "--api-key", "set CULVERT_API_KEY to the key as it was printed, one line"},
+		{"account", "--account", "give the account's id or name with --account or CULVERT_ACCOUNT"},
+	} {
+		if strings.HasPrefix(text, s[0]) {
+			return api.Errorf(api.CodeInvalidParameter, s[1], s[2], "%s", text)
+		}
+	}
+	return api.Errorf(api.CodeInvalidParameter, "--server", "write https://HOST:PORT or unix:/PATH with --server or CULVERT_SERVER", "%s", text)
 }
 
 // complete reports what is missing for calling the server.
