@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -16,7 +17,6 @@ const (
 	CodeInvalidParameter       ErrorCode = "InvalidParameterValue"
 	CodeMissingParameter       ErrorCode = "MissingParameter"
 	CodeInvalidCombination     ErrorCode = "InvalidParameterCombination"
-	CodeInvalidAction          ErrorCode = "InvalidAction"
 	CodeDependencyViolation    ErrorCode = "DependencyViolation"
 	CodeIncorrectState         ErrorCode = "IncorrectState"
 	CodeLimitExceeded          ErrorCode = "ResourceLimitExceeded"
@@ -104,28 +104,46 @@ func (e *Error) Is(target error) bool {
 	return ok && t.Code == e.Code
 }
 
+// codeStatus has every code.
 var codeStatus = map[ErrorCode]int{
-	CodeAuthFailure: 401, CodeCertificateInvalid: 401, CodeTokenInvalid: 401,
-	CodeUnauthorized: 403, CodeNodeRevoked: 403, CodeDomainNotOwned: 403,
+	CodeInvalidParameter: 400, CodeMissingParameter: 400, CodeInvalidCombination: 400, CodeAmbiguousName: 400,
+	CodeVPCRange: 400, CodeSubnetRange: 400, CodeAddressInvalid: 400, CodeUnderlayAddressMissing: 400,
+	CodeAuthFailure: 401, CodeTokenInvalid: 401, CodeCertificateInvalid: 401,
+	CodeUnauthorized: 403, CodeDomainNotOwned: 403, CodeNodeRevoked: 403,
+	CodePermissionNotFound: 404, CodeServiceName: 404, CodeRouteNotFound: 404, CodeAccountNotFound: 404,
+	CodeVPCNotFound: 404, CodeSubnetNotFound: 404, CodeENINotFound: 404, CodeGroupNotFound: 404,
+	CodeTargetGroupNotFound: 404, CodeLoadBalancerNotFound: 404, CodeListenerNotFound: 404, CodeServiceNotFound: 404,
+	CodeEndpointNotFound: 404, CodeConnectionNotFound: 404, CodeNodeNotFound: 404, CodeTokenNotFound: 404,
+	CodeKeyNotFound: 404, CodeDomainNotFound: 404, CodeTargetNotFound: 404, CodePrincipalNotFound: 404,
 	CodeDependencyViolation: 409, CodeIncorrectState: 409, CodeLimitExceeded: 409, CodeDuplicateName: 409,
 	CodeIdempotentMismatch: 409, CodeSubnetConflict: 409, CodeAddressInUse: 409, CodeNoFreeAddresses: 409,
 	CodeENIInUse: 409, CodePermissionDuplicate: 409, CodeConflictingDomain: 409, CodeLoadBalancerInUse: 409,
 	CodeOutOfNumbers: 409, CodeSecretNotReplayable: 409,
-	CodeInvalidAction:   405,
 	CodeRevisionExpired: 410,
-	CodeRequestTooLarge: 413, CodeRequestLimit: 429, CodeInternal: 500, CodeUnavailable: 503,
-	CodeServiceName: 404,
+	CodeRequestTooLarge: 413,
+	CodeRequestLimit:    429,
+	CodeInternal:        500,
+	CodeUnavailable:     503,
 }
 
-// GetStatus is the HTTP status that goes with the code: 404 for everything not found, 400 unless the table says otherwise.
+// GetStatus is the HTTP status that goes with the code; 400 where the code is none of those above.
 func (e *Error) GetStatus() int {
 	if s, ok := codeStatus[e.Code]; ok {
 		return s
 	}
-	if strings.HasSuffix(string(e.Code), "NotFound") {
-		return 404
-	}
 	return 400
+}
+
+// ErrorCodes returns the codes that go with an HTTP status, sorted; with 0, all.
+func ErrorCodes(status int) []ErrorCode {
+	var out []ErrorCode
+	for code, s := range codeStatus {
+		if s == status || status == 0 {
+			out = append(out, code)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 var notFoundCodes = map[Kind]struct {
