@@ -160,7 +160,7 @@ func addDomain(c *call, in *change[api.DomainRequest]) (*api.Account, error) {
 
 type domainRemoval struct {
 	Removal
-	Domain string `path:"domain"`
+	Domain string `path:"domain" doc:"The domain"`
 }
 
 func removeDomain(c *call, in *domainRemoval) (*api.Account, error) {

@@ -372,7 +372,7 @@ func createListener(c *call, in *change[api.ListenerRequest]) (*api.LoadBalancer
 
 type listenerRemoval struct {
 	Removal
-	Listener string `path:"listener"`
+	Listener string `path:"listener" doc:"Id of the listener"`
 }
 
 func deleteListener(c *call, in *listenerRemoval) (*api.LoadBalancer, error) {

@@ -21,7 +21,7 @@ type explainInput struct {
 	From     string       `query:"from" required:"true" doc:"A workload's network interface, id or name"`
 	To       string       `query:"to" required:"true" doc:"Address, or name as the workload would ask for it"`
 	Port     uint16       `query:"port" doc:"Of the destination; 0 with icmp"`
-	Protocol api.Protocol `query:"protocol" enum:"tcp,udp,icmp" default:"tcp"`
+	Protocol api.Protocol `query:"protocol" enum:"tcp,udp,icmp" default:"tcp" doc:"Of the flow"`
 }
 
 // explain asks the judge. A node knows its own side only; the server knows both, and tells the consumer which one stops a

@@ -103,7 +103,7 @@ func (s *Server) mayRecord(e *api.FlowEnvelope, size int, now time.Time) (why st
 type flowFilter struct {
 	Since      time.Time `query:"since" doc:"Records that ended at or after this time"`
 	Until      time.Time `query:"until" doc:"Records that ended before this time"`
-	Action     string    `query:"action" enum:"ACCEPT,REJECT"`
+	Action     string    `query:"action" enum:"ACCEPT,REJECT" doc:"What became of the flow"`
 	ENI        string    `query:"eni" doc:"Network interface, id or name"`
 	Endpoint   string    `query:"endpoint" doc:"Endpoint, id or name"`
 	Connection string    `query:"connection" doc:"Endpoint connection, id"`

@@ -173,7 +173,7 @@ func atMost(field string, n int) error {
 
 type ruleRemoval struct {
 	Removal
-	Rule string `path:"rule"`
+	Rule string `path:"rule" doc:"Id of the rule"`
 }
 
 func revokeRule(c *call, in *ruleRemoval) (*api.SecurityGroup, error) {

@@ -115,7 +115,7 @@ func (s *Server) convergence(r *api.Resources, revision int64) *api.Convergence 
 
 func converged(c *call, in *struct {
 	Waiting
-	Revision int64 `query:"revision" required:"true" minimum:"0"`
+	Revision int64 `query:"revision" required:"true" minimum:"0" doc:"As in Culvert-Revision"`
 }) (*api.Convergence, error) {
 	w := c.s.newWait(c.ctx, in.WaitSeconds)
 	defer w.end()

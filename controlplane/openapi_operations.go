@@ -1,0 +1,187 @@
+package controlplane
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/culvert-net/culvert/api"
+)
+
+// words are what the document says of an operation beyond its summary.
+type words struct {
+	description string
+	example     any // of the body; nil where there is none
+}
+
+const (
+	wholeList = "All that the caller may see, sorted by account, name and id. With watch=true it goes on as a " +
+		"stream of events."
+	unused = " DependencyViolation names what still needs it."
+)
+
+var (
+	exampleTags    = map[string]string{"team": "payments"}
+	exampleCSR     = []byte("PKCS #10 in DER")
+	exampleKey     = "mB1oVn6vxDRjrbe6ZxvGoM9wWyb2Y3nD2X8u1O3sQkY="
+	exampleTargets = []api.TargetRequest{{ENI: "ledger-1"}, {ENI: "ledger-2", Port: 8443}}
+	exampleRule    = api.RuleRequest{Protocol: api.TCP, FromPort: 443, ToPort: 443, CIDR: netip.MustParsePrefix("10.0.0.0/16"),
+		Description: "the shop"}
+	exampleListener = api.ListenerRequest{Protocol: api.TCP, Port: 443, TargetGroup: "ledger", IdleTimeoutSeconds: 350}
+	yes             = true
+)
+
+// operationWords are by operation id.
+var operationWords = map[string]words{
+	"create-account": {"An account owns resources and, through its API keys, is what a user acts for. Domains are " +
+		"those in which it may " +
+		"give services private names.", api.CreateAccountRequest{Name: "pay", Domains: []string{"pay.internal"}, Tags: exampleTags}},
+	"list-accounts": {wholeList, nil},
+	"get-account":   {"An ordinary caller sees its own account only.", nil},
+	"delete-account": {"Removes an account that owns nothing any more, and with it its API keys, which end at " +
+		"once." + unused,
+		nil},
+	"add-domain": {"From then on the account may give its services private names in the domain. Domains of two " +
+		"accounts never overlap.",
+		api.DomainRequest{Domain: "pay.internal"}},
+	"remove-domain": {"A domain in which a service has its private name stays." + unused, nil},
+	"create-api-key": {"The key is bound to one account, or is an administrator's. The answer holds the secret, " +
+		"which is shown once; so an " +
+		"Idempotency-Key is refused.", api.CreateAPIKeyRequest{Account: "pay", Name: "deploy"}},
+	"list-api-keys":  {wholeList, nil},
+	"delete-api-key": {"The key is good for nothing from then on; streams that it opened end.", nil},
+	"create-token": {"With the token one machine may join the mesh, once. The answer holds the secret, which is " +
+		"shown once; so an " +
+		"Idempotency-Key is refused.", api.CreateTokenRequest{NodeName: "node-a", TTLSeconds: 3600}},
+	"list-tokens":  {wholeList, nil},
+	"delete-token": {"Nobody can join with it from then on. A node that has joined with it stays.", nil},
+
+	"create-vpc": {"An isolated network. Its addresses may be those of any other VPC. Its default security group " +
+		"lets in what comes from the " +
+		"group itself, and everything out.", api.CreateVPCRequest{Name: "pay", CIDR: netip.MustParsePrefix("10.0.0.0/16"), Tags: exampleTags}},
+	"list-vpcs": {wholeList, nil},
+	"get-vpc":   {"By id or name.", nil},
+	"modify-vpc": {"Fields that are left out stay as they " +
+		"are.", api.ModifyVPCRequest{Forwarders: &[]string{"tls://192.0.2.53"}}},
+	"delete-vpc": {"Removes a VPC without subnets, with its security groups." + unused, nil},
+	"create-subnet": {"The first four addresses of a subnet and the last are reserved, as in AWS.",
+		api.CreateSubnetRequest{VPC: "pay", Name: "pay-a", CIDR: netip.MustParsePrefix("10.0.1.0/24"), Zone: "a", Tags: exampleTags}},
+	"list-subnets":  {wholeList, nil},
+	"get-subnet":    {"By id or name.", nil},
+	"delete-subnet": {"Removes a subnet without network interfaces." + unused, nil},
+
+	"create-eni": {"Interfaces of endpoints and load balancers come with those. A workload is attached to its " +
+		"interface at the node, by " +
+		"`culvert attach` there.", api.CreateENIRequest{Subnet: "pay-a", Name: "ledger-1", Address: netip.MustParseAddr("10.0.1.5"),
+		SecurityGroups: []string{"default"}, Node: "node-b", Tags: exampleTags}},
+	"list-enis": {wholeList, nil},
+	"get-eni":   {"By id or name.", nil},
+	"modify-eni": {"Fields that are left out stay as they are. Other groups apply to flows that are open, too.",
+		api.ModifyENIRequest{SecurityGroups: &[]string{"web"}}},
+	"delete-eni": {"Removes an interface of a workload." + unused, nil},
+	"create-security-group": {"A new group lets nothing in and everything out.",
+		api.CreateSecurityGroupRequest{VPC: "pay", Name: "web", Tags: exampleTags}},
+	"list-security-groups":  {wholeList, nil},
+	"get-security-group":    {"By id or name.", nil},
+	"delete-security-group": {"A VPC's default group goes with the VPC only." + unused, nil},
+	"authorize-ingress": {"Adds rules for what comes in: all of them or none. Rules only allow, so their order " +
+		"never matters.",
+		api.RulesRequest{Rules: []api.RuleRequest{exampleRule}}},
+	"authorize-egress": {"Adds rules for what goes out: all of them or none. Rules only allow, so their order " +
+		"never matters.",
+		api.RulesRequest{Rules: []api.RuleRequest{exampleRule}}},
+	"revoke-rule": {"Flows that no other rule allows end.", nil},
+
+	"create-target-group": {"Receivers of one VPC, among which a load balancer spreads new flows.",
+		api.CreateTargetGroupRequest{VPC: "pay", Name: "ledger", Protocol: api.TCP, Port: 443, Targets: exampleTargets, Tags: exampleTags}},
+	"list-target-groups":  {wholeList, nil},
+	"get-target-group":    {"By id or name.", nil},
+	"delete-target-group": {"Removes a group that no listener names." + unused, nil},
+	"register-targets": {"All of them or none. A target that is there already " +
+		"stays.", api.TargetsRequest{Targets: exampleTargets}},
+	"deregister-targets": {"All of them or none. A target without port stands for every port of the " +
+		"interface.", api.TargetsRequest{Targets: exampleTargets[:1]}},
+	"create-load-balancer": {"It has one address in each of its subnets, which is what targets see as source.",
+		api.CreateLoadBalancerRequest{VPC: "pay", Name: "ledger", Subnets: []string{"pay-a", "pay-b"}, SecurityGroups: []string{"default"},
+			Listeners: []api.ListenerRequest{exampleListener}, Tags: exampleTags}},
+	"list-load-balancers":  {wholeList, nil},
+	"get-load-balancer":    {"By id or name.", nil},
+	"delete-load-balancer": {"Removes a load balancer that no service names." + unused, nil},
+	"create-listener": {"Every endpoint of the services behind which this load balancer stands gets the port at once.",
+		exampleListener},
+	"delete-listener": {"Endpoints lose the port.", nil},
+
+	"create-service": {"What stands behind the load balancers is offered to the accounts that are allowed.",
+		api.CreateServiceRequest{Name: "ledger", LoadBalancers: []string{"ledger"}, AcceptanceRequired: true,
+			AllowedPrincipals: []string{"shop"}, PrivateDNSName: "ledger.pay.internal", Tags: exampleTags}},
+	"list-services": {wholeList, nil},
+	"get-service":   {"By id or name. Who is no provider of it looks into the catalogue.", nil},
+	"modify-service": {"Fields that are left out stay as they " +
+		"are.", api.ModifyServiceRequest{AcceptanceRequired: &yes}},
+	"delete-service": {"Refused while an endpoint's connection is not rejected or at its end." + unused, nil},
+	"allow-principals": {"Whom the caller allows sees the service in the catalogue and may make endpoints for it.",
+		api.PrincipalsRequest{Principals: []string{"shop"}}},
+	"disallow-principals": {"Endpoints that are there already stay: reject them to end them.",
+		api.PrincipalsRequest{Principals: []string{"shop"}}},
+	"list-connections": {"As the provider sees them: who is connected, and who waits. With watch=true it goes on " +
+		"as a stream of events.",
+		nil},
+	"accept-connections": {"From then on the endpoints' flows pass. What was rejected may be accepted later.",
+		api.EndpointsRequest{Endpoints: []string{"vpce-0a1b2c3d4e5f60718"}}},
+	"reject-connections": {"Flows through them end, also those that are open.",
+		api.EndpointsRequest{Endpoints: []string{"vpce-0a1b2c3d4e5f60718"}}},
+	"list-catalogue": {"Services of any account that allows the caller's. With watch=true it goes on as a stream " +
+		"of events.", nil},
+
+	"create-endpoint": {"The endpoint gets one address in each of its subnets. Where the provider requires " +
+		"acceptance, its state is " +
+		"PendingAcceptance until then.", api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger",
+		Subnets: []string{"shop-a"}, SecurityGroups: []string{"default"}, PrivateDNSEnabled: true, Tags: exampleTags,
+		Addresses: map[string]netip.Addr{"shop-a": netip.MustParseAddr("10.0.1.77")}}},
+	"list-endpoints": {wholeList, nil},
+	"get-endpoint": {"By id or name. With waitSeconds the answer comes when the provider has decided, or after " +
+		"that time.",
+		nil},
+	"modify-endpoint": {"Fields that are left out stay as they are. Only an endpoint that is Available can be changed.",
+		api.ModifyEndpointRequest{PrivateDNSEnabled: &yes}},
+	"delete-endpoint": {"Its connection, addresses and names go with it, and its flows end.", nil},
+
+	"list-nodes":   {wholeList + " Who is no administrator sees what is needed to place workloads.", nil},
+	"get-node":     {"By id or name. Who is no administrator sees what is needed to place workloads.", nil},
+	"drain-node":   {"What is on the node goes on.", nil},
+	"undrain-node": {"Interfaces can be bound to it again.", nil},
+	"revoke-node": {"Its certificate and WireGuard key are good for nothing from then on, and the key of the " +
+		"gossip is changed. There is no " +
+		"way back: the machine may join as another node.", nil},
+	"delete-node": {"Its name is free again." + unused, nil},
+
+	"join": {"The token is the authentication. Asked again with the same token and key, as after an answer that " +
+		"was lost, it gives " +
+		"the same node.", api.JoinRequest{Token: "token-0a1b2c3d4e5f60718.SECRET.PIN", Name: "node-a", CSR: exampleCSR, PublicKey: exampleKey,
+		Underlay: []string{"192.0.2.7"}, WireGuardPort: api.DefaultWireGuardPort, GossipPort: api.DefaultGossipPort, Version: "1.0.0"}},
+	"renew": {"Also with a certificate that ended a short while ago. The one before is good until the new one is " +
+		"first used.",
+		api.RenewRequest{CSR: exampleCSR}},
+	"rotate-key": {"The node's device must have the new key from then " +
+		"on.", api.RotateKeyRequest{PublicKey: exampleKey}},
+	"leave": {"Refused while interfaces are bound to the node, unless it is " +
+		"forced.", api.LeaveRequest{Force: true}},
+	"report-status": {"Grants nothing: it is shown, and compared with what was changed.", api.NodeStatus{Revision: 41,
+		SeenAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Attached: []string{"eni-0a1b2c3d4e5f60718"}, Generation: 7}},
+	"stream-view": {"A view is what the node may know, signed. It ends with the certificate that it was opened " +
+		"with.", nil},
+	"send-flows": {"Sending a record again is harmless: (boot, seq) identify it. Records about what the node has " +
+		"nothing to do with are " +
+		"counted as refused.", nil},
+
+	"query-flows": {"Oldest first. Filters are joined by and. With follow=true it goes on with new records as " +
+		"they come.", nil},
+	"get-status": {"Counts are the caller's own; of everything for an administrator.", nil},
+	"get-converged": {"With waitSeconds the answer comes when it is so, or after that time. Nodes that nothing is " +
+		"heard of are not waited " +
+		"for.", nil},
+	"list-audit": {"Every change and every refusal of one, by whom and from where. Read further back with " +
+		"before.", nil},
+	"explain-flow": {"The rules as they are now are asked, not the network. Of the other side's rules it says " +
+		"that they are in the way, not what " +
+		"they are.", nil},
+}
