@@ -82,7 +82,7 @@ func TestBadAttachments(t *testing.T) {
 		return ns.Close()
 	})
 	err = linkError(fmt.Errorf("attach: %w: /proc/1/ns/net is the host's own namespace", host.ErrSpec))
-	badinput.Check(t, err, api.CodeInvalidParameter, "netns", "not this machine's own")
+	badinput.Check(t, err, api.CodeInvalidParameter, "netns", "workload's own")
 }
 
 // listing is what lies in a directory, with types and sizes.

@@ -224,9 +224,6 @@ func linkError(err error) error {
 	case errors.Is(err, host.ErrConflict), errors.Is(err, host.ErrForeign):
 		return &api.Error{Code: api.CodeIncorrectState, Field: "netns", Message: err.Error(),
 			Remedy: "remove what stands in the way there, or name another namespace"}
-	case errors.Is(err, host.ErrSpec):
-		return &api.Error{Code: api.CodeInvalidParameter, Field: "netns", Message: err.Error(),
-			Remedy: "name the namespace of a workload, such as /run/netns/cart, and not this machine's own"}
 	}
 	return err
 }
