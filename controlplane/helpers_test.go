@@ -31,6 +31,9 @@ type lab struct {
 	stop     func()
 	mu       sync.Mutex
 	clients  []*client.Client
+	// complaints are of exchanges that are not as /openapi.json says.
+	complaining sync.Mutex
+	complaints  []string
 }
 
 // startLab runs a server on a Unix socket until the test ends; change may adjust its configuration.
@@ -51,6 +54,18 @@ func startLab(t testing.TB, change func(*Config)) *lab {
 		change(&cfg)
 	}
 	l.s = New(cfg)
+	l.s.handler = must(contractOf(l.s))(t).wrap(l.s.handler, func(complaint string) {
+		l.complaining.Lock()
+		defer l.complaining.Unlock()
+		l.complaints = append(l.complaints, complaint)
+	})
+	t.Cleanup(func() {
+		l.complaining.Lock()
+		defer l.complaining.Unlock()
+		for _, c := range l.complaints {
+			t.Errorf("contract: %s", c)
+		}
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- l.s.Run(ctx) }()

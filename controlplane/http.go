@@ -221,6 +221,7 @@ func (o operation) huma(s *Server) huma.Operation {
 		OperationID: o.id, Method: o.method, Path: o.path, Summary: o.summary, Security: security,
 		Tags: []string{tagOf(o.path)}, MaxBodyBytes: maxBody, BodyReadTimeout: 30 * time.Second,
 		Middlewares: huma.Middlewares{s.measure(o.id), s.require(o, false)},
+		Metadata:    map[string]any{forAdmins: o.policy == anAdmin},
 	}
 }
 

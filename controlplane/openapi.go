@@ -83,6 +83,9 @@ var statusWords = map[int]string{
 		"then try again.",
 }
 
+// forAdmins marks an operation, for the description, that only administrators may call.
+const forAdmins = "forAdmins"
+
 func errorResponse(status int) string { return "Error" + strconv.Itoa(status) }
 
 // describe completes the document.
@@ -136,6 +139,8 @@ func describeComponents(c *huma.Components) {
 			Schema: &huma.Schema{Type: huma.TypeString}},
 		"Revision": {Description: "The mesh's revision at which the answer is true.", Required: true,
 			Schema: &huma.Schema{Type: huma.TypeInteger, Format: "int64"}},
+		"ListRevision": {Description: "Revision of the picture that the list was read from; a watch says it in its events.",
+			Schema: &huma.Schema{Type: huma.TypeInteger, Format: "int64"}},
 		"DryRun": {Description: "true where nothing was changed because the caller asked for that.",
 			Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"true"}}},
 		"RetryAfter": {Description: "Seconds until the caller may ask again.", Required: true,
@@ -182,15 +187,24 @@ func describeOperation(o *huma.Operation) {
 	if good.Description == "OK" || good.Description == "No Content" {
 		good.Description = "Done"
 	}
-	headers := map[string]*huma.Param{client.HeaderRequestID: {Ref: "#/components/headers/RequestId"}}
-	for name := range good.Headers {
-		headers[name] = &huma.Param{Ref: "#/components/headers/" + strings.ReplaceAll(strings.TrimPrefix(name, "Culvert-"), "-", "")}
-	}
-	good.Headers = headers
+	good.Headers = goodHeaders(good)
 	delete(o.Responses, "default")
 	for _, status := range refusedWith(o, byKey) {
 		o.Responses[strconv.Itoa(status)] = &huma.Response{Ref: "#/components/responses/" + errorResponse(status)}
 	}
+}
+
+// goodHeaders replaces the headers of an answer by what all share.
+func goodHeaders(r *huma.Response) map[string]*huma.Param {
+	out := map[string]*huma.Param{client.HeaderRequestID: {Ref: "#/components/headers/RequestId"}}
+	for name := range r.Headers {
+		shared := strings.ReplaceAll(strings.TrimPrefix(name, "Culvert-"), "-", "")
+		if name == client.HeaderRevision && r.Content[ndjson] != nil {
+			shared = "ListRevision"
+		}
+		out[name] = &huma.Param{Ref: "#/components/headers/" + shared}
+	}
+	return out
 }
 
 // refusedWith are the statuses that an operation may refuse with.
@@ -202,7 +216,7 @@ func refusedWith(o *huma.Operation, byKey bool) []int {
 	if byKey { // the account to act for may not exist
 		out = append(out, http.StatusNotFound)
 	}
-	if changes || !byKey {
+	if changes || !byKey || o.Metadata[forAdmins] == true {
 		out = append(out, http.StatusForbidden)
 	}
 	if changes || watched {
@@ -223,6 +237,11 @@ func describeSchema(name string, s *huma.Schema) {
 		p.Description = fieldWords[schemaKind(name)+"."+property]
 		if p.Description == "" {
 			p.Description = fieldWords[property]
+		}
+	}
+	if strings.HasSuffix(name, "Request") { // the framework takes null for a property that may be left out as if it were
+		for property, p := range s.Properties {
+			p.Nullable = p.Nullable || p.Ref == "" && !slices.Contains(s.Required, property)
 		}
 	}
 	for property, values := range enums[name] {
