@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,15 +18,30 @@ import (
 
 // Of a bbolt file: two meta pages at its beginning, each 16 bytes of page header and these fields (bbolt's meta.go, version 2).
 const (
-	metaPage     = 4096 // bytes; where the second one is when the first cannot say its page size
+	minPageSize  = 1 << 10 // bytes; the second one is where the first page ends
+	maxPageSize  = 1 << 24
 	metaHeader   = 16
 	metaSize     = 64
 	metaMagic    = 0xed0cdaed
 	metaVersion  = 2
 	metaPageSize = 8  // offset of a uint32
-	metaHigh     = 40 // offset of a uint64: so many pages are in use
-	metaSum      = 56 // offset of a uint64: FNV-1a of what is before
+	metaRoot     = 16 // offset of a uint64, as all that follow: the first page of the root
+	metaFreelist = 32 // where the list of free pages is
+	metaHigh     = 40 // so many pages are in use
+	metaTxn      = 48 // the transaction: the higher one counts
+	metaSum      = 56 // FNV-1a of what is before
+
+	noFreelist = ^uint64(0) // etcd's keep none
 )
+
+// maxPages bounds what a database may say that it has, so that reading it is bounded, too: 64 GiB of 4 KiB pages.
+const maxPages = 1 << 24
+
+// meta is what a whole meta page says.
+type meta struct {
+	page                       uint32 // size in bytes
+	root, freelist, pages, txn uint64
+}
 
 // boltWait bounds how long another process may hold the file.
 const boltWait = 2 * time.Second
@@ -117,7 +133,12 @@ func checkLog(log, db string, size int64) error {
 
 // appliedIndex is the number of the last entry of the log that the database has.
 func appliedIndex(path string, size int64) (uint64, error) {
-	if err := checkMeta(path, size); err != nil {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if _, err := newestMeta(f, size); err != nil {
 		return 0, fmt.Errorf("its database (snap/db): %w", err)
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: boltWait})
@@ -125,6 +146,14 @@ func appliedIndex(path string, size int64) (uint64, error) {
 		return 0, fmt.Errorf("its database (snap/db; is another server running on it?): %w", err)
 	}
 	defer db.Close()
+	// Once nobody writes to it, and before anything but its beginning is looked at by bbolt.
+	m, err := newestMeta(f, size)
+	if err == nil {
+		err = checkTree(f, m)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("its database (snap/db): %w", err)
+	}
 	var index uint64
 	err = db.View(func(tx *bbolt.Tx) error {
 		if b := tx.Bucket([]byte("meta")); b != nil {
@@ -137,34 +166,41 @@ func appliedIndex(path string, size int64) (uint64, error) {
 	return index, err
 }
 
-// checkMeta looks for a whole meta page whose pages are all in the file: beyond its end bbolt would run into a fault.
-func checkMeta(path string, size int64) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	found := false
-	for _, at := range []int64{0, metaPage} {
-		var b [metaSize]byte
-		if _, err := f.ReadAt(b[:], at+metaHeader); err != nil {
+// newestMeta looks for the whole meta pages, and that all their pages are in the file: beyond its end bbolt would run into a fault.
+func newestMeta(file io.ReaderAt, size int64) (*meta, error) {
+	var newest *meta
+	first := readMeta(file, 0)
+	for at := int64(0); at <= maxPageSize; at = max(2*at, minPageSize) {
+		m := readMeta(file, at)
+		if m == nil || at > 0 && int64(m.page) != at || first != nil && m.page != first.page {
 			continue
 		}
-		sum := fnv.New64a()
-		_, _ = sum.Write(b[:metaSum])
-		whole := binary.NativeEndian.Uint32(b[:]) == metaMagic && binary.NativeEndian.Uint32(b[4:]) == metaVersion &&
-			binary.NativeEndian.Uint64(b[metaSum:]) == sum.Sum64()
-		if !whole {
-			continue
+		if m.pages > uint64(size)/uint64(m.page) {
+			return nil, fmt.Errorf("%d pages of %d bytes are in use, the file has %d bytes: it was cut off", m.pages, m.page, size)
 		}
-		found = true
-		pages, page := binary.NativeEndian.Uint64(b[metaHigh:]), uint64(binary.NativeEndian.Uint32(b[metaPageSize:]))
-		if pages > uint64(size)/page {
-			return fmt.Errorf("%d pages of %d bytes are in use, the file has %d bytes: it was cut off", pages, page, size)
+		if newest == nil || m.txn > newest.txn {
+			newest = m
 		}
 	}
-	if !found {
-		return errors.New("it does not begin like one")
+	if newest == nil {
+		return nil, errors.New("it does not begin like one")
 	}
-	return nil
+	return newest, nil
+}
+
+// readMeta is nil where there is no whole one.
+func readMeta(file io.ReaderAt, at int64) *meta {
+	var b [metaSize]byte
+	if _, err := file.ReadAt(b[:], at+metaHeader); err != nil {
+		return nil
+	}
+	sum := fnv.New64a()
+	_, _ = sum.Write(b[:metaSum])
+	number := func(at int) uint64 { return binary.NativeEndian.Uint64(b[at:]) }
+	m := &meta{binary.NativeEndian.Uint32(b[metaPageSize:]), number(metaRoot), number(metaFreelist), number(metaHigh), number(metaTxn)}
+	if binary.NativeEndian.Uint32(b[:]) != metaMagic || binary.NativeEndian.Uint32(b[4:]) != metaVersion || number(metaSum) != sum.Sum64() ||
+		m.page < metaHeader+metaSize || m.pages > maxPages {
+		return nil
+	}
+	return m
 }

@@ -117,6 +117,7 @@ func TestDamagedStore(t *testing.T) {
 		"database random":            {db, overwrite(0, noise), false},
 		"database's beginning":       {db, overwrite(0, noise[:8192]), false},
 		"a directory in its place":   {db, directory, false},
+		"database's middle":          {db, overwrite(8192, noise[:50_000]), false},
 		"log empty":                  {log, truncate(0), false},
 		"log cut off":                {log, truncate(60_000), false},
 		"log random":                 {log, overwrite(0, noise), false},

@@ -29,6 +29,7 @@ var parsers = map[string]struct {
 	"controlplane":         {"requests of users and nodes", []string{"FuzzRequest"}},
 	"controlplane/ca":      {"certificate requests", []string{"FuzzParseRequest"}},
 	"controlplane/flowlog": {"days of flow records", []string{"FuzzOpen"}},
+	"controlplane/store":   {"pages of the database", []string{"FuzzCheckTree"}},
 	"dns":                  {"queries, forwarders' answers", []string{"FuzzHandle", "FuzzVerify"}},
 	"dns/zone":             {"names, forwarders, questions", []string{"FuzzLookup", "FuzzNew", "FuzzParseForwarder"}},
 	"internal/cli":         {"flags, arguments, credentials", []string{"FuzzCredentials", "FuzzParseFlags"}},
