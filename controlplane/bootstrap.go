@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
@@ -68,7 +70,7 @@ func (s *Server) bootstrap(ctx context.Context) error {
 		return err
 	}
 	s.viewKey = ed25519.NewKeyFromSeed(secrets[secretViewKey])
-	if err := writeFile(filepath.Join(s.cfg.DataDir, "ca.pem"), s.ca.PEM(), 0o644); err != nil {
+	if err := s.showCA(); err != nil {
 		return fmt.Errorf("server: write ca.pem: %w", err)
 	}
 	if err := s.tellFirstKey(ctx); err != nil {
@@ -78,6 +80,19 @@ func (s *Server) bootstrap(ctx context.Context) error {
 		return err
 	}
 	return s.loadStatuses(ctx)
+}
+
+// showCA puts the CA's certificate where clients find it, unless it is there: a server must be able to start on a full disk. What
+// is there instead, or could have been written by others, is replaced.
+func (s *Server) showCA() error {
+	path := filepath.Join(s.cfg.DataDir, "ca.pem")
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode() == 0o644 && int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid() {
+		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, s.ca.PEM()) {
+			return nil
+		}
+	}
+	return writeFile(path, s.ca.PEM(), 0o644)
 }
 
 // tellFirstKey hands out the first administrator's key and forgets it. Who dies in between tells it twice.
