@@ -62,7 +62,12 @@ func newCrashMesh(t *testing.T) *crashMesh {
 		}
 	}
 	down()
-	t.Cleanup(down)
+	t.Cleanup(func() {
+		down()
+		if left, err := filepath.Glob(netns.ConfigDir + "/*" + crashPrefix + "*"); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	})
 	t.Cleanup(func() {
 		if t.Failed() {
 			m.logs(t)

@@ -78,15 +78,17 @@ const notePrefix = ".culvert-new-"
 
 // prepare makes the directories, says how many, and keeps a file that is there aside.
 func (r resolvers) prepare(name string, s WorkloadSpec) (made int, err error) {
+	if b, err := os.ReadFile(r.note(name)); err == nil { // somebody died here
+		_, before := parseResolver(string(b))
+		if err := r.undo(name, before); err != nil {
+			return 0, err
+		}
+	}
 	dir := filepath.Dir(r.file(name))
 	for _, d := range []string{r.etc, dir} {
 		if _, err := os.Stat(d); errors.Is(err, fs.ErrNotExist) {
 			made++
 		}
-	}
-	if b, err := os.ReadFile(r.note(name)); err == nil { // somebody died here
-		_, before := parseResolver(string(b))
-		made = max(made, before)
 	}
 	if err := os.MkdirAll(r.etc, 0o755); err != nil {
 		return made, err
@@ -190,17 +192,33 @@ func (r resolvers) giveUp(name, eni string) error {
 	if err != nil {
 		return err
 	}
-	gone := []string{r.note(name)}
-	if owner == "" { // what is there is a person's, and what is aside the same file
-		gone = append(gone, r.saved(name))
+	if owner != "" { // the note was to replace it
+		return os.Remove(r.note(name))
 	}
-	for _, path := range gone {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	return r.undo(name, made)
+}
+
+// undo puts back what is kept aside, and removes what was made and, last, the note that says so.
+func (r resolvers) undo(name string, made int) error {
+	var err error
+	if _, errThere := os.Lstat(r.file(name)); errors.Is(errThere, fs.ErrNotExist) {
+		err = os.Rename(r.saved(name), r.file(name))
+	} else { // a person's, and what is aside the same file
+		err = os.Remove(r.saved(name))
 	}
-	if owner == "" {
-		r.removeMade(name, made)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	failpoint.Here("resolver.put-back")
+	// Directories made for the file go, unless a person put something into them.
+	if made >= 1 {
+		_ = os.Remove(filepath.Dir(r.file(name)))
+	}
+	if err := os.Remove(r.note(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if made >= 2 {
+		_ = os.Remove(r.etc)
 	}
 	return nil
 }
@@ -214,28 +232,13 @@ func RestoreResolver(etc, eni string) error {
 	return resolvers{etc: etc}.restore(eni)
 }
 
+// putBack takes our file away; as a note it goes on saying what was made for it.
 func (r resolvers) putBack(name string, made int) error {
-	failpoint.Here("resolver.before-back")
-	err := os.Rename(r.saved(name), r.file(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = os.Remove(r.file(name))
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Rename(r.file(name), r.note(name)); err != nil {
 		return err
 	}
-	failpoint.Here("resolver.put-back")
-	r.removeMade(name, made)
-	return nil
-}
-
-// removeMade removes directories that were made for a file, unless a person put something into them.
-func (r resolvers) removeMade(name string, made int) {
-	if made >= 1 {
-		_ = os.Remove(filepath.Dir(r.file(name)))
-	}
-	if made >= 2 {
-		_ = os.Remove(r.etc)
-	}
+	failpoint.Here("resolver.before-back")
+	return r.undo(name, made)
 }
 
 const resolverMark = "# " + aliasPrefix

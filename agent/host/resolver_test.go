@@ -49,3 +49,46 @@ func TestRestoreResolver(t *testing.T) {
 		t.Errorf("no interface: %v", err)
 	}
 }
+
+// Whoever died while the file was put back is finished by the next, and a person's file is never lost.
+func TestResolverFileAfterADeath(t *testing.T) {
+	for _, before := range []string{"", "nameserver 192.0.2.1\n"} {
+		for _, again := range []bool{false, true} {
+			dir := t.TempDir()
+			r := resolvers{run: filepath.Join(dir, "run"), etc: filepath.Join(dir, "etc")}
+			spec := WorkloadSpec{ENI: "eni-1", Netns: filepath.Join(r.run, "cart"), Resolver: netip.MustParseAddr("10.0.0.2")}
+			for _, d := range []string{r.run, filepath.Dir(r.file("cart"))} {
+				if d != r.run && before == "" {
+					d = r.etc
+				}
+				if err := os.MkdirAll(d, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if before != "" {
+				if err := os.WriteFile(r.file("cart"), []byte(before), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := r.set(spec); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(r.file("cart"), r.note("cart")); err != nil { // and then it died
+				t.Fatal(err)
+			}
+			if again {
+				if err := r.set(spec); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := r.restore(spec.ENI); err != nil {
+				t.Fatal(err)
+			}
+			have, _ := os.ReadFile(r.file("cart"))
+			left, err := os.ReadDir(r.etc)
+			if string(have) != before || err != nil || before == "" && len(left) > 0 || before != "" && len(left) != 1 {
+				t.Errorf("before %q, attached again %t: now %q, left %v, %v", before, again, have, left, err)
+			}
+		}
+	}
+}
