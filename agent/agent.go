@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -173,6 +174,7 @@ type Agent struct {
 	hint  chan struct{}
 	rekey chan struct{} // the loop asks for another key
 	made  time.Time
+	run   string // names this run to the control plane
 	clock keyClock
 
 	// spaces is held, before mu, by whoever opens or closes attachments' namespaces: between looking at what is held and acting on it
@@ -209,7 +211,7 @@ func New(cfg Config, edges Edges) *Agent {
 		edges.Now = time.Now
 	}
 	dir := state.Dir(cfg.DataDir)
-	return &Agent{cfg: cfg, edges: edges, dir: dir, log: cfg.Log, made: time.Now(), clock: keyClock{dir: dir, now: edges.Now},
+	return &Agent{cfg: cfg, edges: edges, dir: dir, log: cfg.Log, made: time.Now(), run: rand.Text(), clock: keyClock{dir: dir, now: edges.Now},
 		wake: make(chan struct{}, 1), hint: make(chan struct{}, 1), rekey: make(chan struct{}, 1), roundDone: make(chan struct{}),
 		linkErrors: map[string]error{}, held: map[string]*Namespace{}, leaving: map[string]bool{}}
 }
@@ -361,7 +363,7 @@ func (a *Agent) report(ctx context.Context) error {
 func (a *Agent) nodeStatus() api.NodeStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := api.NodeStatus{Node: a.id.Node, SeenAt: time.Now(), Errors: reported(a.problems())}
+	s := api.NodeStatus{Node: a.id.Node, SeenAt: time.Now(), Errors: reported(a.problems()), Run: a.run}
 	if a.applied != nil {
 		s.Revision, s.Generation = a.applied.Revision, a.applied.Generation
 		for _, e := range a.applied.ENIs {

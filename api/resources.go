@@ -285,6 +285,8 @@ type NodeStatus struct {
 	Errors     []string  `json:"errors,omitempty"`
 	Attached   []string  `json:"attachedEniIds"`
 	Generation uint32    `json:"generation"`
+	// Run names the run of the agent that reports, at random. Runs follow each other; two that take turns are two machines.
+	Run string `json:"agentRun,omitempty"`
 }
 
 // JoinToken lets one node join, once.

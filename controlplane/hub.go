@@ -26,6 +26,7 @@ type nodeLife struct {
 	seen    time.Time
 	status  *api.NodeStatus
 	dirty   bool
+	runs    runs
 	related *related
 	// tooLarge is the newest view, if it cannot be sent.
 	tooLarge *tooLarge
@@ -87,6 +88,7 @@ func (h *hub) report(st api.NodeStatus) {
 	defer h.mu.Unlock()
 	l := h.life(st.Node)
 	l.status, l.seen, l.dirty = &st, st.SeenAt, true
+	l.runs.note(st.Run, st.SeenAt)
 	h.wakeLocked()
 }
 

@@ -24,6 +24,9 @@ import (
 // maxVersionLen bounds what a node says of its version, in bytes.
 const maxVersionLen = 64
 
+// maxRunLen bounds what a node names a run of its agent, in bytes.
+const maxRunLen = 64
+
 // fromNode is the input of a node's mutation; it neither tries things out nor repeats them under a key.
 type fromNode[B any] struct {
 	Body B
@@ -328,6 +331,10 @@ func (s *Server) takeStatus(ctx context.Context, in *struct{ Body api.NodeStatus
 	if st.Node != c.who.node.ID {
 		return nil, api.Errorf(api.CodeUnauthorized, "nodeId", "report for the node that the certificate names",
 			"the caller is the node %s", c.who.node.ID)
+	}
+	if len(st.Run) > maxRunLen || strings.ContainsFunc(st.Run, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return nil, api.Errorf(api.CodeInvalidParameter, "agentRun", "give a word that names this run of the agent",
+			"%q is longer than %d bytes, or cannot be printed", api.Shortened(st.Run), maxRunLen)
 	}
 	tooLong := func(e string) bool { return len(e) > api.MaxStatusErrorLen }
 	if len(st.Errors) > api.MaxStatusErrors || slices.ContainsFunc(st.Errors, tooLong) {

@@ -90,6 +90,7 @@ var fieldWords = map[string]string{
 	"addresses":                "Chosen IPv4 addresses, by subnet as in subnetIds.",
 	"admin":                    "An administrator's, bound to no account.",
 	"allowed":                  "The flow would pass.",
+	"agentRun":                 "Names the run of the agent that reports.",
 	"allowedPrincipals":        "Accounts that may make endpoints, or * for all.",
 	"approver":                 "Who decided last: an API key's id, or automatic.",
 	"at":                       "When it happened.",

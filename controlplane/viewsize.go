@@ -93,14 +93,20 @@ func (h *hub) tooLargeAt(node string, revision int64) *tooLarge {
 
 // withProblems is a node's status with what the server knows of it; nil when nothing is known.
 func (h *hub) withProblems(node string, st *api.NodeStatus) *api.NodeStatus {
-	t := h.tooLargeAt(node, 0)
-	if t == nil {
+	var problems []string
+	if t := h.tooLargeAt(node, 0); t != nil {
+		problems = append(problems, t.problem)
+	}
+	if st != nil && h.twins(node, st.SeenAt) {
+		problems = append(problems, twinsProblem)
+	}
+	if problems == nil {
 		return st
 	}
 	out := api.NodeStatus{Node: node}
 	if st != nil {
 		out = *st
 	}
-	out.Errors = append([]string{t.problem}, out.Errors...)
+	out.Errors = append(problems, out.Errors...)
 	return &out
 }
