@@ -9,10 +9,13 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +37,8 @@ type lab struct {
 	// complaints are of exchanges that are not as /openapi.json says.
 	complaining sync.Mutex
 	complaints  []string
+	// lose is how many answers to changes get lost on their way.
+	lose atomic.Int32
 }
 
 // startLab runs a server on a Unix socket until the test ends; change may adjust its configuration.
@@ -54,7 +59,7 @@ func startLab(t testing.TB, change func(*Config)) *lab {
 		change(&cfg)
 	}
 	l.s = New(cfg)
-	l.s.handler = must(contractOf(l.s))(t).wrap(l.s.handler, func(complaint string) {
+	l.s.handler = must(contractOf(l.s))(t).wrap(l.losing(l.s.handler), func(complaint string) {
 		l.complaining.Lock()
 		defer l.complaining.Unlock()
 		l.complaints = append(l.complaints, complaint)
@@ -99,6 +104,19 @@ func startLab(t testing.TB, change func(*Config)) *lab {
 		t.Fatal("the server does not start")
 	}
 	return l
+}
+
+// losing breaks connections off after the server has done what was asked.
+func (l *lab) losing(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || l.lose.Load() == 0 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		l.lose.Add(-1)
+		next.ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	})
 }
 
 func (l *lab) client(key, account string) *client.Client {

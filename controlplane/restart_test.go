@@ -123,3 +123,27 @@ func TestHousekeeping(t *testing.T) {
 		t.Errorf("the last event is %s", last)
 	}
 }
+
+// TestLostAnswer: a creation whose answer is lost is made once, and the client gets the answer; a deletion is not done again, since
+// the name could be another's by then.
+func TestLostAnswer(t *testing.T) {
+	l := startLab(t, nil)
+	shop := l.as("shop")
+	l.lose.Store(2)
+	v := must(shop.CreateVPC(l.ctx(), api.CreateVPCRequest{Name: "shop", CIDR: prefix("10.0.0.0/16")}))(t)
+	if all := must(shop.ListVPCs(l.ctx()))(t); len(all) != 1 || all[0].ID != v.ID || l.lose.Load() != 0 {
+		t.Errorf("made %+v, there are %+v", v, all)
+	}
+	l.lose.Store(1)
+	_, err := shop.DeleteVPC(l.ctx(), "shop")
+	var e *api.Error
+	if err == nil || errors.As(err, &e) {
+		t.Errorf("the deletion was done again: %v", err)
+	}
+	l.lose.Store(1)
+	_, err = shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("8.0.0.0/16")})
+	wantCode(t, err, api.CodeVPCRange) // a refusal is lost, too
+	if all := must(shop.ListVPCs(l.ctx()))(t); len(all) != 0 {
+		t.Errorf("there are %+v", all)
+	}
+}

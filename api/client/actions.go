@@ -124,7 +124,7 @@ func (c *Client) DeregisterTargets(ctx context.Context, group string, targets []
 // CreateListener adds a listener to a load balancer.
 func (c *Client) CreateListener(ctx context.Context, loadBalancer string, r api.ListenerRequest, o ...Option) (
 	*api.LoadBalancer, error) {
-	return send[api.LoadBalancer](ctx, c, http.MethodPost, "/v1/load-balancers/"+segment(loadBalancer)+"/listeners",
+	return create[api.LoadBalancer](ctx, c, http.MethodPost, "/v1/load-balancers/"+segment(loadBalancer)+"/listeners",
 		r, o...)
 }
 

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	cryptorand "crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"mime"
 	"net"
 	"net/http"
@@ -144,13 +146,13 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 		if !roots.AppendCertsFromPEM(cfg.CA) {
 			return nil, errors.New("server CA: no PEM certificate found; give the server's DATA-DIR/ca.pem")
 		}
-		c.VerifyConnection = func(s tls.ConnectionState) error { return verifyServer(s, roots, time.Now()) }
+		c.VerifyConnection = func(s tls.ConnectionState) error { return lasting(verifyServer(s, roots, time.Now())) }
 	case cfg.CAPin != "":
 		pin, err := hex.DecodeString(cfg.CAPin)
 		if err != nil || len(pin) != sha256.Size {
 			return nil, fmt.Errorf("server CA pin %q: not a SHA-256 in hexadecimal", cfg.CAPin)
 		}
-		c.VerifyConnection = func(s tls.ConnectionState) error { return verifyPinned(s, pin, time.Now()) }
+		c.VerifyConnection = func(s tls.ConnectionState) error { return lasting(verifyPinned(s, pin, time.Now())) }
 	default:
 		return nil, errors.New("server CA: missing; give the server's DATA-DIR/ca.pem, or a join token with a pin")
 	}
@@ -204,12 +206,14 @@ type Option func(*callOptions)
 type callOptions struct {
 	query  url.Values
 	header http.Header
+	ownKey bool // a creation: the client makes an idempotency key where the caller gives none
 }
 
 // WithDryRun asks the server to check everything and change nothing. The answer is what would have been made.
 func WithDryRun() Option { return func(o *callOptions) { o.query.Set("dryRun", "true") } }
 
-// WithIdempotencyKey makes a creation repeatable: the same key and body within 24 hours give the first answer again.
+// WithIdempotencyKey makes a change repeatable: the same key and body within 24 hours give the first answer again. The client then
+// sends it again when a connection breaks.
 func WithIdempotencyKey(key string) Option {
 	return func(o *callOptions) { o.header.Set(HeaderIdempotencyKey, key) }
 }
@@ -224,31 +228,51 @@ func WithAccount(account string) Option {
 
 func segment(s string) string { return url.PathEscape(s) }
 
-// call sends one request and decodes the answer into out unless that is nil.
+// call sends one request and decodes the answer into out unless that is nil. Where it does no harm it sends it again.
 func (c *Client) call(ctx context.Context, method, path string, in, out any, opts ...Option) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	resp, err := c.do(ctx, method, path, in, opts...)
+	r, err := c.prepare(method, path, in, opts...)
+	if err != nil {
+		return err
+	}
+	for wait := firstPause; ; wait *= 2 {
+		err := c.once(ctx, r, out)
+		switch {
+		case err == nil:
+			return nil
+		case r.dropKey(err):
+			continue
+		case !r.repeatable() || wait > lastPause || !passing(err):
+			return err
+		case !sleep(ctx, wait/2+rand.N(wait/2)):
+			return err
+		}
+	}
+}
+
+// once sends one request and decodes the answer.
+func (c *Client) once(ctx context.Context, r *request, out any) error {
+	resp, err := c.do(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
-		return fmt.Errorf("%s %s: read answer: %w", method, path, err)
+		return &onTheWay{fmt.Errorf("%s %s: read answer: %w", r.method, r.path, err)}
 	}
 	if out == nil || len(body) == 0 {
 		return nil
 	}
 	if err := json.Unmarshal(body, out); err != nil {
-		return fmt.Errorf("%s %s: decode answer: %w", method, path, err)
+		return fmt.Errorf("%s %s: decode answer: %w", r.method, r.path, err)
 	}
 	return nil
 }
 
-// do sends one request; a status of 400 and above becomes an error. A server that is asked too often says when to come again, and
-// do then does, a few times. The caller closes the body.
-func (c *Client) do(ctx context.Context, method, path string, in any, opts ...Option) (*http.Response, error) {
+// prepare puts together what is sent.
+func (c *Client) prepare(method, path string, in any, opts ...Option) (*request, error) {
 	o := callOptions{query: url.Values{}, header: http.Header{}}
 	if c.cfg.Account != "" {
 		o.header.Set(HeaderAccount, c.cfg.Account)
@@ -256,69 +280,55 @@ func (c *Client) do(ctx context.Context, method, path string, in any, opts ...Op
 	for _, f := range opts {
 		f(&o)
 	}
-	var body []byte
+	r := &request{method: method, path: path, target: c.base + path, header: o.header}
+	if o.ownKey && o.header.Get(HeaderIdempotencyKey) == "" && o.query.Get("dryRun") == "" {
+		r.ownKey = true
+		o.header.Set(HeaderIdempotencyKey, cryptorand.Text())
+	}
 	switch v := in.(type) {
 	case nil:
 	case []byte:
-		body = v
+		r.body = v
 		o.header.Set("Content-Type", "application/x-ndjson")
 	default:
 		data, err := json.Marshal(in)
 		if err != nil {
 			return nil, fmt.Errorf("%s %s: encode request: %w", method, path, err)
 		}
-		body = data
+		r.body = data
 		o.header.Set("Content-Type", "application/json")
 	}
-	target := c.base + path
 	if len(o.query) > 0 {
-		target += "?" + o.query.Encode()
+		r.target += "?" + o.query.Encode()
 	}
 	o.header.Set("User-Agent", c.cfg.UserAgent)
 	if c.cfg.APIKey != "" {
 		o.header.Set("Authorization", "Bearer "+c.cfg.APIKey)
 	}
+	return r, nil
+}
+
+// do sends one request; a status of 400 and above becomes an error. A server that is asked too often says when to come again, and
+// do then does, a few times. The caller closes the body.
+func (c *Client) do(ctx context.Context, r *request) (*http.Response, error) {
 	for tries := 1; ; tries++ {
-		req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+		req, err := http.NewRequestWithContext(ctx, r.method, r.target, bytes.NewReader(r.body))
 		if err != nil {
-			return nil, fmt.Errorf("%s %s: %w", method, path, err)
+			return nil, fmt.Errorf("%s %s: %w", r.method, r.path, err)
 		}
-		req.Header = o.header.Clone()
+		req.Header = r.header.Clone()
 		resp, err := c.http.Do(req)
 		if err != nil {
-			return nil, fmt.Errorf("%s %s: %w", method, path, err)
+			return nil, &onTheWay{fmt.Errorf("%s %s: %w", r.method, r.path, err)}
 		}
 		if resp.StatusCode < 400 {
 			return resp, nil
 		}
-		err = readError(resp, method, path)
+		err = readError(resp, r.method, r.path)
 		resp.Body.Close()
 		if tries == maxTries || resp.StatusCode != http.StatusTooManyRequests || !pause(ctx, resp.Header.Get("Retry-After")) {
 			return nil, err
 		}
-	}
-}
-
-// maxTries of a request that the server puts off.
-const maxTries = 5
-
-// pause waits for as many seconds as the server says; false: there is no such number, or ctx does not last as long.
-func pause(ctx context.Context, seconds string) bool {
-	n, err := strconv.ParseUint(seconds, 10, 16)
-	if err != nil {
-		return false
-	}
-	wait := time.Duration(n) * time.Second
-	if end, ok := ctx.Deadline(); ok && time.Until(end) < wait {
-		return false
-	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }
 
@@ -342,6 +352,12 @@ func list[T any](ctx context.Context, c *Client, path string, opts ...Option) ([
 	var out api.List[T]
 	err := c.call(ctx, http.MethodGet, path, nil, &out, opts...)
 	return out.Items, err
+}
+
+// create is send for what makes a resource: repeatable under a key of the client's own.
+func create[T any](ctx context.Context, c *Client, method, path string, in any, opts ...Option) (*T, error) {
+	own := func(o *callOptions) { o.ownKey = true }
+	return send[T](ctx, c, method, path, in, append(opts[:len(opts):len(opts)], own)...)
 }
 
 func send[T any](ctx context.Context, c *Client, method, path string, in any, opts ...Option) (*T, error) {

@@ -139,7 +139,11 @@ func (c *Client) stream(ctx context.Context, path string, each func([]byte) erro
 		cancel(fmt.Errorf("GET %s: nothing heard for %s", path, streamSilence))
 	})
 	defer silence.Stop()
-	resp, err := c.do(ctx, http.MethodGet, path, nil, opts...)
+	request, err := c.prepare(http.MethodGet, path, nil, opts...)
+	if err != nil {
+		return err
+	}
+	resp, err := c.do(ctx, request)
 	if err != nil {
 		return orCause(ctx, err)
 	}

@@ -11,7 +11,7 @@ import (
 
 // CreateAccount makes one; administrators only.
 func (c *Client) CreateAccount(ctx context.Context, r api.CreateAccountRequest, o ...Option) (*api.Account, error) {
-	return send[api.Account](ctx, c, http.MethodPost, "/v1/accounts", r, o...)
+	return create[api.Account](ctx, c, http.MethodPost, "/v1/accounts", r, o...)
 }
 
 // ListAccounts returns all that the caller may see.
@@ -31,7 +31,7 @@ func (c *Client) DeleteAccount(ctx context.Context, ref string, o ...Option) (*a
 
 // CreateVPC makes one.
 func (c *Client) CreateVPC(ctx context.Context, r api.CreateVPCRequest, o ...Option) (*api.VPC, error) {
-	return send[api.VPC](ctx, c, http.MethodPost, "/v1/vpcs", r, o...)
+	return create[api.VPC](ctx, c, http.MethodPost, "/v1/vpcs", r, o...)
 }
 
 // ListVPCs returns all that the caller may see.
@@ -56,7 +56,7 @@ func (c *Client) DeleteVPC(ctx context.Context, ref string, o ...Option) (*api.R
 
 // CreateSubnet makes one.
 func (c *Client) CreateSubnet(ctx context.Context, r api.CreateSubnetRequest, o ...Option) (*api.Subnet, error) {
-	return send[api.Subnet](ctx, c, http.MethodPost, "/v1/subnets", r, o...)
+	return create[api.Subnet](ctx, c, http.MethodPost, "/v1/subnets", r, o...)
 }
 
 // ListSubnets returns all that the caller may see.
@@ -76,7 +76,7 @@ func (c *Client) DeleteSubnet(ctx context.Context, ref string, o ...Option) (*ap
 
 // CreateENI makes one.
 func (c *Client) CreateENI(ctx context.Context, r api.CreateENIRequest, o ...Option) (*api.ENI, error) {
-	return send[api.ENI](ctx, c, http.MethodPost, "/v1/enis", r, o...)
+	return create[api.ENI](ctx, c, http.MethodPost, "/v1/enis", r, o...)
 }
 
 // ListENIs returns all that the caller may see.
@@ -101,7 +101,7 @@ func (c *Client) DeleteENI(ctx context.Context, ref string, o ...Option) (*api.R
 
 // CreateSecurityGroup makes one.
 func (c *Client) CreateSecurityGroup(ctx context.Context, r api.CreateSecurityGroupRequest, o ...Option) (*api.SecurityGroup, error) {
-	return send[api.SecurityGroup](ctx, c, http.MethodPost, "/v1/security-groups", r, o...)
+	return create[api.SecurityGroup](ctx, c, http.MethodPost, "/v1/security-groups", r, o...)
 }
 
 // ListSecurityGroups returns all that the caller may see.
@@ -121,7 +121,7 @@ func (c *Client) DeleteSecurityGroup(ctx context.Context, ref string, o ...Optio
 
 // CreateTargetGroup makes one.
 func (c *Client) CreateTargetGroup(ctx context.Context, r api.CreateTargetGroupRequest, o ...Option) (*api.TargetGroup, error) {
-	return send[api.TargetGroup](ctx, c, http.MethodPost, "/v1/target-groups", r, o...)
+	return create[api.TargetGroup](ctx, c, http.MethodPost, "/v1/target-groups", r, o...)
 }
 
 // ListTargetGroups returns all that the caller may see.
@@ -141,7 +141,7 @@ func (c *Client) DeleteTargetGroup(ctx context.Context, ref string, o ...Option)
 
 // CreateLoadBalancer makes one.
 func (c *Client) CreateLoadBalancer(ctx context.Context, r api.CreateLoadBalancerRequest, o ...Option) (*api.LoadBalancer, error) {
-	return send[api.LoadBalancer](ctx, c, http.MethodPost, "/v1/load-balancers", r, o...)
+	return create[api.LoadBalancer](ctx, c, http.MethodPost, "/v1/load-balancers", r, o...)
 }
 
 // ListLoadBalancers returns all that the caller may see.
@@ -161,7 +161,7 @@ func (c *Client) DeleteLoadBalancer(ctx context.Context, ref string, o ...Option
 
 // CreateService makes one.
 func (c *Client) CreateService(ctx context.Context, r api.CreateServiceRequest, o ...Option) (*api.Service, error) {
-	return send[api.Service](ctx, c, http.MethodPost, "/v1/services", r, o...)
+	return create[api.Service](ctx, c, http.MethodPost, "/v1/services", r, o...)
 }
 
 // ListServices returns all that the caller may see.
@@ -186,7 +186,7 @@ func (c *Client) DeleteService(ctx context.Context, ref string, o ...Option) (*a
 
 // CreateEndpoint makes one.
 func (c *Client) CreateEndpoint(ctx context.Context, r api.CreateEndpointRequest, o ...Option) (*api.Endpoint, error) {
-	return send[api.Endpoint](ctx, c, http.MethodPost, "/v1/endpoints", r, o...)
+	return create[api.Endpoint](ctx, c, http.MethodPost, "/v1/endpoints", r, o...)
 }
 
 // ListEndpoints returns all that the caller may see.
