@@ -71,7 +71,7 @@ var operationWords = map[string]words{
 
 	"create-eni": {"Interfaces of endpoints and load balancers come with those. A workload is attached to its " +
 		"interface at the node, by " +
-		"`culvert attach` there.", api.CreateENIRequest{Subnet: "pay-a", Name: "ledger-1", Address: netip.MustParseAddr("10.0.1.5"),
+		"`culvert eni attach` there.", api.CreateENIRequest{Subnet: "pay-a", Name: "ledger-1", Address: netip.MustParseAddr("10.0.1.5"),
 		SecurityGroups: []string{"default"}, Node: "node-b", Tags: exampleTags}},
 	"list-enis": {wholeList, nil},
 	"get-eni":   {"By id or name.", nil},
