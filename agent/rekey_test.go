@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -153,6 +155,20 @@ func TestHandshakesTellOfAClockThatWentBack(t *testing.T) {
 	}
 }
 
+// keyText is a good private key as a file holds it.
+func keyText(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	if _, err := wire.LoadOrCreateKey(path); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 // A change of the key may end at any step; the next start goes on.
 func TestKeyChangeSurvivesCrashes(t *testing.T) {
 	t.Run("the next key is made, the server knows nothing", func(t *testing.T) {
@@ -186,14 +202,25 @@ func TestKeyChangeSurvivesCrashes(t *testing.T) {
 		}
 	})
 	t.Run("the next key is damaged", func(t *testing.T) {
-		b, _ := keyBench(t)
-		first := b.ownKey()
-		if err := b.dir.Write("wireguard.next", []byte("AAAA")); err != nil {
-			t.Fatal(err)
-		}
-		b.restart()
-		if left, _ := b.dir.HasNextWireKey(); left || b.ownKey() != first {
-			t.Errorf("key %s, next %v", b.ownKey(), left)
+		for name, damage := range map[string]func(path string) error{
+			"cut off":            func(path string) error { return os.WriteFile(path, []byte("AAAA"), 0o600) },
+			"empty":              func(path string) error { return os.WriteFile(path, nil, 0o600) },
+			"readable by others": func(path string) error { return os.WriteFile(path, []byte(keyText(t)), 0o644) },
+			"a directory":        func(path string) error { return os.Mkdir(path, 0o700) },
+			"a pipe":             func(path string) error { return syscall.Mkfifo(path, 0o600) },
+			"a disk that cannot read it": func(path string) error {
+				return os.Symlink("/proc/self/mem", path) // whose first page reads as an input/output error
+			},
+		} {
+			b, _ := keyBench(t)
+			first := b.ownKey()
+			if err := damage(b.dir.NextWireKey()); err != nil {
+				t.Fatal(err)
+			}
+			b.restart()
+			if left, _ := b.dir.HasNextWireKey(); left || b.ownKey() != first {
+				t.Errorf("%s: key %s, next %v", name, b.ownKey(), left)
+			}
 		}
 	})
 	t.Run("the key is lost", func(t *testing.T) {

@@ -107,7 +107,10 @@ func damages() map[string]func(t *testing.T, path string, data []byte) {
 			}
 		},
 		"a directory": replace(func(path string) error { return os.Mkdir(path, 0o700) }),
-		"a pipe":      replace(func(path string) error { return syscall.Mkfifo(path, 0o600) }),
+		"a disk that cannot read it": replace(func(path string) error {
+			return os.Symlink("/proc/self/mem", path) // whose first page reads as an input/output error
+		}),
+		"a pipe": replace(func(path string) error { return syscall.Mkfifo(path, 0o600) }),
 	}
 }
 
@@ -131,6 +134,9 @@ func TestDamagedFilesAreRefusedWithARemedy(t *testing.T) {
 			_, err = k.read(name)
 			if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), remedy) {
 				t.Errorf("%s: %s: %v", name, what, err)
+			}
+			if what == "a disk that cannot read it" && !errors.Is(err, syscall.EIO) {
+				t.Errorf("%s: %v is no failure of a disk", name, err)
 			}
 			if what == "a later format" && !strings.Contains(err.Error(), "newer version") {
 				t.Errorf("%s: %v", name, err)

@@ -18,7 +18,10 @@ var ErrLocked = errors.New("another process works with this data directory")
 
 // Lock makes the caller the directory's only owner until unlock, or until its process ends. It does not wait: ErrLocked.
 func (d Dir) Lock() (unlock func(), err error) {
-	f, err := os.OpenFile(d.Path(lockFile), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(d.Path(lockFile), os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, unix.EISDIR) {
+		return nil, fmt.Errorf("lock data directory: %w: it is not of ours, remove it", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock data directory: %w", err)
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -22,6 +24,39 @@ func TestLockHasOneOwner(t *testing.T) {
 		t.Fatalf("after the first one left: %v", err)
 	}
 	unlock()
+}
+
+// What is in the lock's file does not matter; what is no file is named.
+func TestWhatLiesInTheLocksPlace(t *testing.T) {
+	for name, c := range map[string]struct {
+		make func(path string) error
+		want string // of the error
+	}{
+		"nothing":     {func(string) error { return nil }, ""},
+		"text":        {func(path string) error { return os.WriteFile(path, []byte("12345\n"), 0o644) }, ""},
+		"a pipe":      {func(path string) error { return syscall.Mkfifo(path, 0o600) }, ""},
+		"a directory": {func(path string) error { return os.Mkdir(path, 0o700) }, "remove it"},
+	} {
+		d := Dir(t.TempDir())
+		if err := c.make(d.Path(lockFile)); err != nil {
+			t.Fatal(err)
+		}
+		unlock, err := d.Lock()
+		if c.want != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), d.Path(lockFile)) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if _, err := d.Lock(); !errors.Is(err, ErrLocked) {
+			t.Errorf("%s: a second owner: %v", name, err)
+		}
+		unlock()
+	}
 }
 
 func TestForgetLeavesWhatIsNotIts(t *testing.T) {

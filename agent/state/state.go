@@ -26,10 +26,22 @@ const (
 	wireKeyFile     = "wireguard.key"
 )
 
-// Make creates the directory, 0700, and tightens it if it was laxer.
+// Make creates the directory, 0700, and tightens it if it was laxer. One of another user is refused: its owner could put other files
+// in the place of those there.
 func (d Dir) Make() error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(string(d), &st); err != nil {
+		return fmt.Errorf("data directory: %s: %w", d, err)
+	}
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("data directory: %s belongs to the user %d: run this as that user, or look what is there and run chown -R %d on it", d,
+			st.Uid, os.Geteuid())
+	}
+	if st.Mode&0o777 == 0o700 {
+		return nil // what is on a disk that is read-only can be read at least
 	}
 	if err := os.Chmod(string(d), 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
@@ -74,6 +86,8 @@ func (d Dir) unwritten(name string, err error) error {
 		err = fmt.Errorf("%w: make room in the file system of %s", err, d)
 	case errors.Is(err, unix.EROFS):
 		err = fmt.Errorf("%w: mount the file system of %s so that it can be written", err, d)
+	case errors.Is(err, unix.EFBIG):
+		err = fmt.Errorf("%w: raise the limit on the size of files (LimitFSIZE= of the unit, ulimit -f)", err)
 	case errors.Is(err, unix.EIO):
 		err = fmt.Errorf("%w: the disk under %s fails: see the kernel's log", err, d)
 	}
