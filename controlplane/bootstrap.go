@@ -87,6 +87,9 @@ func (s *Server) bootstrap(ctx context.Context) error {
 func (s *Server) showCA() error {
 	path := filepath.Join(s.cfg.DataDir, "ca.pem")
 	info, err := os.Lstat(path)
+	if err == nil && info.IsDir() {
+		return fmt.Errorf("%s is a directory, and not of the server's: remove it", path)
+	}
 	if err == nil && info.Mode() == 0o644 && int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid() {
 		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, s.ca.PEM()) {
 			return nil

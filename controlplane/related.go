@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/ownfile"
 )
 
 // A node may write flow records about what it has or had to do with, and the server says whose they are. Records come late: a node
@@ -213,6 +214,9 @@ func (h *hub) accountsOf(node string, r *api.FlowRecord, late time.Duration) (ac
 	return h.life(node).related.accountsOf(r, late)
 }
 
+// maxRelatedFile bounds such a file, in bytes.
+const maxRelatedFile = 256 << 20
+
 // relatedFile is where a node's relations are kept: on the server's disk, as flow records are.
 func (s *Server) relatedFile(node string) string {
 	return filepath.Join(s.cfg.DataDir, "related", node+".json")
@@ -260,7 +264,7 @@ func (s *Server) loadRelated() error {
 		if !ok || !api.IsID(api.KindNode.Prefix(), node) {
 			continue
 		}
-		data, err := os.ReadFile(s.relatedFile(node))
+		data, err := ownfile.Read(s.relatedFile(node), maxRelatedFile)
 		x := newRelated()
 		if err == nil {
 			err = json.Unmarshal(data, x)

@@ -158,12 +158,15 @@ func setDefault[T comparable](v *T, d T) {
 
 // Run serves until ctx ends, and returns when everything it started has ended.
 func (s *Server) Run(ctx context.Context) error {
-	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("server: make data directory: %w", err)
+	if err := state.Dir(s.cfg.DataDir).Make(); err != nil {
+		return fmt.Errorf("server: %w", err)
 	}
 	unlock, err := state.Dir(s.cfg.DataDir).Lock() // the store would wait for the other one, and say nothing
-	if err != nil {
+	if errors.Is(err, state.ErrLocked) {
 		return fmt.Errorf("server: %w: stop it, or choose another --data-dir", err)
+	}
+	if err != nil {
+		return fmt.Errorf("server: %w", err)
 	}
 	defer unlock()
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -79,7 +79,7 @@ func Open(dir string, now time.Time) (*Log, error) {
 			return nil
 		})
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: see to the disk, or move %s elsewhere and start without that day's records", err, l.path(day))
 		}
 	}
 	return l, nil

@@ -73,6 +73,10 @@ func check(dir string) (err error) {
 }
 
 func damaged(where string, why error) error {
+	if errors.Is(why, fs.ErrPermission) {
+		return fmt.Errorf("the store in %s cannot be read: %w: give it to the user that the server runs as: chown -R %d %s", where, why,
+			os.Geteuid(), where)
+	}
 	return fmt.Errorf("the store in %s is damaged: %w: restore the server's data directory from a backup", where, why)
 }
 

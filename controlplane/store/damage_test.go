@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -143,5 +146,13 @@ func TestDamagedStore(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// Files of another user are not damaged, and no backup helps.
+func TestFilesOfAnotherUser(t *testing.T) {
+	err := damaged("/data/etcd/member", &fs.PathError{Op: "open", Path: "/data/etcd/member/snap/db", Err: unix.EACCES})
+	if err == nil || !strings.Contains(err.Error(), "snap/db") || !strings.Contains(err.Error(), "chown -R") || strings.Contains(err.Error(), "backup") {
+		t.Errorf("%v", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -165,6 +166,31 @@ func TestKeyThatCannotBeWrittenIsPrinted(t *testing.T) {
 	a.keepAdminKey(log, "/dev/null/nowhere", "the-secret")
 	if !strings.Contains(out.String(), "the-secret") || !strings.Contains(errOut.String(), "could not be written") {
 		t.Errorf("printed %q, logged %q", out.String(), errOut.String())
+	}
+}
+
+// Whatever is in its file, the key replaces it, and nobody else reads it.
+func TestKeyReplacesWhatIsThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admin")
+	for name, make := range map[string]func() error{
+		"nothing":             func() error { return nil },
+		"an old key, for all": func() error { return errors.Join(os.WriteFile(path, []byte("old"), 0o644), os.Chmod(path, 0o644)) },
+		"a link":              func() error { return errors.Join(os.Remove(path), os.Symlink("/dev/null", path)) },
+	} {
+		if err := make(); err != nil {
+			t.Fatal(err)
+		}
+		var out output
+		a := &app{Streams: Streams{Out: &out, Err: &out}}
+		a.keepAdminKey(slog.New(slog.DiscardHandler), path, "the-secret")
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || string(text) != "the-secret\n" || info.Mode() != 0o600 || out.String() != "" {
+			t.Errorf("%s: %q, %v, %v; printed %q", name, text, info.Mode(), err, out.String())
+		}
 	}
 }
 
