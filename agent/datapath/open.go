@@ -149,7 +149,12 @@ func (d *Datapath) prepare() error {
 
 // mountBPFFS mounts a bpffs at its usual place, or at the path itself when that lies elsewhere, unless there is one.
 func mountBPFFS(path string) error {
-	const usual = "/sys/fs/bpf"
+	usual := path == usualBPFFS || strings.HasPrefix(path, usualBPFFS+"/")
+	if usual {
+		if err := mountInHost(); err != nil {
+			return err
+		}
+	}
 	existing := path
 	for {
 		var st unix.Statfs_t
@@ -165,16 +170,13 @@ func mountBPFFS(path string) error {
 		}
 		existing = filepath.Dir(existing)
 	}
-	target := path
-	if path == usual || strings.HasPrefix(path, usual+"/") {
-		target = usual
-	} else if err := os.MkdirAll(path, 0o700); err != nil {
+	if usual {
+		return mountAt(usualBPFFS)
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
 		return err
 	}
-	if err := unix.Mount("bpf", target, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-		return fmt.Errorf("mount a bpffs at %s: %w", target, err)
-	}
-	return nil
+	return mountAt(path)
 }
 
 // adopt makes the specification agree with pinned maps, which keep the size that they were made with, and whether their

@@ -20,6 +20,9 @@ func (d *Datapath) keepPins() error {
 	if d.dir == "" {
 		return nil
 	}
+	if err := mountBPFFS(d.cfg.PinPath); err != nil {
+		return fmt.Errorf("pin path %s: %w", d.cfg.PinPath, err)
+	}
 	missing, err := d.missingPins()
 	if err != nil || len(missing) == 0 {
 		return err

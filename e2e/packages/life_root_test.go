@@ -174,12 +174,22 @@ func TestLifeOfAHost(t *testing.T) {
 		t.Logf("restart of %s on %s: goes on after %v", part.unit, part.host.name, time.Since(began).Round(time.Millisecond))
 	}
 	t.Logf("restarts: no answer took longer than %v", a.waited())
+	unmount(t, a)
 	upgrade(t, a, b)
 	t.Logf("upgrades: no answer took longer than %v", a.waited())
 	leave(t, a, b, till)
 	if left := b.remains(); left != b.before {
 		t.Errorf("left after the purge:\n%s\nbefore the installation:\n%s", left, b.before)
 	}
+}
+
+// unmount takes the bpffs away from under an agent in its sandbox. It comes back on the host, where pins outlive the agent.
+func unmount(t *testing.T, a *host) {
+	t.Helper()
+	a.Run("umount", "/sys/fs/bpf")
+	a.eventually("the bpffs is back", "mountpoint -q /sys/fs/bpf && ls /sys/fs/bpf/culvert/*/maps/flows")
+	a.Run("systemctl", "restart", "culvert-agent.service")
+	a.talks()
 }
 
 // upgrade installs version B under a conversation, the server's machine first.
