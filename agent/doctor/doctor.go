@@ -132,8 +132,8 @@ type Underlay struct {
 // Chain is one of nftables at the hook "input".
 type Chain struct {
 	Family, Table, Name string
-	Closed              bool // what no rule accepts is dropped or rejected
-	// Admits tells whether a rule accepts packets to a port; protocol is udp or tcp. Asked only when Closed.
+	Closed              bool // what no rule is about is dropped or rejected
+	// Admits tells whether packets to a port come in; protocol is udp or tcp.
 	Admits func(protocol string, port uint16) bool
 }
 

@@ -81,7 +81,7 @@ func TestFaults(t *testing.T) {
 		{"no underlay", func(f *Facts) { f.Underlays = nil }, "mtu", Unknown, "no default route", ""},
 		{"closed firewall", func(f *Facts) {
 			f.Chains = []Chain{{"inet", "filter", "input", true, admits("tcp/22", "tcp/7946")}}
-		}, "firewall", Failure, "has no rule for udp/51820", "nft insert rule inet filter input udp dport 51820 accept"},
+		}, "firewall", Failure, "does not let udp/51820 in", "nft insert rule inet filter input udp dport 51820 accept"},
 		{"firewalld", func(f *Facts) { f.Chains = []Chain{{"inet", "firewalld", "filter_INPUT", true, admits()}} },
 			"firewall", Failure, "udp/51820, tcp/7946",
 			"firewall-cmd --permanent --add-port=51820/udp --add-port=7946/tcp && firewall-cmd --reload"},

@@ -15,9 +15,6 @@ func firewall(f Facts) []Finding {
 	}
 	var out []Finding
 	for _, c := range f.Chains {
-		if !c.Closed {
-			continue
-		}
 		var shut []string
 		for _, p := range f.Ports {
 			if !c.Admits(p.Protocol, p.Port) {
@@ -25,19 +22,22 @@ func firewall(f Facts) []Finding {
 			}
 		}
 		where := fmt.Sprintf("chain %s of table %s %s", c.Name, c.Family, c.Table)
-		if len(shut) == 0 {
+		switch {
+		case len(shut) == 0 && !c.Closed:
+			continue
+		case len(shut) == 0:
 			out = append(out, one(check, OK, "", "%s lets the node's ports in", where)...)
 			continue
 		}
 		out = append(out, one(check, Failure, openPorts(c, shut),
-			"%s drops what it does not know, and has no rule for %s", where, strings.Join(shut, ", "))...)
+			"%s does not let %s in", where, strings.Join(shut, ", "))...)
 	}
 	for _, family := range f.Legacy {
 		out = append(out, one(check, Unknown, "see that iptables-legacy -S INPUT (ip6tables-legacy) lets the node's ports in",
 			"there are rules of the old iptables for %s, which are not looked into", family)...)
 	}
 	if len(out) == 0 {
-		out = one(check, OK, "", "nothing on this machine drops packets to it")
+		out = one(check, OK, "", "no rule of nftables keeps the node's ports shut")
 	}
 	return out
 }

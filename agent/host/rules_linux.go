@@ -48,13 +48,12 @@ func (r *rulesReader) read() error {
 		r.chains = tables[family+" "+c.Table.Name]
 		switch *c.Hooknum {
 		case *nftables.ChainHookInput:
-			in := InputChain{Family: family, Table: c.Table.Name, Name: c.Name}
-			in.Closed = c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
-			last, err := r.follow(c, &in, 0)
-			if err != nil {
+			in := InputChain{Family: family, Table: c.Table.Name, Name: c.Name, rules: map[string][]rule{}}
+			in.drops = c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
+			if err := r.follow(c, in.rules); err != nil {
 				return err
 			}
-			in.Closed = in.Closed || last
+			in.Closed = !in.Admits(noProtocol, 0)
 			r.inputs = append(r.inputs, in)
 		case *nftables.ChainHookPrerouting:
 			if err := r.lookForReversePath(c, family); err != nil {
@@ -65,34 +64,29 @@ func (r *rulesReader) read() error {
 	return nil
 }
 
-// follow gathers what a chain accepts; closed tells that it ends with a rule that drops whatever comes.
-func (r *rulesReader) follow(c *nftables.Chain, in *InputChain, depth int) (closed bool, err error) {
-	if c == nil || depth > maxDepth {
-		return false, nil
+// follow reads a chain and those that it jumps to, each once.
+func (r *rulesReader) follow(c *nftables.Chain, into map[string][]rule) error {
+	if c == nil || into[c.Name] != nil {
+		return nil
 	}
 	rules, err := r.conn.GetRules(c.Table, c)
 	if err != nil {
-		return false, fmt.Errorf("rules of chain %s: %w", c.Name, err)
+		return fmt.Errorf("rules of chain %s: %w", c.Name, err)
 	}
-	for _, rule := range rules {
-		x := ruleReader{r: r, rule: rule}
+	into[c.Name] = []rule{}
+	for _, raw := range rules {
+		x := ruleReader{r: r, raw: raw}
 		if err := x.read(); err != nil {
-			return false, err
+			return err
 		}
-		if x.accepts && !x.nothingNew() {
-			in.accepts = append(in.accepts, accept{x.protocol, x.ranges})
-		}
-		closed = x.drops
+		into[c.Name] = append(into[c.Name], x.rule)
 		for _, name := range x.jumps {
-			ends, err := r.follow(r.chains[name], in, depth+1)
-			if err != nil {
-				return false, err
+			if err := r.follow(r.chains[name], into); err != nil {
+				return err
 			}
-			closed = closed || ends
 		}
-		closed = closed && !x.matches
 	}
-	return closed, nil
+	return nil
 }
 
 // lookForReversePath notes a rule that drops by the way back.
@@ -117,24 +111,27 @@ func (r *rulesReader) lookForReversePath(c *nftables.Chain, family string) error
 	return nil
 }
 
+// rule is what matters of one.
+type rule struct {
+	protocol byte // of IP; 0: any
+	ranges   []portRange
+	other    bool // asks something else besides: whether it is about a packet is not known
+	// established or of this host itself: nothing new is let in by it.
+	established, local bool
+	accepts, drops     bool
+	jumps              []string
+}
+
 // ruleReader reads one rule.
 type ruleReader struct {
 	r    *rulesReader
-	rule *nftables.Rule
+	raw  *nftables.Rule
 	last expr.Any // that loaded a register
-
-	protocol                    byte
-	ranges                      []portRange
-	matches, established, local bool
-	accepts, drops              bool
-	jumps                       []string
+	rule
 }
 
-// nothingNew: the rule accepts only packets of connections that are there, or of this host itself.
-func (x *ruleReader) nothingNew() bool { return len(x.ranges) == 0 && (x.established || x.local) }
-
 func (x *ruleReader) read() error {
-	for _, e := range x.rule.Exprs {
+	for _, e := range x.raw.Exprs {
 		switch e := e.(type) {
 		case *expr.Payload, *expr.Meta:
 			x.last = e
@@ -146,7 +143,7 @@ func (x *ruleReader) read() error {
 			if x.isPort() && e.Op == expr.CmpOpEq && len(e.FromData) == 2 && len(e.ToData) == 2 {
 				x.ranges = append(x.ranges, portRange{binary.BigEndian.Uint16(e.FromData), binary.BigEndian.Uint16(e.ToData)})
 			}
-			x.matches = true
+			x.other = x.other || !x.isPort()
 		case *expr.Lookup:
 			if err := x.lookup(e); err != nil {
 				return err
@@ -154,11 +151,13 @@ func (x *ruleReader) read() error {
 		case *expr.Match:
 			x.match(e)
 		case *expr.Fib, *expr.Limit, *expr.Socket, *expr.Exthdr, *expr.Numgen:
-			x.last, x.matches = e, true
+			x.last, x.other = e, true
 		case *expr.Verdict:
 			x.verdict(*e)
 		case *expr.Reject:
 			x.drops = true
+		case *expr.Target: // of iptables
+			x.drops = x.drops || e.Name == "REJECT" || e.Name == "DROP"
 		}
 	}
 	return nil
@@ -194,7 +193,6 @@ func (x *ruleReader) isMeta(key expr.MetaKey) bool {
 }
 
 func (x *ruleReader) compare(e *expr.Cmp) {
-	x.matches = true
 	switch {
 	case x.isPort() && len(e.Data) == 2:
 		port := binary.BigEndian.Uint16(e.Data)
@@ -214,23 +212,27 @@ func (x *ruleReader) compare(e *expr.Cmp) {
 		x.protocol = e.Data[0]
 	case x.isMeta(expr.MetaKeyIIFNAME) && e.Op == expr.CmpOpEq:
 		x.local = string(e.Data[:min(3, len(e.Data))]) == "lo\x00"
+		x.other = true
 	case x.isMeta(expr.MetaKeyIIF) && e.Op == expr.CmpOpEq && len(e.Data) == 4:
 		x.local = binary.NativeEndian.Uint32(e.Data) == 1 // the loopback interface, in every namespace
+		x.other = true
+	default:
+		x.other = true
 	}
 }
 
 // lookup reads a set of ports, or a map from ports to verdicts. Of other sets only where their verdicts lead matters.
 func (x *ruleReader) lookup(e *expr.Lookup) error {
-	x.matches = true
-	if e.Invert {
+	verdicts := e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT
+	x.other = x.other || !x.isPort() || e.Invert
+	if e.Invert || !verdicts && !x.isPort() { // may be of any size
 		return nil
 	}
-	elements, err := x.r.set(x.rule.Table, e.SetName)
+	elements, err := x.r.set(x.raw.Table, e.SetName)
 	if err != nil {
 		return err
 	}
 	isPort := x.isPort()
-	verdicts := e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT
 	for i, el := range elements {
 		if verdicts {
 			v, err := readVerdict(el.Val)
@@ -238,6 +240,7 @@ func (x *ruleReader) lookup(e *expr.Lookup) error {
 				return fmt.Errorf("set %s: %w", e.SetName, err)
 			}
 			if v.Kind != expr.VerdictAccept {
+				x.other = true // of one key among several
 				x.verdict(v)
 				continue
 			}
@@ -295,7 +298,6 @@ func (r *rulesReader) set(t *nftables.Table, name string) ([]nftables.SetElement
 
 // match reads an extension of iptables, as iptables-nft writes it.
 func (x *ruleReader) match(e *expr.Match) {
-	x.matches = true
 	switch info := e.Info.(type) {
 	case *xt.Udp:
 		x.protocol, x.ranges = unix.IPPROTO_UDP, append(x.ranges, portRange{info.DstPorts[0], info.DstPorts[1]})
@@ -306,6 +308,7 @@ func (x *ruleReader) match(e *expr.Match) {
 		x.ranges = append(x.ranges, multiport(*raw)...)
 	}
 	x.established = x.established || e.Name == "conntrack" || e.Name == "state"
+	x.other = x.other || !slices.Contains([]string{"udp", "tcp", "multiport", "comment"}, e.Name)
 }
 
 // Where fields of struct xt_multiport_v1 lie (linux/netfilter/xt_multiport.h), in bytes; ports are in host byte order.

@@ -106,30 +106,67 @@ func (s *space) defaultPath(family int) (*Path, error) {
 	return &p, err
 }
 
-// InputChain is a base chain of nftables at the hook "input", with what its rules and those of the chains that it jumps to
-// accept by port. A rule that accepts is taken at its word whatever else it asks, such as an address of the sender; one
-// for established connections or for the loopback interface admits nothing new.
+// InputChain is a base chain of nftables at the hook "input", with its rules and those of the chains that it jumps to, as far
+// as they are about ports. Of a rule that asks more than that, such as for an address of the sender, it is not known whether
+// it is about a packet: one that accepts is taken at its word, one that drops is not. Rules for established connections or for
+// the loopback interface admit nothing new.
 type InputChain struct {
 	Family, Table, Name string
-	Closed              bool // what no rule accepts is dropped: by the policy, or by the last rule
-	accepts             []accept
+	Closed              bool // what no rule is about is dropped
+	drops               bool // the policy
+	rules               map[string][]rule
 }
 
-// accept is a rule that accepts.
-type accept struct {
-	protocol byte // of IP; 0: any
-	ranges   []portRange
+// outcome of a chain for a packet.
+type outcome int
+
+const (
+	undecided outcome = iota
+	accepted
+	dropped
+)
+
+// noProtocol is no protocol of IP that a rule is about (reserved by IANA).
+const noProtocol = 255
+
+// Admits tells whether packets to a port come in; protocol is that of IP.
+func (c InputChain) Admits(protocol byte, port uint16) bool {
+	switch c.decide(c.Name, protocol, port, map[string]outcome{}, 0) {
+	case accepted:
+		return true
+	case dropped:
+		return false
+	}
+	return !c.drops
+}
+
+// decide walks a chain; known are the outcomes of chains for this packet.
+func (c InputChain) decide(name string, protocol byte, port uint16, known map[string]outcome, depth int) (out outcome) {
+	if o, is := known[name]; is || depth > maxDepth {
+		return o
+	}
+	defer func() { known[name] = out }()
+	for _, r := range c.rules[name] {
+		in := func(p portRange) bool { return p.low <= port && port <= p.high }
+		if r.protocol != 0 && r.protocol != protocol || len(r.ranges) > 0 && (protocol == noProtocol || !slices.ContainsFunc(r.ranges, in)) {
+			continue
+		}
+		if r.accepts && (len(r.ranges) > 0 || !r.established && !r.local) && (protocol != noProtocol || !r.other) {
+			return accepted
+		}
+		if r.drops && !r.other {
+			return dropped
+		}
+		for _, to := range r.jumps {
+			if o := c.decide(to, protocol, port, known, depth+1); o == accepted || o == dropped && !r.other {
+				return o
+			}
+		}
+	}
+	return undecided
 }
 
 type portRange struct{ low, high uint16 }
-
-// Admits tells whether a rule accepts packets to a port; protocol is that of IP.
-func (c InputChain) Admits(protocol byte, port uint16) bool {
-	return slices.ContainsFunc(c.accepts, func(a accept) bool {
-		in := func(r portRange) bool { return r.low <= port && port <= r.high }
-		return (a.protocol == 0 || a.protocol == protocol) && (len(a.ranges) == 0 || slices.ContainsFunc(a.ranges, in))
-	})
-}
 
 // familyNames as nft prints them.
 var familyNames = map[nftables.TableFamily]string{

@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -21,11 +22,12 @@ func TestRulesOfOthersAreRead(t *testing.T) {
 		closed bool
 		admits []string // of the ports asked below
 	}{
-		{"accepts all", `table inet f { chain input { TYPE policy accept; } }`, false, nil},
+		{"accepts all", `table inet f { chain input { TYPE policy accept; } }`, false, []string{"udp/51820", "udp/7946", "tcp/7946"}},
 		{"drops all", `table inet f { chain input { TYPE policy drop; } }`, true, nil},
 		{"last rule drops", `table ip f { chain input { TYPE tcp dport 22 accept; counter drop; } }`, true, nil},
 		{"last rule rejects", `table inet f { chain input { TYPE reject with icmpx admin-prohibited; } }`, true, nil},
-		{"drops some at the end", `table inet f { chain input { TYPE tcp dport 25 drop; } }`, false, nil},
+		{"drops some at the end", `table inet f { chain input { TYPE tcp dport 25 drop; } }`, false,
+			[]string{"udp/51820", "udp/7946", "tcp/7946"}},
 		{"one port", `table inet f { chain input { TYPE policy drop; udp dport 51820 accept; } }`, true,
 			[]string{"udp/51820"}},
 		{"a range", `table inet f { chain input { TYPE policy drop; udp dport 50000-52000 accept; } }`, true,
@@ -50,6 +52,16 @@ func TestRulesOfOthersAreRead(t *testing.T) {
 			[]string{"udp/51820", "udp/7946", "tcp/7946"}},
 		{"a protocol", `table ip f { chain input { TYPE policy drop; ip protocol tcp accept; } }`, true,
 			[]string{"tcp/7946"}},
+		{"our port only is dropped", `table inet f { chain input { TYPE policy accept; udp dport 51820 drop; } }`, false,
+			[]string{"udp/7946", "tcp/7946"}},
+		{"dropped before it is accepted", `table inet f { chain input { TYPE policy drop; udp dport 51820 drop; udp dport 51820 accept; } }`,
+			true, nil},
+		{"dropped, then counted", `table inet f { chain input { TYPE policy accept; tcp dport 7946 accept; drop; counter; } }`, true,
+			[]string{"tcp/7946"}},
+		{"somebody is dropped", `table inet f { chain input { TYPE policy accept; ip saddr 192.0.2.1 drop; } }`, false,
+			[]string{"udp/51820", "udp/7946", "tcp/7946"}},
+		{"a large set of senders", `table inet f { set s { type ipv4_addr; elements = { 192.0.2.1 } }
+			chain input { TYPE policy drop; ip saddr @s accept; } }`, true, []string{"udp/51820", "udp/7946", "tcp/7946"}},
 		{"forwarding only", `table inet f { chain through { type filter hook forward priority 0; policy drop; } }`,
 			false, nil},
 	} {
@@ -87,6 +99,24 @@ func TestRulesOfOthersAreRead(t *testing.T) {
 func lines(rules string) string {
 	rules = strings.ReplaceAll(rules, "TYPE", "type filter hook input priority 0;")
 	return strings.ReplaceAll(rules, "; }", ";\n}\n")
+}
+
+// Chains that jump to each other many times over are each looked at once.
+func TestChainsAreReadOnce(t *testing.T) {
+	ns := netlab.New(t).Namespace("a")
+	var rules strings.Builder
+	rules.WriteString("table inet f { chain c0 { udp dport 9 accept; }\n")
+	for i := 1; i <= 14; i++ {
+		fmt.Fprintf(&rules, "chain c%d { jump c%d; jump c%d; jump c%d; }\n", i, i-1, i-1, i-1)
+	}
+	rules.WriteString("chain input { TYPE policy drop; jump c14; } }")
+	ns.Exec("nft", lines(rules.String()))
+	h := New(Config{Netns: ns.Path()})
+	defer h.Close()
+	s, err := h.Survey() // 3^14 walks would take for ever
+	if err != nil || len(s.Chains) != 1 || !s.Chains[0].Admits(unix.IPPROTO_UDP, 9) || s.Chains[0].Admits(unix.IPPROTO_UDP, 10) {
+		t.Errorf("%+v, %v", s.Chains, err)
+	}
 }
 
 func TestSurvey(t *testing.T) {
