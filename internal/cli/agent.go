@@ -46,7 +46,7 @@ it works from the last view that it has heard, also after a restart.`, `
 				return err
 			}
 			cfg.LocalSocket, cfg.ReadyFile = cmp.Or(a.socket, a.getenv("CULVERT_AGENT_SOCKET")), p.ready
-			if err := checkAgent(&cfg); err != nil {
+			if err := cmp.Or(checkAgent(&cfg), p.checkReady()); err != nil {
 				return err
 			}
 			for _, s := range forwarders {

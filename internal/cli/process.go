@@ -76,6 +76,14 @@ func needRoot(what string) error {
 	return api.Errorf(api.CodeUnauthorized, "", "run it as root", "%s changes this machine's network, which only root may", what)
 }
 
+// checkReady refuses a ready file that could not be written: who waits for it would wait for ever.
+func (p *processFlags) checkReady() error {
+	if p.ready == "" {
+		return nil
+	}
+	return checkWritable("--ready-file", p.ready)
+}
+
 // writeWhole replaces a file as a whole: 0600, in a directory that is made 0700 when it is missing.
 func writeWhole(path string, data []byte) error {
 	dir := filepath.Dir(path)

@@ -204,6 +204,8 @@ func TestProcessesRefuseBadFlags(t *testing.T) {
 		{"server --view-max-age 1s", "--view-max-age"},
 		{"server --flow-retention 0s", "--flow-retention"},
 		{"server --admin-key-file " + dir, "--admin-key-file"},
+		{"server --ready-file " + dir, "--ready-file"},
+		{"agent --ready-file /proc/ready", "--ready-file"},
 		{"server --admin-key-file /dev/null/key", "--admin-key-file"},
 		{"server --etcd-ca x", "--etcd-endpoints"},
 		{"server --etcd-endpoints 10.0.0.1:2379", "--etcd-endpoints"},

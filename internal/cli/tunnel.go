@@ -59,7 +59,7 @@ peers.`, `
 			if err != nil {
 				return err
 			}
-			if err := cmp.Or(checkMTU(cfg.MTU), checkTunnelSocket(cfg.Socket)); err != nil {
+			if err := cmp.Or(checkMTU(cfg.MTU), checkTunnelSocket(cfg.Socket), p.checkReady()); err != nil {
 				return err
 			}
 			cfg.Log, cfg.ReadyFile = log, p.ready
