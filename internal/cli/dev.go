@@ -16,7 +16,10 @@ import (
 )
 
 // devFlags are common to the dev commands.
-type devFlags struct{ prefix string }
+type devFlags struct {
+	prefix string
+	log    processFlags // of dev up
+}
 
 func (a *app) lab(cmd *cobra.Command, f *devFlags) (*dev.Lab, error) {
 	prefix := f.prefix
@@ -32,6 +35,12 @@ func (a *app) lab(cmd *cobra.Command, f *devFlags) (*dev.Lab, error) {
 		if err := a.wireguard(cmd, &cfg.KernelTunnel); err != nil {
 			return nil, err
 		}
+	}
+	if cmd.Flags().Changed("log-level") {
+		cfg.LogLevel = f.log.level
+	}
+	if cmd.Flags().Changed("log-format") {
+		cfg.LogFormat = f.log.format
 	}
 	lab, err := dev.New(cfg)
 	if err != nil {
@@ -82,12 +91,15 @@ func (a *app) devUp(f *devFlags) *cobra.Command {
 	c := command("up [--hosts N] [--wireguard user]", "Bring the mesh up", `
 Bring up a mesh with at least so many hosts, named host-a, host-b and so on, and wait until the server hears of all of
 them. What is up already is left alone; what is dead is started again. With --wireguard kernel the tunnels of the hosts
-are the kernel's WireGuard and have no process.`, `
+are the kernel's WireGuard and have no process. How to log is remembered, and holds for what is started from then on.`, `
   culvert dev up
-  culvert dev up --hosts 3`,
+  culvert dev up --hosts 3 --log-format json --log-level debug`,
 		a.inLab(f, func(cmd *cobra.Command, lab *dev.Lab, _ []string) error {
 			if hosts < 1 || hosts > dev.MaxHosts {
 				return invalidFlag("--hosts", strconv.Itoa(hosts), "give 1 to 26")
+			}
+			if _, err := f.log.logger(io.Discard); err != nil {
+				return err
 			}
 			if err := lab.Up(cmd.Context(), hosts); err != nil {
 				return err
@@ -103,6 +115,7 @@ are the kernel's WireGuard and have no process.`, `
 		}))
 	c.Flags().IntVar(&hosts, "hosts", 2, "`N` hosts at least, 1 to 26")
 	wireguardFlag(c)
+	f.log.logFlags(c)
 	c.Args = noArguments
 	return c
 }

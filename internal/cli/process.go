@@ -27,10 +27,15 @@ var (
 )
 
 func (p *processFlags) flags(c *cobra.Command) {
+	p.logFlags(c)
+	c.Flags().StringVar(&p.ready, "ready-file", "", "`file` to write once it is ready, with the process id; removed at the end")
+}
+
+// logFlags say how to log.
+func (p *processFlags) logFlags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&p.level, "log-level", "info", "`level` of the least important lines to log: debug, info, warn or error")
 	f.StringVar(&p.format, "log-format", "text", "`format` of the log, on standard error: text or json")
-	f.StringVar(&p.ready, "ready-file", "", "`file` to write once it is ready, with the process id; removed at the end")
 	c.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions(logLevels, cobra.ShellCompDirectiveNoFileComp))
 	c.RegisterFlagCompletionFunc("log-format", cobra.FixedCompletions(logFormats, cobra.ShellCompDirectiveNoFileComp))
 }

@@ -41,6 +41,8 @@ type Config struct {
 	Program string
 	// KernelTunnel: the tunnels of a new mesh are the kernel's WireGuard; one that is there keeps what it has.
 	KernelTunnel bool
+	// LogLevel and LogFormat are those of the processes that Up starts, and of later ones; "": as before, at first info and text.
+	LogLevel, LogFormat string
 	// Out gets one line per step; nil: none.
 	Out io.Writer
 	// Environment is more of it for a process, NAME=VALUE each; nil: none. Role is server, tunnel or agent.
@@ -100,7 +102,10 @@ func (l *Lab) AgentSocket(host string) string { return l.RunDir(host, "agent.soc
 // Record is what the mesh consists of.
 type Record struct {
 	// Kernel: the hosts' tunnels are the kernel's WireGuard, without a process.
-	Kernel    bool       `json:"kernelTunnel,omitempty"`
+	Kernel bool `json:"kernelTunnel,omitempty"`
+	// LogLevel and LogFormat of processes that are started; "": their own defaults.
+	LogLevel  string     `json:"logLevel,omitempty"`
+	LogFormat string     `json:"logFormat,omitempty"`
 	Hosts     []Host     `json:"hosts"`
 	Workloads []Workload `json:"workloads"`
 }

@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,7 @@ func (l *Lab) Up(ctx context.Context, hosts int) error {
 	if l.cfg.KernelTunnel && !r.Kernel {
 		return errors.New("this mesh has its tunnels in user space: remove it with culvert dev down first")
 	}
+	r.LogLevel, r.LogFormat = cmp.Or(l.cfg.LogLevel, r.LogLevel), cmp.Or(l.cfg.LogFormat, r.LogFormat)
 	for i := len(r.Hosts); i < hosts; i++ {
 		h := hostNumber(i)
 		if err := l.mayTake(h.Netns); err != nil {
@@ -109,7 +111,7 @@ func (l *Lab) bringUp(ctx context.Context, r *Record) error {
 		}
 	}
 	failpoint.Here("dev.plugged")
-	if err := l.startAll(ctx, []*process{l.server()}); err != nil {
+	if err := l.startAll(ctx, []*process{l.server(r)}); err != nil {
 		return err
 	}
 	failpoint.Here("dev.server")
@@ -152,15 +154,15 @@ func (l *Lab) startAll(ctx context.Context, procs []*process) error {
 	return nil
 }
 
-func (l *Lab) server() *process {
+func (l *Lab) server(r *Record) *process {
 	return &process{
 		host: "server", role: "server", netns: l.namespace("server"), dir: l.RunDir("server"), log: l.LogFile("server", "server"),
 		env: l.environment("server", "server"),
-		args: []string{
+		args: r.logging(
 			"server", "--data-dir", l.StateDir("server"), "--region", Region,
 			"--listen", netip.AddrPortFrom(serverAddress, serverPort).String(), "--listen", l.ServerAddress(),
 			"--admin-key-file", l.adminKeyFile(),
-		},
+		),
 	}
 }
 
@@ -168,7 +170,7 @@ func (l *Lab) hostProcesses(r *Record, h Host) []*process {
 	make := func(role string, args ...string) *process {
 		return &process{
 			host: h.Name, role: role, netns: h.Netns, dir: l.RunDir(h.Name), log: l.LogFile(h.Name, role),
-			args: append([]string{role}, args...), env: l.environment(h.Name, role),
+			args: r.logging(append([]string{role}, args...)...), env: l.environment(h.Name, role),
 		}
 	}
 	tunnelSocket := l.RunDir(h.Name, "tunnel.sock")
@@ -179,6 +181,17 @@ func (l *Lab) hostProcesses(r *Record, h Host) []*process {
 		return []*process{agent}
 	}
 	return []*process{make("tunnel", "--tunnel-socket", tunnelSocket), agent}
+}
+
+// logging adds to a process's arguments how it logs.
+func (r *Record) logging(args ...string) []string {
+	if r.LogLevel != "" {
+		args = append(args, "--log-level", r.LogLevel)
+	}
+	if r.LogFormat != "" {
+		args = append(args, "--log-format", r.LogFormat)
+	}
+	return args
 }
 
 func (l *Lab) environment(host, role string) []string {
@@ -194,7 +207,7 @@ func (l *Lab) LogFile(host, role string) string { return l.StateDir("log", host+
 
 // processes of the whole mesh, in the order in which they start.
 func (l *Lab) processes(r *Record) []*process {
-	all := []*process{l.server()}
+	all := []*process{l.server(r)}
 	for _, h := range r.Hosts {
 		all = append(all, l.hostProcesses(r, h)...)
 	}
@@ -205,7 +218,7 @@ func (l *Lab) processes(r *Record) []*process {
 func (l *Lab) pick(r *Record, host, role string) ([]*process, error) {
 	var procs []*process
 	if host == "server" {
-		procs = []*process{l.server()}
+		procs = []*process{l.server(r)}
 	} else {
 		h, err := r.host(host)
 		if err != nil {
