@@ -131,7 +131,7 @@ func (s *Server) describeLines(doc *huma.OpenAPI) {
 
 // describeComponents adds what several operations share.
 func describeComponents(c *huma.Components) {
-	c.Parameters = map[string]*huma.Param{"Account": {Name: client.HeaderAccount, In: "header",
+	c.Parameters = map[string]*huma.Param{"ActingAccount": {Name: client.HeaderAccount, In: "header",
 		Description: "The account to act for, id or name; only administrators have a " +
 			"choice.", Schema: &huma.Schema{Type: huma.TypeString}}}
 	c.Headers = map[string]*huma.Param{
@@ -173,7 +173,7 @@ func describeOperation(o *huma.Operation) {
 	}
 	byKey := slices.ContainsFunc(o.Security, func(s map[string][]string) bool { return s["apiKey"] != nil })
 	if byKey {
-		o.Parameters = append(o.Parameters, &huma.Param{Ref: "#/components/parameters/Account"})
+		o.Parameters = append(o.Parameters, &huma.Param{Ref: "#/components/parameters/ActingAccount"})
 	}
 	for _, p := range o.Parameters {
 		if p.Schema != nil {
