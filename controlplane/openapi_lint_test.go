@@ -214,11 +214,30 @@ var documentRules = []rule{
 			}
 		}
 	}, func(root object) { sub(sub(root, "components"), "schemas")["Spare"] = object{"description": "x"} }},
+	{"names of components are unique", checkNames, func(root object) {
+		sub(sub(root, "components"), "headers")["VPC"] = object{"description": "x"}
+	}},
 	{"servers are there", func(d *document, complain func(where, what string)) {
 		if len(items(d.root, "servers")) == 0 {
 			complain("servers", "there are none")
 		}
 	}, func(root object) { delete(root, "servers") }},
+}
+
+// checkNames: generators of clients make one name space of all sections.
+func checkNames(d *document, complain func(where, what string)) {
+	of := map[string]string{}
+	for section, names := range sub(d.root, "components") {
+		if section == "securitySchemes" { // no types are made of these
+			continue
+		}
+		for name := range names.(object) {
+			if other := of[strings.ToLower(name)]; other != "" {
+				complain(name, "is in "+section+" and in "+other)
+			}
+			of[strings.ToLower(name)] = section
+		}
+	}
 }
 
 func checkMeta(d *document, complain func(where, what string)) {
