@@ -175,7 +175,7 @@ func TestKeyReplacesWhatIsThere(t *testing.T) {
 	for name, make := range map[string]func() error{
 		"nothing":             func() error { return nil },
 		"an old key, for all": func() error { return errors.Join(os.WriteFile(path, []byte("old"), 0o644), os.Chmod(path, 0o644)) },
-		"a link":              func() error { return errors.Join(os.Remove(path), os.Symlink("/dev/null", path)) },
+		"a link":              func() error { return errors.Join(os.RemoveAll(path), os.Symlink("/dev/null", path)) },
 	} {
 		if err := make(); err != nil {
 			t.Fatal(err)
