@@ -255,7 +255,7 @@ func (x *explainer) path(vpc uint32, a netip.Addr) bool {
 			return x.ok("path", "%s is behind %s; no handshake yet, the first packet makes one", a, p.Underlay)
 		}
 		return x.ok("path", "%s is behind %s, last handshake %s ago", a, p.Underlay,
-			x.now.Sub(p.LastHandshake).Round(time.Second))
+			max(0, x.now.Sub(p.LastHandshake).Round(time.Second)))
 	}
 	return x.stop("path", "", "see culvert status on this node: is culvert tunnel running?",
 		"the tunnel does not have the peer for %s", a)

@@ -220,7 +220,7 @@ func (a *Agent) tunnelFigures(ctx context.Context, emit metrics.Emit) {
 			continue
 		}
 		if !p.LastHandshake.IsZero() {
-			emit(mPeerAge, time.Since(p.LastHandshake).Seconds(), name)
+			emit(mPeerAge, max(0, time.Since(p.LastHandshake).Seconds()), name) // the clock may have gone back
 		}
 		emit(mPeerRx, float64(p.RxBytes), name)
 		emit(mPeerTx, float64(p.TxBytes), name)

@@ -83,7 +83,7 @@ func unreachable(v *api.View, tunnel wire.State, running time.Duration, now time
 	}
 	var out []string
 	for _, p := range v.Peers {
-		if p.BehindNAT && now.Sub(heard[p.PublicKey]) > sessionLife {
+		if p.BehindNAT && now.Sub(heard[p.PublicKey]).Abs() > sessionLife {
 			out = append(out, fmt.Sprintf("this node and node %s are both behind NAT, so neither reaches the other: forward a UDP port "+
 				"to one of them, and join it again with --underlay-address ADDRESS:PORT", p.Name))
 		}

@@ -150,7 +150,8 @@ func Diff(want []Peer, have State, now time.Time) Change {
 }
 
 func sameConfig(want Peer, have PeerStatus, now time.Time) bool {
-	roamed := !have.LastHandshake.IsZero() && now.Sub(have.LastHandshake) < underlayStale
+	// A time that lies ahead is of before a step of the clock: it says as little as an old one.
+	roamed := !have.LastHandshake.IsZero() && now.Sub(have.LastHandshake).Abs() < underlayStale
 	sameUnderlay := want.Underlay == have.Underlay || want.Underlay == (netip.AddrPort{}) || roamed
 	return sameUnderlay && want.Keepalive == have.Keepalive &&
 		slices.Equal(sortedPrefixes(want.AllowedIPs), sortedPrefixes(have.AllowedIPs))

@@ -126,6 +126,12 @@ func TestDiff(t *testing.T) {
 		"underlay unknown": {[]wire.Peer{unknown}, []wire.PeerStatus{{Peer: base}}, wire.Change{}},
 		"underlay learnt":  {[]wire.Peer{base}, []wire.PeerStatus{{Peer: unknown}}, wire.Change{Update: []wire.Peer{base}}},
 		"roamed, live":     {[]wire.Peer{base}, []wire.PeerStatus{roamed(179 * time.Second)}, wire.Change{}},
+		"roamed, a moment ahead": {
+			[]wire.Peer{base}, []wire.PeerStatus{roamed(-time.Second)}, wire.Change{},
+		},
+		"roamed, before the clock went back": {
+			[]wire.Peer{base}, []wire.PeerStatus{roamed(-time.Hour)}, wire.Change{Update: []wire.Peer{base}},
+		},
 		"roamed, long dead": {
 			[]wire.Peer{base}, []wire.PeerStatus{roamed(180 * time.Second)}, wire.Change{Update: []wire.Peer{base}},
 		},
