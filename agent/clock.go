@@ -52,14 +52,14 @@ func (k *keyClock) restart(key wire.PublicKey) {
 	k.use, k.marked, k.behind = state.KeyUse{PublicKey: key.String()}, time.Time{}, 0
 }
 
-// look compares the clock with when the key was used, of which handshakes tell that came about without the agent. The error says
-// that it could not be noted; stepped is as of now.
-func (k *keyClock) look(peers []wire.PeerStatus) error {
+// look compares the clock with when the key was used, of which the device's handshakes tell that came about without the agent:
+// those of a device with this key only. The error says that it could not be noted; stepped is as of now.
+func (k *keyClock) look(device wire.State) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now().Round(0) // the wall clock, whatever the monotonic one says
-	for _, p := range peers {
-		if p.LastHandshake.After(k.use.Latest) {
+	for _, p := range device.Peers {
+		if device.PublicKey.String() == k.use.PublicKey && p.LastHandshake.After(k.use.Latest) {
 			k.use.Latest = p.LastHandshake
 		}
 	}

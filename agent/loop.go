@@ -385,7 +385,7 @@ func (t *turn) tunnel(ctx context.Context) error {
 	key := t.wireKey().private
 	fresh := have.PublicKey != key.Public()
 	if fresh || have.ListenPort != t.cfg.WireGuardPort {
-		if err := t.edges.Wire.SetKey(ctx, key, t.cfg.WireGuardPort); err != nil {
+		if err := t.giveKey(ctx, &have, key); err != nil {
 			return err
 		}
 	}

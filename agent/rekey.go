@@ -10,8 +10,14 @@ import (
 	"github.com/culvert-net/culvert/internal/logkey"
 )
 
-// rekeyPause is the least time between two tries to change the key: the server writes an audit event for each.
-const rekeyPause = 10 * time.Second
+const (
+	// rekeyPause is the least time between two tries to change the key: the server writes an audit event for each.
+	rekeyPause = 10 * time.Second
+	// rekeyPauseMax is the most, while another machine has the server undo each.
+	rekeyPauseMax = 10 * time.Minute
+	// undoneOften tells another machine from a server that was set back to a backup, which forgets a key once.
+	undoneOften = 3
+)
 
 // ownKey is the tunnel's key and what is known of it.
 type ownKey struct {
@@ -20,6 +26,34 @@ type ownKey struct {
 	next    bool   // another one is on the disk and waits to be told
 	telling string // what the server is being told at the moment
 	trouble error  // why the last try to change or tell it failed
+
+	// What was told is another's doing to undo: only a node tells its key. undone is how often that came to pass in a row.
+	undone   int
+	undoneAt time.Time
+}
+
+// pause is how long the next try to change or tell the key has to wait.
+func (k *ownKey) pause() time.Duration {
+	return min(rekeyPause<<min(max(k.undone-undoneOften, 0), 10), rekeyPauseMax)
+}
+
+// undo counts that the key had to be told again.
+func (k *ownKey) undo(now time.Time) {
+	if now.Sub(k.undoneAt) > 2*k.pause() {
+		k.undone = 0
+	}
+	k.undone, k.undoneAt = k.undone+1, now
+}
+
+// contested says that another machine tells a key of its own for this node, until twice the time has passed in which it would have
+// done it again; nil: none does.
+func (k *ownKey) contested(now time.Time) error {
+	if k.undone < undoneOften || now.Sub(k.undoneAt) > 2*k.pause() {
+		return nil
+	}
+	return fmt.Errorf("another machine uses this node's identity, with a WireGuard key of its own that replaced this one's %d times, as "+
+		"after a copy of the data directory: stop the agent on one of them, remove its data directory, and join it with a token of "+
+		"its own; until then the server is told of this key every %s only", k.undone, k.pause())
 }
 
 // loadKey reads the tunnel's key. A view that names the next one says that the server got it, and only its answer did not arrive.
@@ -62,12 +96,9 @@ func (a *Agent) wireKey() ownKey {
 
 // checkKey looks whether the key is one that peers know and take handshakes from, and has it changed or told if not.
 func (t *turn) checkKey(have wire.State) {
-	var peers []wire.PeerStatus
 	key := t.wireKey()
-	if have.PublicKey == key.private.Public() {
-		peers = have.Peers
-	}
-	t.fail("keep time of key", t.clock.look(peers))
+	t.fail("keep time of key", t.clock.look(have))
+	t.fail("identity", key.contested(time.Now()))
 	stepped := t.clock.stepped()
 	t.fail("clock", stepped)
 	known := t.view.Node.PublicKey
@@ -88,6 +119,23 @@ func (t *turn) checkKey(have wire.State) {
 	}
 }
 
+// giveKey gives the device its key. With another one come other peers: a device keeps when a peer last shook hands also when its
+// own key changes, and a time that lies ahead would pass for a use of the new key, which would be changed for that again.
+func (t *turn) giveKey(ctx context.Context, have *wire.State, key wire.PrivateKey) error {
+	if have.PublicKey != key.Public() {
+		var old wire.Change
+		for _, p := range have.Peers {
+			old.Remove = append(old.Remove, p.PublicKey)
+		}
+		// Before the key: who dies in between finds a device without peers, not one with times of the other key.
+		if err := t.edges.Wire.Apply(ctx, old); err != nil {
+			return err
+		}
+		have.Peers = nil
+	}
+	return t.edges.Wire.SetKey(ctx, key, t.cfg.WireGuardPort)
+}
+
 // rekeying changes the key, or tells it, when the loop asks for that.
 func (a *Agent) rekeying(ctx context.Context) error {
 	for {
@@ -99,7 +147,8 @@ func (a *Agent) rekeying(ctx context.Context) error {
 		if err := a.changeKey(ctx); err != nil && ctx.Err() == nil {
 			a.log.Error("WireGuard key not replaced", logkey.Error, err)
 		}
-		if sleep(ctx, rekeyPause) != nil {
+		key := a.wireKey()
+		if sleep(ctx, key.pause()) != nil {
 			return nil
 		}
 		select {
@@ -121,6 +170,7 @@ func (a *Agent) changeKey(ctx context.Context) (err error) {
 	key := a.wireKey()
 	use := key.private
 	stepped := a.clock.stepped()
+	undone := key.told > 0 && !key.next && stepped == nil // what was told is to be told again
 	if key.next = key.next || stepped != nil; key.next {
 		if use, err = wire.LoadOrCreateKey(a.dir.NextWireKey()); err != nil {
 			return err
@@ -140,7 +190,11 @@ func (a *Agent) changeKey(ctx context.Context) (err error) {
 		a.clock.restart(use.Public())
 		a.log.Warn("the WireGuard key was replaced", logkey.Key, use.Public().String(), logkey.Revision, r.Revision, logkey.Reason, stepped)
 	}
-	a.setKey(ownKey{private: use, told: r.Revision})
+	done := ownKey{private: use, told: r.Revision, undone: key.undone, undoneAt: key.undoneAt}
+	if undone {
+		done.undo(time.Now())
+	}
+	a.setKey(done)
 	a.Wake()
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
 )
@@ -134,6 +135,116 @@ func TestSmallStepsAndStepsForwardKeepTheKey(t *testing.T) {
 	if _, errs := b.round(); !has(errs, "went back") || !b.asked() {
 		t.Errorf("errors %v", errs)
 	}
+}
+
+// A device keeps the time of a peer's last handshake whatever its own key is: of a peer that is off, it must not pass for a use of the
+// new key, or one key follows the other until the clock is there again.
+func TestAKeyIsChangedOnceForAStep(t *testing.T) {
+	for name, restarted := range map[string]bool{"in one run": false, "over restarts": true} {
+		t.Run(name, func(t *testing.T) {
+			b, cp := keyBench(t)
+			peer, err := wire.NewPrivateKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			hear := func(revision int64) {
+				v := viewOfKey(revision, b.ownKey())
+				v.Peers = []api.ViewPeer{{Node: "node-2", Name: "b", Number: 2, PublicKey: peer.Public().String(),
+					Underlay: []string{"192.0.2.2:51820"}}}
+				b.hear(v)
+			}
+			hear(2)
+			b.mustRound()
+			b.wire.Touch(peer.Public(), time.Now(), netip.AddrPort{})
+			b.mustRound()
+			b.step = -time.Hour
+			if b.round(); !b.asked() {
+				t.Fatal("no key is asked for")
+			}
+			if err := b.agent.changeKey(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if restarted { // before the device has the new key
+				b.restart()
+			}
+			for revision := range int64(3) {
+				hear(100 + revision)
+				if _, errs := b.round(); has(errs, "went back") || b.asked() {
+					t.Errorf("after the change: %v", errs)
+				}
+			}
+			if have, err := b.wire.Observe(t.Context()); err != nil || len(have.Peers) != 1 || b.deviceKey() != b.ownKey() {
+				t.Errorf("device %+v, %v", have, err)
+			}
+			// Handshakes of the new key count.
+			b.wire.Touch(peer.Public(), time.Now(), netip.AddrPort{})
+			if _, errs := b.round(); !has(errs, "went back") || !b.asked() || len(cp.told) != 1 {
+				t.Errorf("errors %v, told %v", errs, cp.told)
+			}
+		})
+	}
+}
+
+// While a key is told, the loop may still see the device with the one before.
+func TestHandshakesOfTheKeyBeforeAreNotTheNewOnes(t *testing.T) {
+	k := keyClock{dir: state.Dir(t.TempDir()), now: time.Now}
+	before := wire.State{PublicKey: wire.PublicKey{1}, Peers: []wire.PeerStatus{{LastHandshake: time.Now().Add(time.Hour)}}}
+	k.restart(wire.PublicKey{2})
+	if err := k.look(before); err != nil || k.stepped() != nil {
+		t.Errorf("%v, %v", err, k.stepped())
+	}
+	k.restart(before.PublicKey)
+	if err := k.look(before); err != nil || k.stepped() == nil {
+		t.Errorf("%v, of the key's own nothing is said", err)
+	}
+}
+
+// Of two machines that undo each other's key, each says so after a while and tells its own less and less often.
+func TestAKeyThatAnotherMachineReplaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, cp := keyBench(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- b.agent.rekeying(ctx) }()
+		after := int64(1)
+		undo := func() { // and let it be told, as far as it is its time
+			b.hear(viewOfKey(100*int64(len(cp.told))+after, wire.PublicKey{9}.String()))
+			b.round()
+			synctest.Wait()
+		}
+		contested := func() bool {
+			_, errs := b.round()
+			return has(errs, "identity: another machine uses this node's identity")
+		}
+		for n := range 2 * time.Hour / rekeyPause {
+			undo()
+			if told := len(cp.told); told <= undoneOften && contested() || told == undoneOften+1 && !contested() {
+				t.Fatalf("after %s the key was told %d times, contested %t", n*rekeyPause, told, contested())
+			}
+			<-time.After(rekeyPause)
+		}
+		if n := len(cp.told); n < 12 || n > 12+undoneOften+10 {
+			t.Errorf("told %d times in two hours", n)
+		}
+		b.hear(viewOfKey(100*int64(len(cp.told))+2, b.ownKey()))
+		if !contested() {
+			t.Error("nothing is said while the other one waits for its turn")
+		}
+		<-time.After(2*rekeyPauseMax + time.Second)
+		if contested() {
+			t.Error("the other one has ended, and it is still said")
+		}
+		before := len(cp.told)
+		after = 3
+		undo() // as a server does that was set back
+		if contested() || len(cp.told) != before+1 {
+			t.Errorf("told %d times, then %d; contested %t", before, len(cp.told), contested())
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Without the agent nobody notes anything; the device still knows when its sessions came about.
