@@ -359,7 +359,12 @@ func (t *turn) detach() {
 	}
 	for _, eni := range slices.Sorted(maps.Keys(gone)) {
 		failpoint.Here("detach.before")
-		if !t.fail("detach "+eni, t.edges.Host.Detach(eni)) {
+		err := t.edges.Host.Detach(eni)
+		if errors.Is(err, host.ErrKept) {
+			t.log.Warn("detached, though a process keeps its resolver file", logkey.Error, err)
+			err = nil
+		}
+		if !t.fail("detach "+eni, err) {
 			failpoint.Here("detach.after")
 			t.mu.Lock()
 			delete(t.leaving, eni)

@@ -52,6 +52,9 @@ var (
 	ErrKind = errors.New("interface is of another kind")
 	// ErrNoWireGuard: the kernel cannot make WireGuard links.
 	ErrNoWireGuard = errors.New("this kernel has no WireGuard")
+	// ErrKept: a process has a resolver file until it ends, or until what covers the file is taken away. It is not worth
+	// trying again, and all else was done.
+	ErrKept = errors.New("it keeps the resolver file")
 	// ErrSpec: a specification is not valid.
 	ErrSpec = errors.New("invalid specification")
 )
@@ -188,8 +191,8 @@ type Host interface {
 	// stays as it is: down when new. ErrNoNamespace, ErrForeign, ErrConflict, ErrSpec; after an error nothing new is
 	// left behind.
 	Attach(WorkloadSpec) (WorkloadLink, error)
-	// Detach deletes an attachment and puts the namespace back as it was. It needs no namespace: one that is gone is
-	// fine.
+	// Detach deletes an attachment and puts the namespace back as it was, its resolver first. It needs no namespace: one
+	// that is gone is fine. ErrKept: it is detached nevertheless.
 	Detach(eni string) error
 	// Workloads lists the attachments, sorted by ENI. One whose namespace or link is gone is absent or has
 	// PeerPresent false.
@@ -213,7 +216,8 @@ type Host interface {
 	// calls may be late, merged or without cause. It returns nil when ctx ends.
 	Watch(ctx context.Context, wake func()) error
 
-	// Sweep removes doors of attachments whose link is gone, as with its namespace, but not those of the ENIs to keep.
+	// Sweep removes doors and resolver files of attachments whose link is gone, as with its namespace, but not those of the
+	// ENIs to keep. What is mounted in processes it looks for once: it costs reading every process's mounts.
 	Sweep(keep []string) error
 
 	// Cleanup removes every link, door and resolver file that Culvert made on this host, the kernel's WireGuard

@@ -307,13 +307,13 @@ func (m *Mem) setFile(s WorkloadSpec) {
 	if f.eni == "" {
 		f.saved = f.text
 	}
-	f.eni, f.text = s.ENI, resolverText(s.ENI, 0, s.Resolver, s.Search)
+	f.eni, f.text = s.ENI, resolverText(s.ENI, 0, 0, s.Resolver, s.Search)
 	m.files[s.Netns] = f
 }
 
-func (m *Mem) restoreFiles(eni string) {
+func (m *Mem) restoreFiles(which func(eni string) bool) {
 	for p, f := range m.files {
-		if f.eni == "" || eni != "" && f.eni != eni {
+		if f.eni == "" || !which(f.eni) {
 			continue
 		}
 		if f.saved == "" {
@@ -336,7 +336,7 @@ func (m *Mem) Detach(eni string) error {
 	}
 	m.drop(name)
 	delete(m.doors, name)
-	m.restoreFiles(eni)
+	m.restoreFiles(func(its string) bool { return its == eni })
 	return nil
 }
 
@@ -352,6 +352,7 @@ func (m *Mem) Sweep(keep []string) error {
 			delete(m.doors, name)
 		}
 	}
+	m.restoreFiles(func(eni string) bool { return !slices.Contains(keep, eni) && m.links[VethName(eni)] == nil })
 	return nil
 }
 
@@ -477,7 +478,7 @@ func (m *Mem) Cleanup() error {
 		}
 	}
 	clear(m.doors)
-	m.restoreFiles("")
+	m.restoreFiles(func(string) bool { return true })
 	return nil
 }
 

@@ -62,18 +62,18 @@ func TestAliasRoundTrip(t *testing.T) {
 }
 
 func TestResolverTextRoundTrip(t *testing.T) {
-	text := resolverText("eni-0cart", 2, netip.MustParseAddr("10.0.0.2"), "  a.internal   b.internal ")
-	if eni, made := parseResolver(text); eni != "eni-0cart" || made != 2 {
+	text := resolverText("eni-0cart", 7, 2, netip.MustParseAddr("10.0.0.2"), "  a.internal   b.internal ")
+	if eni, host, made := parseResolver(text); eni != "eni-0cart" || host != 7 || made != 2 {
 		t.Fatalf("%q, %d", eni, made)
 	}
 	if !strings.Contains(text, "\nsearch a.internal b.internal\n") {
 		t.Fatalf("%q", text)
 	}
-	if text := resolverText("eni-0cart", 0, netip.MustParseAddr("10.0.0.2"), ""); strings.Contains(text, "search") {
+	if text := resolverText("eni-0cart", 0, 0, netip.MustParseAddr("10.0.0.2"), ""); strings.Contains(text, "search") {
 		t.Fatalf("%q", text)
 	}
 	for _, s := range []string{"", "nameserver 1.1.1.1\n", "# culvert:\n", "# culvert:eni-1\n"} {
-		if eni, _ := parseResolver(s); eni != "" {
+		if eni, _, _ := parseResolver(s); eni != "" {
 			t.Errorf("%q passes for a file of ours", s)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/internal/failpoint"
+	own "github.com/culvert-net/culvert/internal/netns"
 )
 
 // linkGroup marks links of this package from the moment they are made, before they have their alias. IFLA_GROUP,
@@ -35,6 +36,7 @@ type Netlink struct {
 	mu    sync.Mutex
 	space *space // the host's; nil until the first operation
 	notes []string
+	swept bool // Sweep has looked for resolver files in processes
 }
 
 var _ Host = (*Netlink)(nil)
@@ -69,6 +71,16 @@ func (n *Netlink) lock() (*space, error) {
 	if n.space == nil {
 		s, err := openSpace(n.config.Netns)
 		if err != nil {
+			return nil, fmt.Errorf("host: %w", err)
+		}
+		id, err := own.Open(n.config.Netns)
+		if err != nil {
+			s.close()
+			return nil, fmt.Errorf("host: %w", err)
+		}
+		n.resolvers.host = id.Cookie
+		if err := id.Close(); err != nil {
+			s.close()
 			return nil, fmt.Errorf("host: %w", err)
 		}
 		s.notes = &n.notes
@@ -304,6 +316,7 @@ func (n *Netlink) Cleanup() error {
 	if err != nil {
 		return fmt.Errorf("clean up: list interfaces: %w", err)
 	}
+	nets := s.netsOf(links...)
 	var errs []error
 	for _, l := range links {
 		if ours(l) {
@@ -317,7 +330,10 @@ func (n *Netlink) Cleanup() error {
 		errs = append(errs, s.door().remove(), s.hostDoor().remove())
 	}
 	failpoint.Here("cleanup.doors")
-	errs = append(errs, n.resolvers.restore(""), restoreProcesses(""))
+	errs = append(errs, n.resolvers.restore(n.resolvers.of("")))
+	if err := (restorer{n.resolvers.of(""), nets}).run(); !errors.Is(err, ErrKept) {
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up: %w", err)
 	}

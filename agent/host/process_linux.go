@@ -74,13 +74,84 @@ func (p *process) proc(name string) string { return procFile(p.pid, name) }
 
 func procFile(pid int, name string) string { return "/proc/" + strconv.Itoa(pid) + "/" + name }
 
-// mounts are those that the process sees.
-func (p *process) mounts() ([]mountPoint, error) {
-	text, err := os.ReadFile(p.proc("mountinfo"))
-	if err != nil {
-		return nil, fmt.Errorf("process %d: %w", p.pid, known(err))
+// Bounds of what is read of mountinfo, in bytes. Of a mount namespace: a host with 50,000 mounts is below it. Of one of
+// another user namespace, where any user mounts what he likes, and of all of those together.
+const (
+	maxMounts        = 16 << 20
+	maxForeignMounts = 1 << 20
+	maxForeign       = 16 << 20
+)
+
+// scanner reads mounts of processes, of other user namespaces no more than is left.
+type scanner struct {
+	left int64
+	own  map[fileID]bool // mount namespaces that were asked whose they are
+}
+
+func newScanner() *scanner { return &scanner{left: maxForeign, own: map[fileID]bool{}} }
+
+// owned tells whether the mount namespace mnt of a process belongs to the agent's user namespace, so that only root mounts
+// there.
+func (s *scanner) owned(pid int, mnt fileID) (bool, error) {
+	if owned, known := s.own[mnt]; known {
+		return owned, nil
 	}
-	return parseMounts(text)
+	owned, err := ownsMounts(pid)
+	if err == nil {
+		s.own[mnt] = owned
+	}
+	return owned, err
+}
+
+// each hands out what a process sees mounted. errEnded, errHidden, errCrowded.
+func (s *scanner) each(pid int, owned bool, each func(mountPoint) error) error {
+	most := int64(maxMounts)
+	if !owned {
+		if most = min(maxForeignMounts, s.left); most <= 0 {
+			return errCrowded
+		}
+	}
+	f, err := os.Open(procFile(pid, "mountinfo"))
+	if err != nil {
+		return fmt.Errorf("process %d: %w", pid, known(err))
+	}
+	defer f.Close()
+	read, err := scanMounts(f, most, each)
+	if !owned {
+		s.left -= read
+	}
+	return known(err)
+}
+
+// ownsMounts tells whether the mount namespace of a process belongs to the agent's user namespace; errEnded, errHidden.
+func ownsMounts(pid int) (bool, error) {
+	f, err := os.Open(procFile(pid, "ns/mnt"))
+	if err != nil {
+		return false, known(err)
+	}
+	defer f.Close()
+	owner, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_USERNS)
+	if errors.Is(err, fs.ErrPermission) { // neither the agent's nor one below it
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("user namespace of the mounts of process %d: %w", pid, err)
+	}
+	defer unix.Close(owner)
+	var its, ours unix.Stat_t
+	if err := errors.Join(unix.Fstat(owner, &its), unix.Stat("/proc/self/ns/user", &ours)); err != nil {
+		return false, fmt.Errorf("user namespace of the mounts of process %d: %w", pid, err)
+	}
+	return its.Dev == ours.Dev && its.Ino == ours.Ino, nil
+}
+
+// ofOurUser tells whether a process is in the agent's user namespace. One of another may have chosen its root directory.
+func ofOurUser(pid int) (bool, error) {
+	its, err := fileOf(pid, "ns/user")
+	if err != nil || its == (fileID{}) {
+		return false, err
+	}
+	ours, err := fileOf(os.Getpid(), "ns/user")
+	return its == ours, err
 }
 
 // openDir opens a directory below the process's root as the process would, without following a link out of it: the process

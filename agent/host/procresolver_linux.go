@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +16,7 @@ import (
 type processResolver struct {
 	pid  int
 	spec WorkloadSpec
+	host uint64 // see mark
 }
 
 const etcResolvConf = "/etc/" + resolvConf
@@ -43,6 +42,8 @@ func (r processResolver) set() (notice string, err error) {
 	return notice, err
 }
 
+// setIn takes at most one file of ours that says something else away, and mounts one. Whoever may mount there may stack any
+// number of them.
 func (r processResolver) setIn(p *process) (notice string, err error) {
 	etc, err := p.openDir("/etc")
 	if etc >= 0 {
@@ -53,41 +54,60 @@ func (r processResolver) setIn(p *process) (notice string, err error) {
 	} else if err != nil {
 		return "", fmt.Errorf("open /etc: %w", err)
 	}
-	place, id, err := openAt(etc)
-	if place >= 0 {
-		defer unix.Close(place)
-	}
-	if err != nil {
-		return "", fmt.Errorf("open %s: %w", etcResolvConf, err)
-	}
-	mounts, err := p.mounts()
+	owned, err := ownsMounts(r.pid)
 	if err != nil {
 		return "", err
 	}
-	i := slices.IndexFunc(mounts, func(m mountPoint) bool { return m.id == id })
-	if i < 0 {
-		return "", fmt.Errorf("%s of the process is in no mount that it sees", etcResolvConf)
-	}
-	text := resolverText(r.spec.ENI, 0, r.spec.Resolver, r.spec.Search)
-	want := mark{eni: r.spec.ENI, sum: sumOf(text), made: place < 0}
-	if have, ok := markOf(mounts[i]); ok {
-		if have.eni != want.eni || have.sum == want.sum {
-			return "", nil // ours, or another attachment's, as with files of named namespaces
+	text := resolverText(r.spec.ENI, 0, 0, r.spec.Resolver, r.spec.Search)
+	want := mark{eni: r.spec.ENI, sum: sumOf(text), host: r.host}
+	for range 2 {
+		place, id, err := openAt(etc)
+		if err != nil {
+			return "", fmt.Errorf("open %s: %w", etcResolvConf, err)
 		}
-		if err := p.unmount(mounts[i]); err != nil {
+		at, covered, err := r.look(id, owned)
+		have, ours := markOf(at)
+		stale := ours && have.eni == want.eni && have.sum != want.sum
+		switch {
+		case errors.Is(err, errCrowded):
+			notice, err = "it has more mounts than are looked at: have it unmount some", nil
+		case err != nil || stale || ours:
+		case covered != "":
+			notice = "another mount covers its resolver file, which is at " + covered
+		default:
+			want.made = place < 0
+			if notice, err = p.seenByOthers(at); notice == "" && err == nil {
+				notice, err = r.mount(p, etc, place, id, want, text)
+			}
+		}
+		if place >= 0 {
+			unix.Close(place) // it would keep the mount
+		}
+		if err != nil || !stale {
+			return notice, err
+		}
+		if err := p.unmount(at, owned); err != nil {
 			return "", err
 		}
-		return r.setIn(p)
 	}
-	for _, m := range mounts {
-		if k, ok := markOf(m); ok && k.eni == want.eni {
-			return "another mount covers its resolver file, which is at " + m.path, nil
+	return "several old resolver files of its interface are mounted over one another: they are taken away one by one", nil
+}
+
+// look finds the mount with an id, and where a resolver file of the ENI is, if anywhere.
+func (r processResolver) look(id uint64, owned bool) (at mountPoint, marked string, err error) {
+	err = newScanner().each(r.pid, owned, func(m mountPoint) error {
+		if m.id == id {
+			at = m
 		}
+		if k, ok := markOf(m); ok && k.eni == r.spec.ENI {
+			marked = m.path
+		}
+		return nil
+	})
+	if err == nil && at.id != id {
+		err = fmt.Errorf("%s of the process is in no mount that it sees", etcResolvConf)
 	}
-	if notice, err := p.seenByOthers(mounts[i]); notice != "" || err != nil {
-		return notice, err
-	}
-	return r.mount(p, etc, place, id, want, text)
+	return at, marked, err
 }
 
 // openAt opens resolv.conf in a directory, be it a link, and tells the mount that it is in. If there is none the place is
@@ -112,6 +132,9 @@ func sumOf(text string) string {
 // mount puts the file at place, which was found to be in mount id; -1: where etc has none.
 func (r processResolver) mount(p *process, etc, place int, id uint64, m mark, text string) (notice string, err error) {
 	if m.made {
+		if notice, err := mayMakePlace(r.pid); notice != "" || err != nil {
+			return notice, err
+		}
 		switch place, err = makePlace(etc, id); {
 		case errors.Is(err, unix.EROFS):
 			return "it has no " + etcResolvConf + " and its root is read-only: put an empty file there", nil
@@ -140,6 +163,19 @@ func (r processResolver) mount(p *process, etc, place int, id uint64, m mark, te
 		err = errors.Join(err, removePlace(etc))
 	}
 	return "", err
+}
+
+// mayMakePlace refuses where /etc may lead to any directory of the host that a user likes: with mounts, or a root directory,
+// that are of a user namespace in which he is root.
+func mayMakePlace(pid int) (notice string, err error) {
+	mounts, err := ownsMounts(pid)
+	if err == nil && mounts {
+		mounts, err = ofOurUser(pid)
+	}
+	if err != nil || mounts {
+		return "", err
+	}
+	return "it has no " + etcResolvConf + " and is in a user namespace of its own: put an empty file there", nil
 }
 
 // makePlace makes an empty file to mount on.
@@ -224,147 +260,4 @@ func writeAt(dir int, name, text string) error {
 	f := os.NewFile(uintptr(fd), name)
 	_, err = f.WriteString(text)
 	return errors.Join(err, f.Chmod(0o644), f.Close())
-}
-
-// seenByOthers says who else would see what is mounted in m: a process that is neither in the network namespace nor a child
-// of this one. The host's own resolver is never covered.
-func (p *process) seenByOthers(m mountPoint) (notice string, err error) {
-	own, net, err := spacesOf(p.pid)
-	if err != nil {
-		return "", err
-	}
-	all, err := processes()
-	if err != nil {
-		return "", err
-	}
-	shares := map[fileID]bool{own: true} // mount namespaces in which it would be seen
-	for _, pid := range slices.Concat([]int{os.Getpid(), 1}, all) {
-		its, in, err := spacesOf(pid)
-		if err != nil {
-			return "", err
-		}
-		if its == (fileID{}) || in == net {
-			continue
-		}
-		seen, known := shares[its]
-		if !known {
-			if seen, err = inGroup(pid, m.peers); err != nil {
-				return "", err
-			}
-			shares[its] = seen
-		}
-		switch {
-		case !seen:
-		case pid == 1 || pid == os.Getpid():
-			return "it has the mounts of the host: give it its own (a unit: PrivateMounts=yes)", nil
-		case !descends(pid, p.pid):
-			return fmt.Sprintf("process %d, which is outside, would see the file too: give each mounts of its own", pid), nil
-		}
-	}
-	return "", nil
-}
-
-// spacesOf tells the namespaces of a process; zero if it has ended or is hidden.
-func spacesOf(pid int) (mnt, net fileID, err error) {
-	if mnt, err = fileOf(pid, "ns/mnt"); err == nil {
-		net, err = fileOf(pid, "ns/net")
-	}
-	return mnt, net, err
-}
-
-// inGroup tells whether a process has a mount in a peer group.
-func inGroup(pid int, group uint64) (bool, error) {
-	if group == 0 {
-		return false, nil
-	}
-	p := &process{pid: pid}
-	mounts, err := p.mounts()
-	if errors.Is(err, errEnded) || errors.Is(err, errHidden) {
-		return false, nil
-	}
-	return slices.ContainsFunc(mounts, func(m mountPoint) bool { return m.peers == group }), err
-}
-
-// unmount takes a mount of ours away, and the empty file that was made for it.
-func (p *process) unmount(m mountPoint) error {
-	dir, name := filepath.Split(m.path)
-	k, _ := markOf(m)
-	parent, err := p.openDir(dir)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", dir, err)
-	}
-	defer unix.Close(parent)
-	return p.among(func() error { return nil }, func() error {
-		fd, err := unix.Openat(parent, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open %s: %w", m.path, err)
-		}
-		id, err := mounted(fd)
-		unix.Close(fd) // it would keep the mount
-		if err == nil && id != m.id {
-			err = errors.New("another mount covers it")
-		}
-		if err == nil {
-			err = unix.Fchdir(parent)
-		}
-		if err == nil {
-			err = unix.Unmount(name, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
-		}
-		if err == nil && k.made {
-			err = removePlace(parent)
-		}
-		if err != nil {
-			return fmt.Errorf("unmount %s: %w", m.path, err)
-		}
-		return nil
-	})
-}
-
-// restoreProcesses unmounts the files of an ENI, of whatever process; "" means every ENI's. A mount whose processes have
-// ended has ended with them.
-func restoreProcesses(eni string) error {
-	all, err := processes()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	looked := map[[2]fileID]bool{} // mount namespace and root directory
-	for _, pid := range all {
-		mnt, err := fileOf(pid, "ns/mnt")
-		root, err2 := fileOf(pid, "root")
-		if err := errors.Join(err, err2); err != nil || mnt == (fileID{}) || looked[[2]fileID{mnt, root}] {
-			errs = append(errs, err)
-			continue
-		}
-		looked[[2]fileID{mnt, root}] = true
-		err = restoreProcess(pid, eni)
-		if err != nil && !errors.Is(err, errEnded) && !errors.Is(err, errHidden) {
-			errs = append(errs, fmt.Errorf("resolver of process %d: %w", pid, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func restoreProcess(pid int, eni string) error {
-	mounts, err := (&process{pid: pid}).mounts()
-	if err != nil {
-		return err
-	}
-	mounts = slices.DeleteFunc(mounts, func(m mountPoint) bool {
-		k, ok := markOf(m)
-		return !ok || eni != "" && k.eni != eni
-	})
-	if len(mounts) == 0 {
-		return nil
-	}
-	p, err := openProcess(pid)
-	if err != nil {
-		return err
-	}
-	defer p.close()
-	var errs []error
-	for _, m := range slices.Backward(mounts) { // the topmost first
-		errs = append(errs, p.unmount(m))
-	}
-	return errors.Join(errs...)
 }

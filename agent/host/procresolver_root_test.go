@@ -87,11 +87,12 @@ func (b box) reads(path string) string {
 // mounted are the marks of what is mounted among the process's mounts.
 func (b box) marks() (out []mark) {
 	b.t.Helper()
-	for _, m := range must((&process{pid: b.pid}).mounts())(b.t) {
+	ok(b.t, newScanner().each(b.pid, true, func(m mountPoint) error {
 		if k, ok := markOf(m); ok {
 			out = append(out, k)
 		}
-	}
+		return nil
+	}))
 	return out
 }
 
@@ -164,7 +165,7 @@ func TestProcessResolver(t *testing.T) {
 			if !strings.Contains(l.Unnamed, c.unnamed) || (l.Unnamed == "") != (c.unnamed == "") {
 				t.Errorf("unnamed: %q, want %q", l.Unnamed, c.unnamed)
 			}
-			want := resolverText(b.spec().ENI, 0, b.spec().Resolver, b.spec().Search)
+			want := resolverText(b.spec().ENI, 0, 0, b.spec().Resolver, b.spec().Search)
 			if have := b.reads("etc/resolv.conf"); c.unnamed == "" && have != want {
 				t.Errorf("the process reads %q", have)
 			}
@@ -235,7 +236,7 @@ func TestProcessResolverIsKept(t *testing.T) {
 	if l := must(w.Attach(s))(t); !strings.Contains(l.Unnamed, "covers") || len(b.marks()) != 1 {
 		t.Errorf("covered: %q, mounts %v", l.Unnamed, b.marks())
 	}
-	if err := w.Detach(s.ENI); err == nil || !strings.Contains(err.Error(), "covers") {
+	if err := w.Detach(s.ENI); !errors.Is(err, ErrKept) || len(must(w.Workloads())(t)) != 0 {
 		t.Errorf("detach what is covered: %v", err)
 	}
 	ok(t, b.do(func() error { return unix.Unmount("/etc", 0) }))
@@ -292,6 +293,15 @@ func TestProcessResolverIsNobodyElses(t *testing.T) {
 			ok(t, unix.Kill(b.pid, unix.SIGKILL)) // before the next one is judged
 		})
 	}
+	// A process outside has copies of the workload's mounts that get what is mounted there later.
+	shared := w.start(netns, "unshare", "--mount", "--propagation", "private", "sh", "-c", "mount --make-rshared /; exec "+program+" 600")
+	slave := w.start(elsewhere, "nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", shared.pid),
+		"unshare", "--mount", "--propagation", "slave", program, "600")
+	if l := must(w.Attach(shared.spec()))(t); !strings.Contains(l.Unnamed, fmt.Sprintf("process %d, ", slave.pid)) ||
+		strings.Contains(slave.reads("etc/resolv.conf"), "10.0.0.2") {
+		t.Errorf("with a slave outside: unnamed %q, that reads %q", l.Unnamed, slave.reads("etc/resolv.conf"))
+	}
+	ok(t, w.Detach(shared.spec().ENI))
 	b := w.start(netns, private...)
 	s := b.spec()
 	s.Resolver = spec("/").Address.Prev()

@@ -18,6 +18,20 @@ import (
 type resolvers struct {
 	run string // directory of named namespaces
 	etc string // directory of their files
+	// host is the cookie of the namespace that the agent has as the host's, which its files name: agents of a dev mesh share
+	// the directory. 0: files name none.
+	host uint64
+}
+
+// owned tells what is to be taken away by whose it is; "": a file does not say, having been cut short; host 0: it does not
+// say which agent's.
+type owned func(eni string, host uint64) bool
+
+// of tells what is an ENI's ("": any ENI's) and this host's, or may be.
+func (r resolvers) of(eni string) owned {
+	return func(its string, host uint64) bool {
+		return (eni == "" || its == "" || its == eni) && (host == r.host || host == 0)
+	}
 }
 
 const resolvConf = "resolv.conf"
@@ -53,7 +67,7 @@ func (r resolvers) set(s WorkloadSpec) error {
 	if name == "" || !s.Resolver.IsValid() {
 		return nil
 	}
-	owner, made, err := r.owner(name)
+	owner, _, made, err := r.owner(name)
 	if err != nil {
 		return fmt.Errorf("resolver file of %s: %w", name, err)
 	}
@@ -65,7 +79,7 @@ func (r resolvers) set(s WorkloadSpec) error {
 			return fmt.Errorf("resolver file of %s: %w", name, err)
 		}
 	}
-	if err := r.write(name, resolverText(s.ENI, made, s.Resolver, s.Search)); err != nil {
+	if err := r.write(name, resolverText(s.ENI, r.host, made, s.Resolver, s.Search)); err != nil {
 		return fmt.Errorf("resolver file of %s: %w", name, err)
 	}
 	return nil
@@ -79,7 +93,7 @@ const notePrefix = ".culvert-new-"
 // prepare makes the directories, says how many, and keeps a file that is there aside.
 func (r resolvers) prepare(name string, s WorkloadSpec) (made int, err error) {
 	if b, err := os.ReadFile(r.note(name)); err == nil { // somebody died here
-		_, before := parseResolver(string(b))
+		_, _, before := parseResolver(string(b))
 		if err := r.undo(name, before); err != nil {
 			return 0, err
 		}
@@ -93,7 +107,7 @@ func (r resolvers) prepare(name string, s WorkloadSpec) (made int, err error) {
 	if err := os.MkdirAll(r.etc, 0o755); err != nil {
 		return made, err
 	}
-	if err := r.put(name, resolverText(s.ENI, made, s.Resolver, s.Search)); err != nil {
+	if err := r.put(name, resolverText(s.ENI, r.host, made, s.Resolver, s.Search)); err != nil {
 		return made, err
 	}
 	failpoint.Here("resolver.noted")
@@ -136,20 +150,19 @@ func (r resolvers) put(name, text string) error {
 }
 
 // owner reads whose file the namespace has: "" for none or a person's.
-func (r resolvers) owner(name string) (eni string, made int, err error) {
+func (r resolvers) owner(name string) (eni string, host uint64, made int, err error) {
 	b, err := os.ReadFile(r.file(name))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
-		return "", 0, nil
+		return "", 0, 0, nil
 	} else if err != nil {
-		return "", 0, err
+		return "", 0, 0, err
 	}
-	eni, made = parseResolver(string(b))
-	return eni, made, nil
+	eni, host, made = parseResolver(string(b))
+	return eni, host, made, nil
 }
 
-// restore puts back what was there before an ENI's file was written, in whichever namespace that is; "" means every
-// ENI's.
-func (r resolvers) restore(eni string) error {
+// restore puts back what was there before files were written, in whichever namespaces.
+func (r resolvers) restore(which owned) error {
 	dirs, err := os.ReadDir(r.etc)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -158,15 +171,15 @@ func (r resolvers) restore(eni string) error {
 	}
 	for _, d := range dirs {
 		if name, unfinished := strings.CutPrefix(d.Name(), notePrefix); unfinished {
-			if err := r.giveUp(name, eni); err != nil {
+			if err := r.giveUp(name, which); err != nil {
 				return fmt.Errorf("resolver file of %s: %w", name, err)
 			}
 		}
 		if !d.IsDir() {
 			continue
 		}
-		owner, made, err := r.owner(d.Name())
-		if err == nil && owner != "" && (eni == "" || owner == eni) {
+		owner, host, made, err := r.owner(d.Name())
+		if err == nil && owner != "" && which(owner, host) {
 			err = r.putBack(d.Name(), made)
 		}
 		if err != nil {
@@ -177,18 +190,18 @@ func (r resolvers) restore(eni string) error {
 }
 
 // giveUp takes back what was made for a file of an ENI that never got its name.
-func (r resolvers) giveUp(name, eni string) error {
+func (r resolvers) giveUp(name string, which owned) error {
 	b, err := os.ReadFile(r.note(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	of, made := parseResolver(string(b))
-	if of != "" && eni != "" && of != eni {
+	of, host, made := parseResolver(string(b))
+	if !which(of, host) {
 		return nil
 	}
-	owner, _, err := r.owner(name)
+	owner, _, _, err := r.owner(name)
 	if err != nil {
 		return err
 	}
@@ -229,7 +242,7 @@ func RestoreResolver(etc, eni string) error {
 	if eni == "" {
 		return fmt.Errorf("resolver files: no ENI is named: %w", ErrSpec)
 	}
-	return resolvers{etc: etc}.restore(eni)
+	return resolvers{etc: etc}.restore(func(its string, _ uint64) bool { return its == "" || its == eni })
 }
 
 // putBack takes our file away; as a note it goes on saying what was made for it.
@@ -243,10 +256,15 @@ func (r resolvers) putBack(name string, made int) error {
 
 const resolverMark = "# " + aliasPrefix
 
-// resolverText is the file. made is how many directories were made for it: 0, 1 (its own), 2 (the one above, too).
-func resolverText(eni string, made int, resolver netip.Addr, search string) string {
+// resolverText is the file. made is how many directories were made for it: 0, 1 (its own), 2 (the one above, too); host is
+// as in resolvers.
+func resolverText(eni string, host uint64, made int, resolver netip.Addr, search string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s%s made %d\n# What was here before is put back when the interface is detached.\n", resolverMark, eni, made)
+	fmt.Fprintf(&b, "%s%s made %d", resolverMark, eni, made)
+	if host != 0 {
+		fmt.Fprintf(&b, " host %d", host)
+	}
+	b.WriteString("\n# What was here before is put back when the interface is detached.\n")
 	if s := strings.Join(strings.Fields(search), " "); s != "" {
 		fmt.Fprintf(&b, "search %s\n", s)
 	}
@@ -254,15 +272,15 @@ func resolverText(eni string, made int, resolver netip.Addr, search string) stri
 	return b.String()
 }
 
-// parseResolver reads the first line back; eni is "" if the text is not ours.
-func parseResolver(text string) (eni string, made int) {
+// parseResolver reads the first line back; eni is "" if the text is not ours, host 0 if it names none.
+func parseResolver(text string) (eni string, host uint64, made int) {
 	line, _, _ := strings.Cut(text, "\n")
 	rest, ok := strings.CutPrefix(line, resolverMark)
 	if !ok {
-		return "", 0
+		return "", 0, 0
 	}
-	if _, err := fmt.Sscanf(rest, "%s made %d", &eni, &made); err != nil {
-		return "", 0
+	if n, err := fmt.Sscanf(rest, "%s made %d host %d", &eni, &made, &host); err != nil && n < 2 {
+		return "", 0, 0
 	}
-	return eni, made
+	return eni, host, made
 }

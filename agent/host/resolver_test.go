@@ -81,7 +81,7 @@ func TestResolverFileAfterADeath(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := r.restore(spec.ENI); err != nil {
+			if err := r.restore(r.of(spec.ENI)); err != nil {
 				t.Fatal(err)
 			}
 			have, _ := os.ReadFile(r.file("cart"))

@@ -108,7 +108,7 @@ func (n *Netlink) setResolver(spec WorkloadSpec) (unnamed string, err error) {
 	case !spec.Resolver.IsValid():
 		return "", nil
 	case ok:
-		if unnamed, err = (processResolver{pid, spec}).set(); err != nil {
+		if unnamed, err = (processResolver{pid, spec, n.resolvers.host}).set(); err != nil {
 			unnamed = err.Error()
 		}
 		return unnamed, nil
@@ -269,12 +269,16 @@ func (n *Netlink) Detach(eni string) error {
 	return nil
 }
 
-// detach deletes the host's end; the other goes with it, and its addresses, routes and settings.
+// detach puts resolvers back, as the link leads to them, and deletes the host's end; the other goes with it, and its
+// addresses, routes and settings.
 func (n *Netlink) detach(s *space, eni string) error {
 	link, err := s.workload(eni)
 	if err != nil {
 		return err
 	}
+	restored := errors.Join(n.resolvers.restore(n.resolvers.of(eni)),
+		restorer{n.resolvers.of(eni), s.netsOf(link)}.run())
+	failpoint.Here("unveth.resolver")
 	if link != nil {
 		if err := s.remove(link); err != nil {
 			return fmt.Errorf("remove %s: %w", link.Attrs().Name, err)
@@ -285,7 +289,30 @@ func (n *Netlink) detach(s *space, eni string) error {
 		return err
 	}
 	failpoint.Here("unveth.door")
-	return errors.Join(n.resolvers.restore(eni), restoreProcesses(eni))
+	return restored
+}
+
+// netsOf are the inodes of the namespaces that links of workloads lead to.
+func (s *space) netsOf(links ...netlink.Link) map[uint64]bool {
+	out := map[uint64]bool{}
+	for _, l := range links {
+		if l == nil {
+			continue
+		}
+		_, _, path, ok := parseAlias(l.Attrs().Alias)
+		if !ok || !ours(l) {
+			continue
+		}
+		w, err := openSpace(path)
+		if err != nil {
+			continue // what ran there has ended, or cannot be found by it
+		}
+		if peer, err := s.peerIn(w, l); err == nil && peer != nil {
+			out[w.inode] = true
+		}
+		w.close()
+	}
+	return out
 }
 
 // Sweep implements Host.
@@ -311,6 +338,35 @@ func (n *Netlink) Sweep(keep []string) error {
 			return fmt.Errorf("sweep: %w", err)
 		}
 	}
+	if err := n.sweepResolvers(s, keep); err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	return nil
+}
+
+// sweepResolvers puts back what nothing leads to any more: a link may go with its namespace while no agent runs, and what
+// was attached there be detached before one does.
+func (n *Netlink) sweepResolvers(s *space, keep []string) error {
+	links, err := s.links()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	keep = slices.Clone(keep)
+	for _, l := range links {
+		if eni, _, _, ok := parseAlias(l.Attrs().Alias); ok {
+			keep = append(keep, eni)
+		}
+	}
+	orphan := func(eni string, host uint64) bool {
+		return host == n.resolvers.host && host != 0 && !slices.Contains(keep, eni)
+	}
+	if err := n.resolvers.restore(orphan); err != nil || n.swept {
+		return err
+	}
+	if err := (restorer{which: orphan}).run(); err != nil && !errors.Is(err, ErrKept) {
+		return err
+	}
+	n.swept = true
 	return nil
 }
 
