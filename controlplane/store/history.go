@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"maps"
+	"sync/atomic"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -17,10 +18,11 @@ const (
 // ErrRevisionGone says that there is no picture of a revision: it is too old, or of another store.
 var ErrRevisionGone = errors.New("store: no picture of that revision")
 
-// history undoes the newest changes. Its lock is the state's.
+// history undoes the newest changes. Its lock is the state's, but an entry may be read without: it is not changed once it is there,
+// but for what comes after it.
 type history struct {
-	floor          int64 // the oldest revision that there is a picture of
-	entries        []historyEntry
+	floor          int64         // the oldest revision that there is a picture of
+	first, last    *historyEntry // the oldest and the newest; nil: none
 	changes, bytes int
 }
 
@@ -29,6 +31,7 @@ type historyEntry struct {
 	revision int64
 	undo     []undo
 	bytes    int
+	next     atomic.Pointer[historyEntry]
 }
 
 // undo brings one resource back to what it was.
@@ -39,14 +42,18 @@ type undo struct {
 }
 
 // add remembers a revision, and forgets the oldest where that is too much. The newest stays however large it is.
-func (h *history) add(e historyEntry) {
-	h.entries = append(h.entries, e)
+func (h *history) add(e *historyEntry) {
+	if h.last == nil {
+		h.first = e
+	} else {
+		h.last.next.Store(e)
+	}
+	h.last = e
 	h.changes += len(e.undo)
 	h.bytes += e.bytes
-	for len(h.entries) > 1 && (h.changes > maxHistory || h.bytes > maxHistoryBytes) {
-		old := h.entries[0]
-		h.entries[0] = historyEntry{}
-		h.entries = h.entries[1:]
+	for h.first != h.last && (h.changes > maxHistory || h.bytes > maxHistoryBytes) {
+		old := h.first
+		h.first = old.next.Load()
 		h.floor, h.changes, h.bytes = old.revision, h.changes-len(old.undo), h.bytes-old.bytes
 	}
 }
@@ -67,27 +74,29 @@ func replaced(r *api.Resources, writes []write) (undone []undo, bytes int) {
 	return undone, bytes
 }
 
-// At implements Store.
+// At implements Store. It does its work without the lock, which every commit needs.
 func (s *state) At(revision int64) (*api.Resources, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.snap.Load()
+	now, floor, first, observed := s.snap.Load(), s.history.floor, s.history.first, s.observed
+	s.mu.Unlock()
 	switch {
-	case revision < s.history.floor, revision > s.observed:
+	case revision < floor, revision > observed:
 		return nil, ErrRevisionGone
 	case revision >= now.Revision:
 		return now, nil // what was written since is no resource
 	}
 	old, was := *now, map[undoKey]api.Resource{}
-	old.Revision = s.history.floor
-	for i := len(s.history.entries) - 1; i >= 0; i-- {
-		e := &s.history.entries[i]
+	old.Revision = floor
+	for e := first; e != nil && e.revision <= now.Revision; e = e.next.Load() {
 		if e.revision <= revision {
 			old.Revision = e.revision
-			break
+			continue
 		}
 		for _, u := range e.undo {
-			was[undoKey{u.kind, u.id}] = u.was
+			key := undoKey{u.kind, u.id}
+			if _, older := was[key]; !older {
+				was[key] = u.was
+			}
 		}
 	}
 	own := map[api.Kind]bool{}

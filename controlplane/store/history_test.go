@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/culvert-net/culvert/api"
@@ -79,9 +80,12 @@ func TestHistoryIsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		h := &s.history
-		if h.changes > maxHistory || h.bytes > maxHistoryBytes || len(h.entries) != h.changes || h.floor <= 0 {
-			t.Errorf("%s: %d changes in %d entries, %d bytes, floor %d", name, h.changes, len(h.entries), h.bytes, h.floor)
+		h, entries := &s.history, 0
+		for e := h.first; e != nil; e = e.next.Load() {
+			entries++
+		}
+		if h.changes > maxHistory || h.bytes > maxHistoryBytes || entries != h.changes || h.floor <= 0 {
+			t.Errorf("%s: %d changes in %d entries, %d bytes, floor %d", name, h.changes, entries, h.bytes, h.floor)
 		}
 		if _, err := s.At(h.floor - 1); !errors.Is(err, ErrRevisionGone) {
 			t.Errorf("%s: below the floor: %v", name, err)
@@ -91,4 +95,47 @@ func TestHistoryIsBounded(t *testing.T) {
 			t.Errorf("%s: at the floor %d: %+v, %v", name, h.floor, r, err)
 		}
 	}
+}
+
+// TestAtWhileWriting: a picture is made without the lock that commits need; it is right whatever is written and forgotten meanwhile.
+func TestAtWhileWriting(t *testing.T) {
+	var s state
+	s.init()
+	value := strings.Repeat("x", maxHistoryBytes/40) // so that some forty revisions are remembered
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for pictures := 0; ; {
+				select {
+				case <-stop:
+					if pictures == 0 {
+						t.Error("no picture was had")
+					}
+					return
+				default:
+				}
+				s.mu.Lock()
+				at := (s.history.floor + s.observed + 1) / 2
+				s.mu.Unlock()
+				r, err := s.At(at)
+				switch {
+				case errors.Is(err, ErrRevisionGone):
+				case err != nil || r.Revision != at || at > 0 && r.VPCs["vpc-a"].Number != uint32(at):
+					t.Errorf("at %d: %+v, %v", at, r, err)
+					return
+				default:
+					pictures++
+				}
+			}
+		})
+	}
+	for i := 1; i <= 100; i++ {
+		data := fmt.Appendf(nil, `{"id":"vpc-a","number":%d,"name":%q}`, i, value)
+		if err := s.apply(int64(i), []write{{"r/vpcs/vpc-a", data}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
 }

@@ -317,7 +317,7 @@ func (s *state) apply(rev int64, writes []write) error {
 	if resources {
 		next.Revision = rev
 		undone, size := replaced(s.snap.Load(), writes)
-		s.history.add(historyEntry{rev, undone, size})
+		s.history.add(&historyEntry{revision: rev, undo: undone, bytes: size})
 		s.snap.Store(&next)
 	}
 	s.observedLocked(rev, resources)
