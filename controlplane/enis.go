@@ -17,10 +17,7 @@ func (s *Server) registerENIs() {
 				return nil, err
 			}
 			out := list(c, c.r.ENIs, func(e *api.ENI) bool { return vpc == "" || e.VPC == vpc })
-			for i := range out.Items {
-				e := &out.Items[i]
-				e.Attached = s.hub.attached(e.Node, e.ID)
-			}
+			s.hub.mark(out.Items)
 			return out, nil
 		})
 	reading(s, operation{http.MethodGet, "/v1/enis/{id}", "get-eni", "One network interface", aUser},

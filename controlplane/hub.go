@@ -18,22 +18,26 @@ type hub struct {
 	mu       sync.Mutex
 	nodes    map[string]*nodeLife
 	keysUsed map[string]time.Time
-	changed  chan struct{} // closed and replaced when something that waiters ask about changed
+	// Both are closed and replaced: changed when anything was said, moved when what is attached to a node is not what it was.
+	changed, moved chan struct{}
 }
 
 type nodeLife struct {
 	streams int
 	seen    time.Time
 	status  *api.NodeStatus
-	dirty   bool
-	runs    runs
-	related *related
+	// attached are the ids in the status. A set is never changed, only replaced.
+	attached map[string]bool
+	dirty    bool
+	runs     runs
+	related  *related
 	// tooLarge is the newest view, if it cannot be sent.
 	tooLarge *tooLarge
 }
 
 func newHub() *hub {
-	return &hub{nodes: map[string]*nodeLife{}, keysUsed: map[string]time.Time{}, changed: make(chan struct{})}
+	return &hub{nodes: map[string]*nodeLife{}, keysUsed: map[string]time.Time{},
+		changed: make(chan struct{}), moved: make(chan struct{})}
 }
 
 // life returns a node's entry; the lock is held.
@@ -54,6 +58,13 @@ func (h *hub) waiter() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.changed
+}
+
+// attachments is closed when a node next reports another set of what is attached to it.
+func (h *hub) attachments() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.moved
 }
 
 // stream counts a node's view stream; the returned function ends it.
@@ -84,9 +95,14 @@ func (h *hub) streaming() (n int) {
 }
 
 func (h *hub) report(st api.NodeStatus) {
+	attached := setOf(st.Attached)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := h.life(st.Node)
+	if !maps.Equal(l.attached, attached) {
+		l.attached = attached
+		h.moveLocked()
+	}
 	l.status, l.seen, l.dirty = &st, st.SeenAt, true
 	l.runs.note(st.Run, st.SeenAt)
 	h.wakeLocked()
@@ -96,12 +112,28 @@ func (h *hub) restore(st api.NodeStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := h.life(st.Node)
-	l.status, l.seen = &st, st.SeenAt
+	l.status, l.seen, l.attached = &st, st.SeenAt, setOf(st.Attached)
+}
+
+func setOf(ids []string) map[string]bool {
+	set := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set
+}
+
+func (h *hub) moveLocked() {
+	close(h.moved)
+	h.moved = make(chan struct{})
 }
 
 func (h *hub) forget(node string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if l := h.nodes[node]; l != nil && len(l.attached) > 0 {
+		h.moveLocked()
+	}
 	delete(h.nodes, node)
 	h.wakeLocked()
 }
@@ -138,11 +170,30 @@ func (h *hub) get(node string, now time.Time) (live bool, st *api.NodeStatus) {
 }
 
 // attached tells whether a node last reported an ENI as attached.
-func (h *hub) attached(node, eni string) bool {
+func (h *hub) attached(node, eni string) bool { return h.attachedTo(node)[eni] }
+
+// attachedTo is the set of what a node last reported as attached. Nobody may change it.
+func (h *hub) attachedTo(node string) map[string]bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	l := h.nodes[node]
-	return l != nil && l.status != nil && slices.Contains(l.status.Attached, eni)
+	if l := h.nodes[node]; l != nil {
+		return l.attached
+	}
+	return nil
+}
+
+// mark sets in each interface whether it is attached. It asks once for each node: reports and streams need the same lock.
+func (h *hub) mark(enis []api.ENI) {
+	by := map[string]map[string]bool{}
+	for i := range enis {
+		e := &enis[i]
+		set, asked := by[e.Node]
+		if !asked {
+			set = h.attachedTo(e.Node)
+			by[e.Node] = set
+		}
+		e.Attached = set[e.ID]
+	}
 }
 
 func (h *hub) keyUsed(key string, at time.Time) {

@@ -14,9 +14,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
@@ -74,6 +76,8 @@ type Config struct {
 	maxView   int         // bytes of JSON; tests have less
 	// watchPatience is how long one that watches may stop reading; tests have less.
 	watchPatience time.Duration
+	// watchPause is the least time between two looks of a watch at its list; tests have less.
+	watchPause time.Duration
 }
 
 // auditLimits say how much of the audit log is kept.
@@ -130,6 +134,7 @@ func New(cfg Config) *Server {
 	setDefault(&cfg.audit, auditLimits{api.MaxAuditEventsPerAccount, api.MaxAuditEvents, api.AuditRetentionDays * 24 * time.Hour})
 	setDefault(&cfg.maxView, api.MaxViewBytes)
 	setDefault(&cfg.watchPatience, writeTimeout)
+	setDefault(&cfg.watchPause, lookPause)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -273,7 +278,7 @@ func listen(specs []string) (listeners []net.Listener, addresses []string, err e
 	for _, spec := range specs {
 		path, isUnix := strings.CutPrefix(spec, "unix:")
 		if !isUnix {
-			l, err := net.Listen("tcp", spec)
+			l, err := listenTCP(spec)
 			if err != nil {
 				return listeners, nil, fmt.Errorf("server: listen on %s: %w", spec, err)
 			}
@@ -287,6 +292,25 @@ func listen(specs []string) (listeners []net.Listener, addresses []string, err e
 		listeners, addresses = append(listeners, l), append(addresses, spec)
 	}
 	return listeners, addresses, nil
+}
+
+// peerPatience is how long a peer may be silent at TCP's level before its connection ends. Without it the kernel sends again for
+// a quarter of an hour, and a watch whose client is long gone keeps its place as long.
+const peerPatience = 45 * time.Second
+
+// listenTCP opens a socket whose connections end when the peer does not answer, be it what is sent or, while nothing is, probes.
+func listenTCP(address string) (net.Listener, error) {
+	config := net.ListenConfig{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: peerPatience / 3, Interval: peerPatience / 3, Count: 3},
+		Control: func(_, _ string, c syscall.RawConn) error { // what is accepted has it from the listener
+			var failed error
+			err := c.Control(func(fd uintptr) {
+				failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(peerPatience.Milliseconds()))
+			})
+			return errors.Join(err, failed)
+		},
+	}
+	return config.Listen(context.Background(), "tcp", address)
 }
 
 func listenUnix(path string) (net.Listener, error) {

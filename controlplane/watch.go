@@ -28,8 +28,12 @@ type Watching struct {
 
 func (w *Watching) watching() *Watching { return w }
 
-// reportsEvery is how often a watch looks for what nodes reported. Changes of resources are told at once.
-const reportsEvery = time.Second
+const (
+	// lookPause is the least time between two looks of a watch at its list; what changes meanwhile is told as one.
+	lookPause = 100 * time.Millisecond
+	// reportsEvery is how often a watch looks for what nodes reported.
+	reportsEvery = time.Second
+)
 
 // listing registers a list, which can be watched.
 func listing[I any, P interface {
@@ -107,7 +111,17 @@ type watch[T any] struct {
 }
 
 // begin takes a place among the open watches, and the picture to go on from.
-func (w *watch[T]) begin(since int64) error {
+func (w *watch[T]) begin(since int64) (err error) {
+	end, err := w.s.watches.open(w.who)
+	if err != nil {
+		return err
+	}
+	w.end = end
+	defer func() {
+		if err != nil {
+			end()
+		}
+	}()
 	if since != 0 {
 		old, err := w.s.store.At(since)
 		if errors.Is(err, store.ErrRevisionGone) {
@@ -125,9 +139,7 @@ func (w *watch[T]) begin(since int64) error {
 			}
 		}
 	}
-	end, err := w.s.watches.open(w.who)
-	w.end = end
-	return err
+	return nil
 }
 
 // run sends events until the caller hangs up, reads too slowly, or may not any more.
@@ -137,38 +149,104 @@ func (w *watch[T]) run(hc huma.Context) {
 	out.patience = w.s.cfg.watchPatience
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	changes, reported := w.s.store.Watch(ctx), w.s.hub.waiter()
-	reports, alive := time.NewTicker(reportsEvery), time.NewTicker(keepAlive)
-	defer reports.Stop()
-	defer alive.Stop()
+	quiet := w.listen(ctx)
+	defer quiet.end()
 	for first := true; ; first = false {
 		if err := w.tell(out, first); err != nil {
 			w.s.log.Debug("watch ended", logkey.RequestID, requestID(r.Context()), logkey.Operation, w.id, logkey.Error, err)
 			return
 		}
-	quiet:
-		for {
-			select {
-			case <-changes:
-				break quiet
-			case <-reports.C:
-				select {
-				case <-reported:
-					reported = w.s.hub.waiter()
-					break quiet
-				default:
-				}
-			case <-alive.C:
-				if w.keep(out) != nil {
-					return
-				}
-			case <-ctx.Done():
+		for look := false; !look; {
+			var alive, ended bool
+			if look, alive, ended = quiet.next(ctx, w.s.stopping); ended {
 				return
-			case <-w.s.stopping:
+			}
+			if alive && w.keep(out) != nil {
 				return
 			}
 		}
 	}
+}
+
+// quiet is what a watch listens to between two looks at its list.
+type quiet struct {
+	changes <-chan int64
+	// waiter gives what is closed when something was reported that is in the list; nil: nothing in it is.
+	waiter  func() <-chan struct{}
+	reports *time.Ticker
+	alive   *time.Ticker
+	// byTime says that the list can change without a word: a node that is silent for long is not live any more.
+	byTime   bool
+	pause    time.Duration // at least, between two looks
+	reported <-chan struct{}
+	looked   time.Time
+}
+
+// listen begins to: what changes from now on is not missed.
+func (w *watch[T]) listen(ctx context.Context) *quiet {
+	q := &quiet{changes: w.s.store.Watch(ctx), reports: time.NewTicker(reportsEvery), alive: time.NewTicker(keepAlive),
+		pause: w.s.cfg.watchPause}
+	switch any((*T)(nil)).(type) {
+	case *api.NodeReport:
+		q.waiter, q.byTime = w.s.hub.waiter, true
+	case *api.ENI:
+		q.waiter = w.s.hub.attachments
+	default:
+		q.reports.Stop()
+	}
+	q.look()
+	return q
+}
+
+func (q *quiet) end() {
+	q.reports.Stop()
+	q.alive.Stop()
+}
+
+// look is said right before the list is looked at: what is reported from now on is news.
+func (q *quiet) look() {
+	if q.waiter != nil {
+		q.reported = q.waiter()
+	}
+	q.looked = time.Now()
+}
+
+// next waits for one thing: that the list may have changed, that nothing was sent for a while (then both may be), or the end.
+func (q *quiet) next(ctx context.Context, stopping <-chan struct{}) (look, alive, ended bool) {
+	select {
+	case <-q.changes:
+		look = true
+	case <-q.reports.C:
+		select {
+		case <-q.reported:
+			look = true
+		default:
+		}
+	case <-q.alive.C:
+		look, alive = q.byTime, true
+	case <-ctx.Done():
+		ended = true
+	case <-stopping:
+		ended = true
+	}
+	if !look {
+		return look, alive, ended
+	}
+	pause := time.NewTimer(time.Until(q.looked.Add(q.pause)))
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+		q.look()
+		select {
+		case <-q.changes: // it will be seen
+		default:
+		}
+	case <-ctx.Done():
+		ended = true
+	case <-stopping:
+		ended = true
+	}
+	return look, alive, ended
 }
 
 // tell sends what changed since the last time. An error ends the watch.

@@ -9,14 +9,18 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
@@ -492,9 +496,138 @@ func TestWatchesAreBounded(t *testing.T) {
 	}
 }
 
+// TestOnlyWhoListsReportsIsWoken: what a node says wakes the watches of lists that have it in them, and no others.
+func TestOnlyWhoListsReportsIsWoken(t *testing.T) {
+	l := startLab(t, nil)
+	h := l.host("host-a")
+	eni := api.KindENI.Prefix() + strings.Repeat("0", 16) + "1"
+	vpcs := (&watch[api.VPC]{s: l.s}).listen(l.ctx())
+	enis := (&watch[api.ENI]{s: l.s}).listen(l.ctx())
+	nodes := (&watch[api.NodeReport]{s: l.s}).listen(l.ctx())
+	woken := func(q *quiet) bool {
+		select {
+		case <-q.reported:
+			q.look()
+			return true
+		default:
+			return false
+		}
+	}
+	for _, row := range []struct {
+		says  string
+		st    api.NodeStatus
+		moved bool
+	}{
+		{"something", api.NodeStatus{Errors: []string{"a problem"}}, false},
+		{"that an interface is attached", api.NodeStatus{Attached: []string{eni}}, true},
+		{"that it still is", api.NodeStatus{Attached: []string{eni}, Revision: 9}, false},
+		{"that it is no more", api.NodeStatus{}, true},
+	} {
+		row.st.Node = h.id
+		if err := h.ReportStatus(l.ctx(), row.st); err != nil {
+			t.Fatal(err)
+		}
+		if !woken(nodes) || woken(enis) != row.moved || woken(vpcs) {
+			t.Errorf("a node says %s: a list of nodes, and interfaces %v, and nothing else should be looked at", row.says, row.moved)
+		}
+	}
+	for _, q := range []*quiet{vpcs, enis, nodes} {
+		q.end()
+	}
+}
+
+// TestWatchPauses: many changes in a short time are one look, and it is after all of them.
+func TestWatchPauses(t *testing.T) {
+	l := startLab(t, func(c *Config) { c.watchPause = 2 * time.Second })
+	shop := l.as("shop")
+	q := (&watch[api.VPC]{s: l.s}).listen(l.ctx())
+	defer q.end()
+	began := q.looked
+	for range 5 {
+		must(shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16")}))(t)
+	}
+	look, _, ended := q.next(l.ctx(), l.s.stopping)
+	if paused := q.looked.Sub(began); !look || ended || paused < 2*time.Second {
+		t.Errorf("look %v, ended %v, after %s", look, ended, paused)
+	}
+	select {
+	case rev := <-q.changes:
+		t.Errorf("revision %d is to be looked at once more", rev)
+	default:
+	}
+}
+
+// asked counts the pictures of earlier revisions that are asked for.
+type asked struct {
+	store.Store
+	n atomic.Int32
+}
+
+func (a *asked) At(revision int64) (*api.Resources, error) {
+	a.n.Add(1)
+	return a.Store.At(revision)
+}
+
+// TestNoPlaceNoPicture: who has no place among the watches costs the store nothing; one that is refused later gives its place back.
+func TestNoPlaceNoPicture(t *testing.T) {
+	a := &asked{Store: store.NewMem()}
+	l := startLab(t, func(c *Config) { c.Store = a })
+	shop := l.as("shop")
+	vpc := must(shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16")}))(t)
+	who := &caller{key: &api.APIKey{Meta: api.Meta{ID: "key-full"}}}
+	open := func(since int64) (*watch[api.VPC], error) {
+		w := &watch[api.VPC]{s: l.s, who: who, known: map[string]api.VPC{}, look: func(r *api.Resources) (*api.List[api.VPC], error) {
+			return &api.List[api.VPC]{Revision: r.Revision}, nil
+		}}
+		return w, w.begin(since)
+	}
+	for range 2 * api.MaxWatchesPerKey {
+		_, err := open(vpc.Revision + 1000)
+		wantCode(t, err, api.CodeRevisionExpired)
+	}
+	for range api.MaxWatchesPerKey {
+		w, err := open(vpc.Revision)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.end()
+	}
+	before := a.n.Load()
+	_, err := open(vpc.Revision)
+	wantCode(t, err, api.CodeLimitExceeded)
+	if n := a.n.Load() - before; n != 0 {
+		t.Errorf("%d pictures were made for one who is refused", n)
+	}
+}
+
+// TestDeadPeersAreNoticed: a connection that is accepted ends when its peer does not answer for a while, not after a quarter of an hour.
+func TestDeadPeersAreNoticed(t *testing.T) {
+	l := must(listenTCP("127.0.0.1:0"))(t)
+	defer l.Close()
+	there := must(net.Dial("tcp", l.Addr().String()))(t)
+	defer there.Close()
+	c := must(l.Accept())(t)
+	defer c.Close()
+	raw := must(c.(*net.TCPConn).SyscallConn())(t)
+	if err := raw.Control(func(fd uintptr) {
+		for option, want := range map[[2]int]int{
+			{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT}: int(peerPatience.Milliseconds()),
+			{unix.SOL_SOCKET, unix.SO_KEEPALIVE}:      1,
+			{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE}:     int(peerPatience.Seconds() / 3),
+			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL}:    int(peerPatience.Seconds() / 3),
+		} {
+			if have, err := unix.GetsockoptInt(int(fd), option[0], option[1]); err != nil || have != want {
+				t.Errorf("option %v is %d, want %d (%v)", option, have, want, err)
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestSlowReaderIsDropped: who stops reading loses its watch; nobody else notices.
 func TestSlowReaderIsDropped(t *testing.T) {
-	l := startLab(t, func(c *Config) { c.watchPatience = 500 * time.Millisecond })
+	l := startLab(t, func(c *Config) { c.watchPatience, c.watchPause = 500*time.Millisecond, time.Millisecond })
 	shop, ctx := l.as("shop"), l.ctx()
 	must(shop.CreateVPC(ctx, api.CreateVPCRequest{Name: "shop", CIDR: prefix("10.0.0.0/16")}))(t)
 	req := must(http.NewRequestWithContext(ctx, "GET", "https://"+client.ServerName+"/v1/security-groups?watch=true", nil))(t)
