@@ -55,7 +55,13 @@ func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func flakyClient(t *testing.T, f *flaky) *Client {
 	t.Helper()
-	s := httptest.NewUnstartedServer(f)
+	return clientOf(t, f)
+}
+
+// clientOf is a client of a server that answers like h.
+func clientOf(t *testing.T, h http.Handler) *Client {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
 	s.TLS = &tls.Config{MinVersion: tls.VersionTLS13} // HTTP/1.1: a broken connection is one there
 	s.StartTLS()
 	t.Cleanup(s.Close)

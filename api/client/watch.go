@@ -101,10 +101,14 @@ func (w *watcher[T]) run(ctx context.Context) error {
 	}
 }
 
-// final reports whether the server has refused for good.
+// final reports whether the server has refused for good one whom it has heard before. That the key has as many watches open as it
+// may is not for good: the server may count connections that broke without its knowledge.
 func final(err error) bool {
 	var e *api.Error
-	return errors.As(err, &e) && e.GetStatus() < http.StatusInternalServerError && e.GetStatus() != http.StatusTooManyRequests
+	if !errors.As(err, &e) || e.Code == api.CodeLimitExceeded {
+		return false
+	}
+	return e.GetStatus() < http.StatusInternalServerError && e.GetStatus() != http.StatusTooManyRequests
 }
 
 // connect reads one stream until it ends.
