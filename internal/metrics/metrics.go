@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,11 +50,11 @@ type Metric struct {
 	AWS string
 }
 
-// Emit takes a figure; values are those of the metric's labels.
+// Emit takes a figure; values are those of the metric's labels. The order of figures does not matter.
 type Emit func(m *Metric, figure float64, values ...string)
 
-// MaxSeries bounds the figures of one metric in one scrape. Those beyond are left out, and counted in
-// culvert_metrics_left_out.
+// MaxSeries bounds the figures of one metric in one scrape. Those beyond, by the order of their labels, are left out, and counted
+// in culvert_metrics_left_out: the same ones each time, or the growth of none could be told.
 const MaxSeries = 5000
 
 var leftOut = &Metric{Name: "culvert_metrics_left_out", Type: Gauge, Help: "Figures left out of this answer, over 5,000 of a metric."}
@@ -87,18 +88,31 @@ func (s *Source) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (s *Source) Collect(ch chan<- prometheus.Metric) {
-	n, left := map[*Metric]int{}, 0
+	all := map[*Metric][]series{}
 	s.figure(func(m *Metric, figure float64, values ...string) {
-		if n[m]++; n[m] > MaxSeries {
-			left++
-			return
-		}
 		for i, v := range values {
 			values[i] = strings.ToValidUTF8(v, "\uFFFD")
 		}
-		ch <- prometheus.MustNewConstMetric(s.descs[m], m.Type, figure, values...)
+		all[m] = append(all[m], series{values, figure})
 	})
+	left := 0
+	for m, list := range all {
+		if over := len(list) - MaxSeries; over > 0 {
+			left += over
+			slices.SortFunc(list, func(a, b series) int { return slices.Compare(a.labels, b.labels) })
+			list = list[:MaxSeries]
+		}
+		for _, x := range list {
+			ch <- prometheus.MustNewConstMetric(s.descs[m], m.Type, x.figure, x.labels...)
+		}
+	}
 	ch <- prometheus.MustNewConstMetric(s.descs[leftOut], leftOut.Type, float64(left))
+}
+
+// series is one figure of a metric.
+type series struct {
+	labels []string
+	figure float64
 }
 
 // Bool is 1 for true.

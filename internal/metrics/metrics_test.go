@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -41,8 +42,8 @@ func TestFiguresAreServed(t *testing.T) {
 	many := &Metric{Name: "culvert_many", Type: Gauge, Help: "Many.", Labels: []string{"n"}}
 	odd := &Metric{Name: "culvert_odd_total", Type: Counter, Help: "Odd.", AWS: "Odd", Labels: []string{"name"}}
 	r := NewRegistry(NewSource([]*Metric{many, odd}, func(emit Emit) {
-		for i := range MaxSeries + 3 {
-			emit(many, 1, fmt.Sprint(i))
+		for _, i := range rand.Perm(MaxSeries + 3) { // as maps have them
+			emit(many, 1, fmt.Sprintf("%05d", i))
 		}
 		emit(odd, 7, "a\xff\"b\n")
 	}))
@@ -53,14 +54,16 @@ func TestFiguresAreServed(t *testing.T) {
 	text := body(t, "unix", path)
 	for _, want := range []string{
 		"# TYPE culvert_odd_total counter", "# HELP culvert_odd_total Odd. AWS: Odd.", `culvert_odd_total{name="a` + "\uFFFD" + `\"b\n"} 7`,
-		`culvert_many{n="4999"} 1`, "culvert_metrics_left_out 3", "culvert_build_info{version=", "go_goroutines", "process_start_time_seconds",
+		`culvert_many{n="04999"} 1`, "culvert_metrics_left_out 3", "culvert_build_info{version=", "go_goroutines", "process_start_time_seconds",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s", want)
 		}
 	}
-	if strings.Contains(text, `culvert_many{n="5000"}`) {
-		t.Error("more figures than allowed")
+	for i := range MaxSeries + 3 {
+		if there := strings.Contains(text, fmt.Sprintf(`culvert_many{n="%05d"}`, i)); there != (i < MaxSeries) {
+			t.Fatalf("figure %d is there: %v; it must be the first %d, each time", i, there, MaxSeries)
+		}
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("socket: %v, %v", info.Mode(), err)
