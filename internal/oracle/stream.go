@@ -142,7 +142,9 @@ func (s *Stream) Since(from, to time.Time) Seen {
 		r.Pause = max(r.Pause, at-last)
 		last = at
 	}
-	r.Pause = max(r.Pause, min(end, s.sent[len(s.sent)-1])-last)
+	if n := len(s.sent); n > 0 {
+		r.Pause = max(r.Pause, min(end, s.sent[n-1])-last)
+	}
 	r.Repeated = s.repeated
 	return r
 }
