@@ -16,14 +16,15 @@ const repairShown = 10 * time.Second
 // maxRepairs bounds what status shows of it.
 const maxRepairs = 64
 
-// repair is something of ours that another's hand had changed, and that was put right.
+// repair is something of ours that was not as this node had it, and was put right: another's hand had changed it, or this process
+// died before it had finished it.
 type repair struct {
 	at   time.Time
 	text string
 }
 
 func (r repair) String() string {
-	return fmt.Sprintf("changed by another's hand, and put right at %s: %s", r.at.UTC().Format(time.TimeOnly), r.text)
+	return fmt.Sprintf("was not as this node had it, and was put right at %s: %s", r.at.UTC().Format(time.TimeOnly), r.text)
 }
 
 // repaired takes note of what a round put right. With a.mu.
@@ -31,7 +32,7 @@ func (a *Agent) repaired(texts []string) {
 	now := time.Now()
 	a.repairs = slices.DeleteFunc(a.repairs, func(r repair) bool { return now.Sub(r.at) > repairShown })
 	for _, t := range texts {
-		a.log.Warn("changed by another's hand, and put right", logkey.Error, t)
+		a.log.Warn("was not as this node had it, and was put right", logkey.Error, t)
 		known := slices.IndexFunc(a.repairs, func(r repair) bool { return r.text == t })
 		switch {
 		case known >= 0:
