@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 )
@@ -46,6 +47,9 @@ type meta struct {
 // boltWait bounds how long another process may hold the file.
 const boltWait = 2 * time.Second
 
+// errHeld says that a process has the database open.
+var errHeld = errors.New("in use by another process, probably another culvert server")
+
 // check finds damage to the files of an embedded etcd for which etcd has no words: it would panic, or wait for what never comes, or
 // begin anew. It changes nothing.
 func check(dir string) (err error) {
@@ -73,6 +77,9 @@ func check(dir string) (err error) {
 }
 
 func damaged(where string, why error) error {
+	if errors.Is(why, errHeld) {
+		return fmt.Errorf("the store in %s is %w: stop it first, or give this one a data directory of its own", where, why)
+	}
 	if errors.Is(why, fs.ErrPermission) {
 		return fmt.Errorf("the store in %s cannot be read: %w: give it to the user that the server runs as: chown -R %d %s", where, why,
 			os.Geteuid(), where)
@@ -146,8 +153,11 @@ func appliedIndex(path string, size int64) (uint64, error) {
 		return 0, fmt.Errorf("its database (snap/db): %w", err)
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: boltWait})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return 0, errHeld
+	}
 	if err != nil {
-		return 0, fmt.Errorf("its database (snap/db; is another server running on it?): %w", err)
+		return 0, fmt.Errorf("its database (snap/db): %w", err)
 	}
 	defer db.Close()
 	// Once nobody writes to it, and before anything but its beginning is looked at by bbolt.

@@ -56,6 +56,22 @@ func visit(t *testing.T, dir string, fn func(context.Context, *Etcd) error) erro
 	}
 }
 
+// A store that is in use is whole: its remedy is no backup.
+func TestStoreInUse(t *testing.T) {
+	dir := filled(t)
+	err := visit(t, dir, func(ctx context.Context, e *Etcd) error {
+		second := NewEtcd(EtcdConfig{Dir: dir, NoSync: true})
+		err := second.Run(ctx, func() {})
+		if !errors.Is(err, errHeld) || !strings.Contains(err.Error(), "stop it first") || strings.Contains(err.Error(), "damaged") {
+			t.Errorf("a second server: %v", err)
+		}
+		return whole(ctx, e)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // whole checks that nothing of what filled wrote is missing.
 func whole(ctx context.Context, e *Etcd) error {
 	v, err := e.Get(ctx, PrefixStatus+"99")
