@@ -171,7 +171,7 @@ func (l leaver) leaveMesh(ctx context.Context, o LeaveOptions, left *Left) error
 	answer, err := l.tell(ctx, id, o.Force)
 	var refused *api.Error
 	switch {
-	case err == nil && answer.Forgotten:
+	case err == nil && answer.Forgotten, errors.Is(err, &api.Error{Code: api.CodeNodeForgotten}): // then an answer was lost
 		left.Mesh = MeshForgotten
 	case err == nil, errors.As(err, &refused) && refused.Code == api.CodeNodeRevoked:
 		left.Mesh = MeshRevoked

@@ -194,6 +194,11 @@ func TestLeaveOfANodeThatIsRevoked(t *testing.T) {
 		t.Errorf("left %+v, %v", left, err)
 	}
 	l = newLeaving(t)
+	l.server = api.Errorf(api.CodeNodeForgotten, "", "", "no such node")
+	if left, err := l.leave(t.Context(), LeaveOptions{}); err != nil || left.Mesh != MeshForgotten {
+		t.Errorf("left %+v, %v", left, err)
+	}
+	l = newLeaving(t)
 	l.answer.Forgotten = false
 	if left, err := l.leave(t.Context(), LeaveOptions{Force: true}); err != nil || left.Mesh != MeshRevoked || l.did[0] != "tell "+left.Name+" true" {
 		t.Errorf("by force: %+v, %v, did %v", left, err, l.did)

@@ -38,6 +38,7 @@ const (
 	CodeLoadBalancerInUse      ErrorCode = "LoadBalancerInUse"
 	CodeTokenInvalid           ErrorCode = "InvalidJoinToken"
 	CodeNodeRevoked            ErrorCode = "NodeRevoked"
+	CodeNodeForgotten          ErrorCode = "NodeForgotten"
 	CodeCertificateInvalid     ErrorCode = "InvalidCertificate"
 	CodeRequestTooLarge        ErrorCode = "RequestEntityTooLarge"
 	CodeRequestLimit           ErrorCode = "RequestLimitExceeded"
@@ -109,7 +110,7 @@ var codeStatus = map[ErrorCode]int{
 	CodeInvalidParameter: 400, CodeMissingParameter: 400, CodeInvalidCombination: 400, CodeAmbiguousName: 400,
 	CodeVPCRange: 400, CodeSubnetRange: 400, CodeAddressInvalid: 400, CodeUnderlayAddressMissing: 400,
 	CodeAuthFailure: 401, CodeTokenInvalid: 401, CodeCertificateInvalid: 401,
-	CodeUnauthorized: 403, CodeDomainNotOwned: 403, CodeNodeRevoked: 403,
+	CodeUnauthorized: 403, CodeDomainNotOwned: 403, CodeNodeRevoked: 403, CodeNodeForgotten: 403,
 	CodePermissionNotFound: 404, CodeServiceName: 404, CodeRouteNotFound: 404, CodeAccountNotFound: 404,
 	CodeVPCNotFound: 404, CodeSubnetNotFound: 404, CodeENINotFound: 404, CodeGroupNotFound: 404,
 	CodeTargetGroupNotFound: 404, CodeLoadBalancerNotFound: 404, CodeListenerNotFound: 404, CodeServiceNotFound: 404,

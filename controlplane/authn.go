@@ -140,8 +140,8 @@ func (s *Server) identify(c *caller, r *http.Request, grace time.Duration) *api.
 		return api.Errorf(api.CodeCertificateInvalid, "", again, "the node certificate is not valid")
 	}
 	n := s.store.Snapshot().Nodes[id]
-	if n == nil || n.State == api.NodeRevoked {
-		return revokedNode(id)
+	if e := notAdmitted(n, id); e != nil {
+		return e
 	}
 	c.node, c.serial = n, ca.Serial(cert)
 	if !goodSerial(n, c.serial) {

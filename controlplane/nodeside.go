@@ -146,8 +146,8 @@ func requestKey(csr []byte) string {
 
 func renew(c *call, in *fromNode[api.RenewRequest]) (*api.JoinResponse, error) {
 	old := c.r.Nodes[c.who.node.ID]
-	if old == nil || old.State == api.NodeRevoked {
-		return nil, revokedNode(c.who.node.ID)
+	if e := notAdmitted(old, c.who.node.ID); e != nil {
+		return nil, e
 	}
 	n := *old
 	c.subject = n.ID
@@ -161,8 +161,8 @@ func renew(c *call, in *fromNode[api.RenewRequest]) (*api.JoinResponse, error) {
 // fine: the answer before may have been lost.
 func rotateKey(c *call, in *fromNode[api.RotateKeyRequest]) (*api.Result, error) {
 	old := c.r.Nodes[c.who.node.ID]
-	if old == nil || old.State == api.NodeRevoked {
-		return nil, revokedNode(c.who.node.ID)
+	if e := notAdmitted(old, c.who.node.ID); e != nil {
+		return nil, e
 	}
 	n := *old
 	c.subject, n.PublicKey = n.ID, canonicalKey(in.Body.PublicKey)
@@ -179,8 +179,8 @@ func rotateKey(c *call, in *fromNode[api.RotateKeyRequest]) (*api.Result, error)
 // refused, or with force revoked, which leaves them in their subnets without a node.
 func leave(c *call, in *fromNode[api.LeaveRequest]) (*api.LeaveResponse, error) {
 	old := c.r.Nodes[c.who.node.ID]
-	if old == nil || old.State == api.NodeRevoked {
-		return nil, revokedNode(c.who.node.ID)
+	if e := notAdmitted(old, c.who.node.ID); e != nil {
+		return nil, e
 	}
 	c.subject = old.ID
 	placed := c.placedOn(old.ID)
@@ -229,8 +229,15 @@ func (c *call) lookForNAT(n *api.Node, local string, given bool) error {
 	return nil
 }
 
-func revokedNode(id string) *api.Error {
-	return api.Errorf(api.CodeNodeRevoked, "", "join again with a new token", "the node %s is revoked", id)
+// notAdmitted says why a node with a good certificate is none; nil: it is one.
+func notAdmitted(n *api.Node, id string) *api.Error {
+	switch {
+	case n == nil:
+		return api.Errorf(api.CodeNodeForgotten, "", "join again with a new token", "the mesh has no node %s: it left, or was deleted", id)
+	case n.State == api.NodeRevoked:
+		return api.Errorf(api.CodeNodeRevoked, "", "join again with a new token", "the node %s is revoked", id)
+	}
+	return nil
 }
 
 // describeNode takes over what a node tells about itself, signs its certificate and writes it.
