@@ -111,8 +111,12 @@ func (s *Server) tellFirstKey(ctx context.Context) error {
 	return s.store.Delete(ctx, secretFirstKey)
 }
 
-// clockSlack is how far the clock may be behind the store's last write without a word.
-const clockSlack = time.Minute
+const (
+	// clockSlack is how far the clock may be behind the store's last write without a word.
+	clockSlack = time.Minute
+	// clockTrust is how far it may be behind without being believed: a node's certificate can be renewed for as long after its end.
+	clockTrust = ca.RenewalGrace
+)
 
 // checkClock notes when the store was last written, by its newest audit event. A clock that is behind is said, and does not go
 // into certificates: those that it dates would have ended when the clock is right again, and with them the nodes' way back.
@@ -125,12 +129,32 @@ func (s *Server) checkClock(ctx context.Context) error {
 	if err := json.Unmarshal(newest[0].Value, &e); err != nil {
 		return fmt.Errorf("server: the audit event %s cannot be read: restore a backup of the data directory: %w", newest[0].Key, err)
 	}
-	s.floor = e.At
-	if now := s.cfg.Now(); now.Before(e.At.Add(-clockSlack)) {
+	now := s.cfg.Now()
+	s.floor = datingFloor(now, e.At, s.ca)
+	switch {
+	case s.floor.IsZero():
+		s.log.Error("what was written is dated far ahead of this machine's clock, which is believed: if it is wrong, set it and restart",
+			logkey.Clock, now.UTC(), logkey.Written, e.At.UTC())
+	case now.Before(e.At.Add(-clockSlack)):
 		s.log.Error("this machine's clock is behind what the server has written already: set it, and keep it by NTP", logkey.Clock, now.UTC(),
 			logkey.Written, e.At.UTC())
 	}
 	return nil
+}
+
+// datingFloor is the time before which no certificate is dated; zero: there is none. A clock far behind what was written may be right,
+// and the one that wrote was ahead: certificates of then would be good for years, or beyond the CA's end for nobody. Only a clock
+// that is behind the CA's beginning is surely wrong.
+func datingFloor(now, written time.Time, authority *ca.Authority) time.Time {
+	switch {
+	case now.Before(authority.NotBefore()):
+		if written.After(authority.NotAfter()) {
+			return authority.NotBefore()
+		}
+	case written.Sub(now) > clockTrust:
+		return time.Time{}
+	}
+	return written
 }
 
 // certifying is the time that certificates are dated by.

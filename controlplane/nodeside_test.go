@@ -294,6 +294,73 @@ func TestServersClockWentBack(t *testing.T) {
 	}
 }
 
+// A server that ran with its clock years ahead dates certificates by the right one again.
+func TestServersClockWasAhead(t *testing.T) {
+	for name, ahead := range map[string]time.Duration{"a year": 365 * 24 * time.Hour, "beyond the CA's end": 21 * 365 * 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			var now atomic.Pointer[time.Time]
+			at := time.Now()
+			later := at.Add(ahead)
+			mem := store.NewMem()
+			var logged strings.Builder
+			config := func(c *Config) {
+				c.Store, c.Now = mem, func() time.Time { return *now.Load() }
+				c.Log = slog.New(slog.NewTextHandler(&logged, nil))
+			}
+			now.Store(&at)
+			first := startLab(t, config)
+			h := first.host("host-a")
+			first.stop()
+			now.Store(&later)
+			wrong := startLab(t, config)
+			must(wrong.s.store.Txn(wrong.ctx(), func(tx *store.Tx) error {
+				tx.Audit(api.AuditEvent{At: later, Actor: actorSystem, Action: "test", Outcome: outcomeSuccess})
+				return nil
+			}))(t)
+			wrong.stop()
+
+			now.Store(&at)
+			l := startLab(t, config)
+			renewed := l.renewed(l.hostWith(h.join, h.cert.PrivateKey.(*ecdsa.PrivateKey)))
+			if end := at.Add(ca.NodeLifetime); renewed.join.NotAfter.After(end) {
+				t.Errorf("the certificate of a node ends at %s, not at %s", renewed.join.NotAfter, end)
+			}
+			if err := renewed.ReportStatus(l.ctx(), api.NodeStatus{Node: h.id}); err != nil {
+				t.Error(err)
+			}
+			l.stop()
+			if !strings.Contains(logged.String(), "dated far ahead of this machine's clock") {
+				t.Errorf("nothing is said of it: %s", logged.String())
+			}
+		})
+	}
+}
+
+func TestDatingFloor(t *testing.T) {
+	began := time.Now()
+	key, cert, err := ca.Create(began)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority := must(ca.Load(key, cert))(t)
+	const day = 24 * time.Hour
+	for _, c := range []struct {
+		name               string
+		now, written, want time.Time
+	}{
+		{"the clock goes on", began.Add(2 * day), began.Add(day), began.Add(day)},
+		{"a little behind", began.Add(day), began.Add(30 * day), began.Add(30 * day)},
+		{"far behind", began.Add(day), began.Add(40 * day), time.Time{}},
+		{"written beyond the CA's end", began.Add(day), began.Add(ca.CALifetime + day), time.Time{}},
+		{"before there was a CA", began.Add(-9000 * day), began.Add(40 * day), began.Add(40 * day)},
+		{"neither is possible", began.Add(-day), began.Add(ca.CALifetime + day), authority.NotBefore()},
+	} {
+		if got := datingFloor(c.now, c.written, authority); !got.Equal(c.want) {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
 // The newest certificate was never used, and meanwhile the one before has expired: the node was off.
 func TestALostAnswerAndALongNight(t *testing.T) {
 	var now atomic.Pointer[time.Time]

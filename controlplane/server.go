@@ -104,7 +104,7 @@ type Server struct {
 
 	ca       *ca.Authority
 	viewKey  ed25519.PrivateKey
-	floor    time.Time // when the store was last written before this server started: certificates are of then at least
+	floor    time.Time // certificates are of then at least: see checkClock
 	gossip   gossipRing
 	refusals refusals
 	rates    rates

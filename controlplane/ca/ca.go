@@ -98,6 +98,9 @@ func (a *Authority) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
+// NotBefore is when the CA's certificate begins.
+func (a *Authority) NotBefore() time.Time { return a.cert.NotBefore }
+
 // NotAfter is when the CA's certificate expires.
 func (a *Authority) NotAfter() time.Time { return a.cert.NotAfter }
 
