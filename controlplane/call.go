@@ -119,25 +119,23 @@ func list[T any, P interface {
 	*T
 	api.Resource
 }](c *call, all map[string]P, also func(P) bool) *api.List[T] {
-	out := &api.List[T]{Items: []T{}, Revision: c.r.Revision}
+	var chosen []P
 	for _, res := range all {
 		if c.visible(res) && (also == nil || also(res)) {
-			out.Items = append(out.Items, *res)
+			chosen = append(chosen, res)
 		}
 	}
-	sortResources[T, P](out.Items)
+	slices.SortFunc(chosen, func(a, b P) int { return inOrder(a.GetMeta(), b.GetMeta()) })
+	out := &api.List[T]{Items: make([]T, len(chosen)), Revision: c.r.Revision}
+	for i, res := range chosen {
+		out.Items[i] = *res
+	}
 	return out
 }
 
-// sortResources is the order of every list: by account, name and id.
-func sortResources[T any, P interface {
-	*T
-	api.Resource
-}](items []T) {
-	slices.SortFunc(items, func(a, b T) int {
-		x, y := P(&a).GetMeta(), P(&b).GetMeta()
-		return cmp.Or(cmp.Compare(x.Account, y.Account), cmp.Compare(x.Name, y.Name), cmp.Compare(x.ID, y.ID))
-	})
+// inOrder is the order of every list: by account, name and id.
+func inOrder(x, y *api.Meta) int {
+	return cmp.Or(cmp.Compare(x.Account, y.Account), cmp.Compare(x.Name, y.Name), cmp.Compare(x.ID, y.ID))
 }
 
 // owner is the account that a new resource without parent belongs to.

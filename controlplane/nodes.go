@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -75,7 +76,7 @@ func listNodes(c *call) *api.List[api.NodeReport] {
 	for _, n := range c.r.Nodes {
 		out.Items = append(out.Items, *c.nodeReport(n))
 	}
-	sortResources(out.Items)
+	slices.SortFunc(out.Items, func(a, b api.NodeReport) int { return inOrder(&a.Meta, &b.Meta) })
 	return out
 }
 
