@@ -58,13 +58,14 @@ func (n *Netlink) Fence(tunnel string) error {
 	bare := map[int]string{} // links of ours, none of which has an IPv4 address, by index
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Name == tunnel || ours(l) {
+		fenced := ours(l) || a.Name == tunnel && carriesTunnel(l)
+		if fenced {
 			bare[a.Index] = a.Name
 		}
 		switch {
 		case a.Name == HostName && ours(l):
 			errs = append(errs, s.fenceHost(l))
-		case a.Name == tunnel || ours(l):
+		case fenced:
 			if !closed[a.Name] {
 				errs = append(errs, s.shut(l))
 			}
@@ -169,15 +170,16 @@ func (s *space) correct(tell bool, settings ...setting) error {
 	})
 }
 
-// recall finds a link of ours by its alias when its name has gone, and gives the name back; nil if there is none.
-func (s *space) recall(name, alias string) (netlink.Link, error) {
+// recall finds a link of ours by its alias when its name has gone, and gives the name back; nil if there is none. Anybody may give a
+// link that alias, so only those count that fit.
+func (s *space) recall(name, alias string, fits func(netlink.Link) bool) (netlink.Link, error) {
 	links, err := s.links()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Alias != alias || a.Name == name {
+		if a.Alias != alias || a.Name == name || !fits(l) {
 			continue
 		}
 		err := s.nl.LinkSetName(l, name)

@@ -127,6 +127,42 @@ func TestRenamedLinksAreRecalled(t *testing.T) {
 	}
 }
 
+// A link of another kind is not the tunnel, be it by its alias or by its name: it is told, and stays as it is.
+func TestTheTunnelIsNoOtherLink(t *testing.T) {
+	w := newKernelWorld(t)
+	w.ns.Exec("ip", "link", "add", "br-other", "type", "bridge")
+	w.ns.Exec("ip", "link", "set", "br-other", "alias", aliasTunnel, "up")
+	w.ns.Exec("ip", "addr", "add", "192.0.2.9/24", "dev", "br-other")
+	_, err := w.EnsureTunnel(TunnelSpec{MTU: 1420})
+	wantErr(t, err, ErrNoLink)
+	untouched := func(name string) {
+		t.Helper()
+		ok(t, w.Fence(DefaultTunnel))
+		l := must(w.Link(name))(t)
+		if l.Ifindex == 0 || !l.Up || l.Closed || l.MTU != 1500 {
+			t.Errorf("%s is %+v", name, l)
+		}
+		if has := w.ns.Exec("ip", "addr", "show", "dev", name); !strings.Contains(has, "192.0.2.9/24") {
+			t.Errorf("%s has lost its address: %s", name, has)
+		}
+		if said := w.Repairs(); len(said) != 0 {
+			t.Errorf("said %q", said)
+		}
+	}
+	untouched("br-other")
+	w.ns.Exec("ip", "link", "set", "br-other", "down")
+	w.ns.Exec("ip", "link", "set", "br-other", "name", DefaultTunnel)
+	w.ns.Exec("ip", "link", "set", DefaultTunnel, "up")
+	for _, kernel := range []bool{false, true} {
+		_, err = w.EnsureTunnel(TunnelSpec{MTU: 1420, Kernel: kernel})
+		wantErr(t, err, ErrForeign)
+		if err != nil && !strings.Contains(err.Error(), `of the kind "bridge"`) {
+			t.Errorf("kernel %v: %v", kernel, err)
+		}
+		untouched(DefaultTunnel)
+	}
+}
+
 // What others do to what is ours wakes at once, and what is not ours does not.
 func TestWatchTellsOfFences(t *testing.T) {
 	w, l, _ := fenced(t)

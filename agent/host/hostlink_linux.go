@@ -127,7 +127,7 @@ func (s *space) hostPair() (host, dp netlink.Link, err error) {
 			return nil, fmt.Errorf("host link: %s: %w: remove or rename it", name, ErrForeign)
 		}
 		if l == nil {
-			return s.recall(name, alias)
+			return s.recall(name, alias, ours)
 		}
 		return l, nil
 	}

@@ -202,7 +202,7 @@ const kindWireGuard = "wireguard"
 func (s *space) tunnel(spec TunnelSpec) (netlink.Link, error) {
 	l, err := s.link(spec.Name)
 	if err == nil && l == nil {
-		l, err = s.recall(spec.Name, aliasTunnel)
+		l, err = s.recall(spec.Name, aliasTunnel, carriesTunnel)
 	}
 	isKernel := l != nil && l.Type() == kindWireGuard
 	switch {
@@ -214,6 +214,9 @@ func (s *space) tunnel(spec TunnelSpec) (netlink.Link, error) {
 		return nil, ErrNoLink
 	case isKernel && !ours(l):
 		return nil, fmt.Errorf("%w: remove or rename it, or choose another name with --interface", ErrForeign)
+	case !carriesTunnel(l):
+		return nil, fmt.Errorf("%w: it is no TUN, but of the kind %q: remove or rename it, or choose another name with --interface",
+			ErrForeign, l.Type())
 	case isKernel && !spec.Kernel:
 		if err := s.remove(l); err != nil {
 			return nil, fmt.Errorf("remove the kernel's WireGuard: %w", err)
@@ -223,6 +226,12 @@ func (s *space) tunnel(spec TunnelSpec) (netlink.Link, error) {
 		return nil, fmt.Errorf("%w: %s", ErrKind, l.Type())
 	}
 	return l, nil
+}
+
+// carriesTunnel tells whether a link is of a kind that the tunnel's can be: nothing else is touched, whatever its name or alias.
+func carriesTunnel(l netlink.Link) bool {
+	tun, ok := l.(*netlink.Tuntap)
+	return ok && tun.Mode == netlink.TUNTAP_MODE_TUN || l.Type() == kindWireGuard
 }
 
 // makeTunnel makes the kernel's WireGuard link, down.
