@@ -37,6 +37,8 @@ type Netlink struct {
 	space *space // the host's; nil until the first operation
 	notes []string
 	swept bool // Sweep has looked for resolver files in processes
+	// errands are, by ENI, the last that went to files of processes.
+	errands map[string]*errand
 }
 
 var _ Host = (*Netlink)(nil)
@@ -52,7 +54,7 @@ func New(c Config) *Netlink {
 	if c.EtcNetns == "" {
 		c.EtcNetns = "/etc/netns"
 	}
-	return &Netlink{config: c, resolvers: resolvers{run: c.RunNetns, etc: c.EtcNetns}}
+	return &Netlink{config: c, resolvers: resolvers{run: c.RunNetns, etc: c.EtcNetns}, errands: map[string]*errand{}}
 }
 
 // Close releases the sockets; what was made stays. The next operation opens them again.
@@ -326,6 +328,9 @@ func (n *Netlink) Cleanup() error {
 		return fmt.Errorf("clean up: list interfaces: %w", err)
 	}
 	nets := s.netsOf(links...)
+	for _, e := range n.errands {
+		e.callOff()
+	}
 	var errs []error
 	for _, l := range links {
 		if ours(l) {

@@ -23,7 +23,7 @@ const etcResolvConf = "/etc/" + resolvConf
 
 // set makes the mount unless it is there. The notice says why a process has none though nothing failed: it would be seen
 // by others, or has no place.
-func (r processResolver) set() (notice string, err error) {
+func (r processResolver) set(e *errand) (notice string, err error) {
 	p, err := openProcess(r.pid)
 	if errors.Is(err, errEnded) {
 		return "", nil // and the attachment ends with it
@@ -35,7 +35,7 @@ func (r processResolver) set() (notice string, err error) {
 	if err != nil || in.inode != r.spec.NetnsInode {
 		return "", err // another process has the number by now
 	}
-	notice, err = r.setIn(p)
+	notice, err = r.setIn(e, p)
 	if errors.Is(err, errEnded) {
 		return "", nil
 	}
@@ -44,7 +44,7 @@ func (r processResolver) set() (notice string, err error) {
 
 // setIn takes at most one file of ours that says something else away, and mounts one. Whoever may mount there may stack any
 // number of them.
-func (r processResolver) setIn(p *process) (notice string, err error) {
+func (r processResolver) setIn(e *errand, p *process) (notice string, err error) {
 	etc, err := p.openDir("/etc")
 	if etc >= 0 {
 		defer unix.Close(etc)
@@ -77,7 +77,7 @@ func (r processResolver) setIn(p *process) (notice string, err error) {
 		default:
 			want.made = place < 0
 			if notice, err = p.seenByOthers(at); notice == "" && err == nil {
-				notice, err = r.mount(p, etc, place, id, want, text)
+				notice, err = r.mount(e, p, etc, place, id, want, text)
 			}
 		}
 		if place >= 0 {
@@ -130,7 +130,7 @@ func sumOf(text string) string {
 }
 
 // mount puts the file at place, which was found to be in mount id; -1: where etc has none.
-func (r processResolver) mount(p *process, etc, place int, id uint64, m mark, text string) (notice string, err error) {
+func (r processResolver) mount(e *errand, p *process, etc, place int, id uint64, m mark, text string) (notice string, err error) {
 	if m.made {
 		if notice, err := mayMakePlace(r.pid); notice != "" || err != nil {
 			return notice, err
@@ -154,7 +154,7 @@ func (r processResolver) mount(p *process, etc, place int, id uint64, m mark, te
 		return err
 	}, func() error {
 		flags := unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
-		if err := unix.MoveMount(tree, "", place, "", flags); err != nil {
+		if err := e.change(func() error { return unix.MoveMount(tree, "", place, "", flags) }); err != nil {
 			return fmt.Errorf("mount on %s: %w", etcResolvConf, err)
 		}
 		return nil

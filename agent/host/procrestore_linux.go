@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,28 +22,70 @@ type restorer struct {
 // maxUnmounts is how many mounts with a mark are taken away of one process: a copy of /etc has one more.
 const maxUnmounts = 64
 
-// run looks at every process. What cannot be taken away goes with its processes, and is no reason to fail: a copy that is
-// locked, of a sandbox's user namespace as browsers and rootless engines make them, or one that another mount covers. Of the
-// latter ErrKept tells.
+// target is a process with mounts to be taken away.
+type target struct {
+	pid    int
+	owned  bool
+	mounts []mountPoint
+}
+
+// maxTargets is how many processes with mounts of another user namespace are gone to, as any user can start more.
+const maxTargets = 64
+
+// run looks at every process, and goes to those at once that have such mounts: no one holds another up. What cannot be taken
+// away goes with its processes, and is no reason to fail: a copy that is locked, of a sandbox's user namespace as browsers
+// and rootless engines make them, or one that another mount covers. Of the latter, and of processes that do not answer,
+// ErrKept tells.
 func (r restorer) run() error {
+	targets, err := r.find()
+	errs := []error{err}
+	var gone []*errand
+	for _, t := range targets {
+		gone = append(gone, begin(processResolver{}, func(*errand) (string, error) { return "", r.unmount(t) }))
+	}
+	late := time.NewTimer(errandPatience)
+	defer late.Stop()
+	over := false
+	for i, e := range gone {
+		if !over {
+			select {
+			case <-e.done:
+			case <-late.C:
+				over = true
+			}
+		}
+		err := errNoAnswer
+		if e.ended() {
+			err = e.err
+		}
+		if err != nil && targets[i].owned && !passing(err) {
+			errs = append(errs, fmt.Errorf("process %d: %w: %w", targets[i].pid, ErrKept, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+var errNoAnswer = errors.New("its file system does not answer")
+
+// find reads the mounts of processes; nothing of a process is opened, as that may not answer.
+func (r restorer) find() (out []target, err error) {
 	all, err := processes()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	scan := newScanner()
 	type view struct {
 		mnt  fileID
 		root string
 	}
-	looked := map[view]bool{}
+	scan, looked, foreign := newScanner(), map[view]bool{}, 0
 	var errs []error
 	for _, pid := range all {
 		mnt, err := fileOf(pid, "ns/mnt")
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
-		// The link is read and not followed: a root directory's file system may not answer.
-		root, err := os.Readlink(procFile(pid, "root"))
+		root, err := os.Readlink(procFile(pid, "root")) // it is not followed
 		if err != nil || mnt == (fileID{}) || looked[view{mnt, root}] {
 			continue // it ended, or is hidden
 		}
@@ -54,45 +97,60 @@ func (r restorer) run() error {
 			continue
 		}
 		if !owned {
-			if in, err := fileOf(pid, "ns/net"); err != nil || !r.nets[in.inode] {
+			if in, err := fileOf(pid, "ns/net"); err != nil || !r.nets[in.inode] || foreign == maxTargets {
 				continue
 			}
 		}
 		looked[view{mnt, root}] = true
-		if err := r.process(scan, pid, owned); err != nil && owned && !passing(err) {
+		mounts, err := r.of(scan, pid, owned)
+		if err != nil && owned && !passing(err) {
 			errs = append(errs, fmt.Errorf("process %d: %w: %w", pid, ErrKept, err))
 		}
+		if len(mounts) > 0 {
+			out = append(out, target{pid, owned, mounts})
+			if !owned {
+				foreign++
+			}
+		}
 	}
-	return errors.Join(errs...)
+	return out, errors.Join(errs...)
 }
 
 // passing tells the errors of a process that is gone, or may not be looked at.
 func passing(err error) bool { return errors.Is(err, errEnded) || errors.Is(err, errHidden) }
 
-func (r restorer) process(scan *scanner, pid int, owned bool) error {
-	var mounts []mountPoint
-	err := scan.each(pid, owned, func(m mountPoint) error {
+// of lists the mounts that are to be taken away of a process, the topmost last.
+func (r restorer) of(scan *scanner, pid int, owned bool) (mounts []mountPoint, err error) {
+	err = scan.each(pid, owned, func(m mountPoint) error {
 		if k, ok := markOf(m); ok && r.which(k.eni, k.host) {
 			if len(mounts) == maxUnmounts {
-				mounts = mounts[1:] // the topmost are last
+				mounts = mounts[1:]
 			}
 			mounts = append(mounts, m)
 		}
 		return nil
 	})
-	if len(mounts) == 0 {
+	return mounts, err
+}
+
+func (r restorer) unmount(t target) error {
+	p, err := openProcess(t.pid)
+	if err != nil {
 		return err
 	}
-	p, err2 := openProcess(pid)
-	if err2 != nil {
-		return err2
-	}
 	defer p.close()
-	errs := []error{err}
-	for _, m := range slices.Backward(mounts) { // the topmost first
-		errs = append(errs, p.unmount(m, owned))
+	var errs []error
+	for _, m := range slices.Backward(t.mounts) {
+		errs = append(errs, p.unmount(m, t.owned))
 	}
-	return errors.Join(errs...)
+	if err = errors.Join(errs...); err == nil {
+		return nil
+	}
+	// Those of a peer, and those whose place was removed among other mounts, are gone by themselves.
+	if left, err := r.of(newScanner(), t.pid, t.owned); err == nil && len(left) == 0 {
+		return nil
+	}
+	return err
 }
 
 // errCovered says that a mount cannot be reached by its path.

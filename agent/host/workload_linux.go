@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -108,14 +109,32 @@ func (n *Netlink) setResolver(spec WorkloadSpec) (unnamed string, err error) {
 	case !spec.Resolver.IsValid():
 		return "", nil
 	case ok:
-		if unnamed, err = (processResolver{pid, spec, n.resolvers.host}).set(); err != nil {
-			unnamed = err.Error()
-		}
-		return unnamed, nil
+		return n.tellProcess(processResolver{pid, spec, n.resolvers.host}), nil
 	case n.resolvers.space(spec.Netns) == "":
 		return "the namespace has no name in " + n.config.RunNetns, nil
 	}
 	return "", n.resolvers.set(spec)
+}
+
+// tellProcess says why a process is not told. One that did not answer is left alone for a while, and one that has not yet
+// answered altogether, unless something else is to be told.
+func (n *Netlink) tellProcess(r processResolver) (unnamed string) {
+	eni := r.spec.ENI
+	e := n.errands[eni]
+	switch {
+	case e == nil || e.of != r || !e.late:
+	case !e.ended():
+		return noAnswer
+	case time.Since(e.began) < errandRest:
+		return e.answer()
+	}
+	e.callOff()
+	e = begin(r, r.set)
+	n.errands[eni] = e
+	if !e.wait() {
+		return noAnswer
+	}
+	return e.answer()
 }
 
 // refuse checks for conflicts before anything is changed, and says which routes are to be made.
@@ -276,6 +295,8 @@ func (n *Netlink) detach(s *space, eni string) error {
 	if err != nil {
 		return err
 	}
+	n.errands[eni].callOff()
+	delete(n.errands, eni)
 	restored := errors.Join(n.resolvers.restore(n.resolvers.of(eni)),
 		restorer{n.resolvers.of(eni), s.netsOf(link)}.run())
 	failpoint.Here("unveth.resolver")
