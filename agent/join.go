@@ -11,9 +11,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
@@ -65,21 +67,29 @@ func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 		return nil, fmt.Errorf("%s: this machine is a node already: run culvert agent leave first, or choose another --data-dir",
 			cfg.DataDir)
 	}
+	_, keyless := os.Lstat(dir.WireKey())
 	key, err := wire.LoadOrCreateKey(dir.WireKey())
 	if err != nil {
 		return nil, err
 	}
 	failpoint.Here("join.keyed")
-	asked, err := joining(dir, cfg.Name)
+	before := dir.LoadJoining()
+	asked, err := joining(dir, before, cfg.Name)
 	if err != nil {
 		return nil, err
 	}
 	failpoint.Here("join.noted")
-	answer, err := askToJoin(ctx, cfg, api.JoinRequest{
+	answer, maybe, err := askToJoin(ctx, cfg, api.JoinRequest{
 		Token: cfg.Token, Name: cfg.Name, CSR: asked.CSR, PublicKey: key.Public().String(), Underlay: cfg.Underlay,
 		WireGuardPort: cmp.Or(cfg.WireGuardPort, DefaultWireGuardPort), GossipPort: cmp.Or(cfg.GossipPort, DefaultGossipPort),
 		Version: version.Version(),
 	})
+	if err != nil && !maybe && before == nil {
+		err = errors.Join(err, dir.ForgetJoining())
+		if errors.Is(keyless, fs.ErrNotExist) {
+			err = errors.Join(err, dir.DropWireKey())
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -97,10 +107,16 @@ func Join(ctx context.Context, cfg JoinConfig) (*state.Identity, error) {
 	return id, dir.ForgetJoining()
 }
 
+// refusedForGood reports whether the control plane has answered that it did nothing.
+func refusedForGood(err error) bool {
+	var refused *api.Error
+	return errors.As(err, &refused) && refused.Code != api.CodeUnavailable && refused.Code != api.CodeInternal
+}
+
 // joining is what was asked when a join was interrupted, or a new request, which is kept.
-func joining(dir state.Dir, name string) (*state.Joining, error) {
-	if j := dir.LoadJoining(); j != nil {
-		return j, nil
+func joining(dir state.Dir, before *state.Joining, name string) (*state.Joining, error) {
+	if before != nil {
+		return before, nil
 	}
 	keyPEM, csr, err := newCSR(name)
 	if err != nil {
@@ -110,23 +126,23 @@ func joining(dir state.Dir, name string) (*state.Joining, error) {
 	return j, dir.SaveJoining(j)
 }
 
-// askToJoin asks one server after another until one answers.
-func askToJoin(ctx context.Context, cfg JoinConfig, r api.JoinRequest) (*api.JoinResponse, error) {
-	err := errors.New("join: no server is named")
+// askToJoin asks one server after another until one answers. maybe tells that it may have come to pass in spite of the error.
+func askToJoin(ctx context.Context, cfg JoinConfig, r api.JoinRequest) (answer *api.JoinResponse, maybe bool, err error) {
+	err = errors.New("join: no server is named")
 	for _, server := range cfg.Servers {
 		var c *client.Client
 		if c, err = client.New(client.Config{Address: server, CA: cfg.CA, CAPin: client.TokenPin(cfg.Token)}); err != nil {
-			return nil, err
+			return nil, maybe, err
 		}
-		var answer *api.JoinResponse
 		r.LocalAddress = localAddress(ctx, server)
 		answer, err = c.Join(ctx, r)
 		c.Close()
+		maybe = maybe || !refusedForGood(err)
 		if err == nil || answered(err) || ctx.Err() != nil {
-			return answer, err
+			return answer, maybe, err
 		}
 	}
-	return nil, err
+	return nil, maybe, err
 }
 
 // newCSR makes an ECDSA P-256 key (PEM, PKCS #8) and a request for its certification (DER). The names in the

@@ -57,9 +57,14 @@ func (d Dir) UseNextWireKey() error {
 }
 
 // DropNextWireKey removes it; none is fine.
-func (d Dir) DropNextWireKey() error {
-	if err := os.Remove(d.NextWireKey()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("drop next WireGuard key: %w", err)
+func (d Dir) DropNextWireKey() error { return dropKey("next WireGuard key", d.NextWireKey()) }
+
+// DropWireKey removes the WireGuard key, which nobody was told of; none is fine.
+func (d Dir) DropWireKey() error { return dropKey("WireGuard key", d.WireKey()) }
+
+func dropKey(what, path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("drop %s: %w", what, err)
 	}
 	return nil
 }
