@@ -211,8 +211,11 @@ func TestLeaveWithoutAReadableIdentity(t *testing.T) {
 	if err := os.WriteFile(l.dir.Path("identity.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.leave(t.Context(), LeaveOptions{}); err == nil || !strings.Contains(err.Error(), "--local") || len(l.did) != 0 {
-		t.Errorf("error %v, did %v", err, l.did)
+	for _, force := range []bool{false, true} {
+		_, err := l.leave(t.Context(), LeaveOptions{Force: force})
+		if err == nil || !strings.Contains(err.Error(), "culvert agent leave --local") || strings.Contains(err.Error(), "leave --force") || len(l.did) != 0 {
+			t.Errorf("error %v, did %v", err, l.did)
+		}
 	}
 	if _, err := l.leave(t.Context(), LeaveOptions{Local: true}); err != nil || l.workloads(t) != 0 {
 		t.Errorf("locally: %v", err)

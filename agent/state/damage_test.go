@@ -96,8 +96,9 @@ func damages() map[string]func(t *testing.T, path string, data []byte) {
 			}
 			write(t, path, data)
 		},
-		"zeroes":     func(t *testing.T, path string, data []byte) { write(t, path, make([]byte, len(data))) },
-		"other JSON": func(t *testing.T, path string, _ []byte) { write(t, path, []byte("[1, 2, 3]")) },
+		"zeroes":                       func(t *testing.T, path string, data []byte) { write(t, path, make([]byte, len(data))) },
+		"other JSON":                   func(t *testing.T, path string, _ []byte) { write(t, path, []byte("[1, 2, 3]")) },
+		"of before there were formats": func(t *testing.T, path string, _ []byte) { write(t, path, []byte(`{"nodeId":"node-1"}`)) },
 		"a later format": func(t *testing.T, path string, data []byte) {
 			write(t, path, bytes.Replace(data, []byte(`"format": 1`), []byte(`"format": 2`), 1))
 		},
@@ -137,6 +138,9 @@ func TestDamagedFilesAreRefusedWithARemedy(t *testing.T) {
 			}
 			if what == "a disk that cannot read it" && !errors.Is(err, syscall.EIO) {
 				t.Errorf("%s: %v is no failure of a disk", name, err)
+			}
+			if what == "of before there were formats" && !strings.Contains(err.Error(), "an earlier culvert wrote it") {
+				t.Errorf("%s: %v", name, err)
 			}
 			if what == "a later format" && !strings.Contains(err.Error(), "newer version") {
 				t.Errorf("%s: %v", name, err)

@@ -23,7 +23,7 @@ const copySuffix = ".copy"
 
 // remedies say what to do when a file cannot be used.
 var remedies = map[string]string{
-	identityFile:    "restore the data directory from a backup, or make this machine a node again: culvert agent leave --force, culvert agent join",
+	identityFile:    "restore the data directory from a backup, or make this machine a node again: culvert agent leave --local, culvert agent join",
 	attachmentsFile: "restore it from a backup, or remove it with its copy and attach the interfaces again: culvert eni attach",
 	joiningFile:     "it is written anew",
 	viewFile:        "it comes again from the server; until then nothing is changed",
@@ -63,11 +63,14 @@ func unwrap(data []byte, v any) error {
 	if e.Format > format {
 		return fmt.Errorf("it has format %d, of a newer version than this one, which knows %d: run that one", e.Format, format)
 	}
+	if e.Format < format {
+		return errors.New("it has no format number: an earlier culvert wrote it, whose files this version does not read, or it was changed by hand")
+	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, e.Content); err != nil {
 		return fmt.Errorf("it is damaged (%w)", err)
 	}
-	if e.Format != format || e.SHA256 != sum(compact.Bytes()) {
+	if e.SHA256 != sum(compact.Bytes()) {
 		return errors.New("it is damaged or was changed by hand (the checksum does not fit)")
 	}
 	if err := json.Unmarshal(e.Content, v); err != nil {
