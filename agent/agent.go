@@ -112,7 +112,7 @@ type Datapath interface {
 	// Apply moves the tables to the plan: what permits is removed before anything is added; the configuration with the
 	// generation comes last. It reports whether anything differed.
 	Apply(ctx context.Context, p *plan.Plan) (changed bool, err error)
-	// Repairs hands out once what calls since the last one found changed by another's hand and put right.
+	// Repairs hands out once what calls since the last one found not as it was left, and put right.
 	Repairs() []string
 	// Generation that is in force; 0 when closed.
 	Generation() (uint32, error)

@@ -70,7 +70,7 @@ func (t *turn) secureThere() {
 	if hl, err := t.edges.Host.HostLink(); !t.fail("host link", err) && hl.Datapath.Ifindex != 0 {
 		t.fail("host program", t.secure(host.DatapathName, hl.Datapath.Ifindex, hl.Datapath.Up, AtHost))
 	}
-	if tun, err := t.edges.Host.Link(t.cfg.Tunnel); !t.fail("tunnel link", err) && tun.Ifindex != 0 {
+	if tun, err := t.edges.Host.Link(t.cfg.Tunnel); !t.fail("tunnel link", err) && tun.Ifindex != 0 && !tun.Foreign {
 		t.fail("tunnel program", t.secure(t.cfg.Tunnel, tun.Ifindex, tun.Up, AtTunnel))
 	}
 	have, err := t.edges.Host.Workloads()

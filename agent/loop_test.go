@@ -273,6 +273,21 @@ func TestNothingOpensBeforeItIsSecured(t *testing.T) {
 	}
 }
 
+// What has the tunnel's name, but cannot be it, is another's: no program of ours cuts it off.
+func TestAnothersLinkIsNotSecured(t *testing.T) {
+	b := newBench(t)
+	b.host.DeleteLink(host.DefaultTunnel)
+	b.host.AddBridge(host.DefaultTunnel)
+	for _, hear := range []func(){func() {}, func() { b.hear(testView(1)) }} {
+		hear()
+		log, errs := b.round()
+		l, err := b.host.Link(host.DefaultTunnel)
+		if err != nil || l.Closed || l.Up || len(errs) == 0 || index(log, fmt.Sprintf("secure %d", AtTunnel)) >= 0 {
+			t.Errorf("%+v, %v: %v, %v", l, err, log, errs)
+		}
+	}
+}
+
 func TestNamesAreWithdrawnFirst(t *testing.T) {
 	b := newBench(t)
 	b.hear(testView(1))

@@ -122,7 +122,7 @@ func (d *Datapath) note(format string, args ...any) {
 // maxRepairs bounds what is kept between two calls of Repairs.
 const maxRepairs = 64
 
-// Repairs hands out once what was found changed by another's hand, and put back, since the last call.
+// Repairs hands out once what was found not as it was left, and put back, since the last call.
 func (d *Datapath) Repairs() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -20,6 +20,7 @@ type world interface {
 	removeNamespace(path string)
 	addLink(name string)      // on the host, not Culvert's: a TUN
 	addWireGuard(name string) // likewise, of the kernel's WireGuard
+	addBridge(name string)    // likewise, of a kind that none of Culvert's has
 	deleteLink(name string)
 	deleteInterface(path, ifname string)
 	openDoor(ifname string)
@@ -412,6 +413,17 @@ func contractTunnel(t *testing.T, w world) {
 	if l := must(w.EnsureTunnel(TunnelSpec{MTU: 1300}))(t); !l.Closed || l.Up {
 		t.Fatalf("tunnel made anew: %+v", l)
 	}
+	w.deleteLink(DefaultTunnel)
+	ok(t, w.Cleanup()) // its door
+	w.addBridge(DefaultTunnel)
+	before := must(w.Link(DefaultTunnel))(t)
+	_, err = w.EnsureTunnel(TunnelSpec{MTU: 1420})
+	wantErr(t, err, ErrForeign)
+	ok(t, w.Fence(DefaultTunnel))
+	if l := must(w.Link(DefaultTunnel))(t); l != before || !l.Foreign || l.Closed || l.Ifindex == 0 {
+		t.Fatalf("a bridge with the tunnel's name: %+v, was %+v", l, before)
+	}
+	w.deleteLink(DefaultTunnel)
 }
 
 // contractKernelTunnel needs a kernel that has WireGuard.

@@ -19,7 +19,7 @@ func sealed(ifname string) []setting {
 	return append(withoutIPv6(ifname), setting{conf + "rp_filter", "1"}, setting{conf + "forwarding", "0"})
 }
 
-// note keeps what was found changed by another's hand and put right, for Repairs. What this operation has made itself is
+// note keeps what was found not as it was left, and put right, for Repairs. What this operation has made itself is
 // not news.
 func (s *space) note(format string, args ...any) {
 	if s.notes != nil && !s.fresh && len(*s.notes) < maxNotes {
@@ -58,7 +58,7 @@ func (n *Netlink) Fence(tunnel string) error {
 	bare := map[int]string{} // links of ours, none of which has an IPv4 address, by index
 	for _, l := range links {
 		a := l.Attrs()
-		fenced := ours(l) || a.Name == tunnel && carriesTunnel(l)
+		fenced := ours(l) || a.Name == tunnel && isTUN(l)
 		if fenced {
 			bare[a.Index] = a.Name
 		}

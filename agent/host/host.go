@@ -42,7 +42,7 @@ var (
 	ErrNoRoute = errors.New("no route")
 	// ErrNoNamespace: the namespace named does not exist or is not a network namespace.
 	ErrNoNamespace = errors.New("no such network namespace")
-	// ErrForeign: a link has one of our names, but Culvert did not make it.
+	// ErrForeign: a link has one of our names, but Culvert did not make it, or it is of a kind that none of ours has.
 	ErrForeign = errors.New("interface was not made by culvert")
 	// ErrOpenDoor: a link may not go up because nothing would drop what programs do not see.
 	ErrOpenDoor = errors.New("door is open")
@@ -81,6 +81,7 @@ type Link struct {
 	MAC        MAC
 	Up         bool // administratively
 	Closed     bool // the door is there: what no program takes is dropped; of the host's end, all but the resolver's
+	Foreign    bool // neither ours nor a TUN: whatever its name, it is left alone
 }
 
 // HostSpec is what the host's own veth pair shall be like.
@@ -174,8 +175,8 @@ type Host interface {
 	Link(name string) (Link, error)
 
 	// EnsureTunnel closes the door of the tunnel's interface, sets MTU and queue length and keeps IPv6 of the host's
-	// stack off it. It does not put it up. The kernel's WireGuard it makes, down: ErrNoWireGuard, ErrKind when a link of
-	// another kind has the name, ErrForeign when somebody else made it. A TUN is ErrNoLink as long as the tunnel process
+	// stack off it. It does not put it up. The kernel's WireGuard it makes, down: ErrNoWireGuard, ErrKind when a
+	// TUN has the name, ErrForeign when somebody else made it or it is of any other kind. A TUN is ErrNoLink as long as the tunnel process
 	// has not made it; a WireGuard link of ours in its place is removed.
 	EnsureTunnel(TunnelSpec) (Link, error)
 
@@ -208,7 +209,7 @@ type Host interface {
 	// that keep the host's stack off it, whatever else is wrong. A host's door that is not as it should be lets nothing
 	// through until EnsureHostLink.
 	Fence(tunnel string) error
-	// Repairs hands out once what operations since the last call found changed by another's hand and put right, in one
+	// Repairs hands out once what operations since the last call found not as it was left, and put right, in one
 	// sentence each, at most 64.
 	Repairs() []string
 

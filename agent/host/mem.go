@@ -160,7 +160,7 @@ func (m *Mem) tunnel(spec TunnelSpec) (*memLink, error) {
 		m.wake()
 	case l == nil:
 		return nil, ErrNoLink
-	case l.wg && !l.ours:
+	case l.Foreign:
 		return nil, ErrForeign
 	case l.wg && !spec.Kernel:
 		m.drop(spec.Name)
@@ -422,7 +422,7 @@ func (m *Mem) Fence(tunnel string) error {
 		return err
 	}
 	for name, l := range m.links {
-		if (l.ours || name == tunnel) && !m.doors[name] {
+		if (l.ours || name == tunnel && !l.Foreign) && !m.doors[name] {
 			m.doors[name] = true
 			if name == HostName {
 				m.port = 0

@@ -16,6 +16,7 @@ func (w memWorld) namespace(name string) string {
 
 func (w memWorld) removeNamespace(path string) { w.RemoveNamespace(path) }
 func (w memWorld) addWireGuard(name string)    { w.AddWireGuard(name) }
+func (w memWorld) addBridge(name string)       { w.AddBridge(name) }
 
 func (w memWorld) addLink(name string)                 { w.AddLink(name) }
 func (w memWorld) deleteLink(name string)              { w.DeleteLink(name) }

@@ -78,7 +78,15 @@ func (m *Mem) AddWireGuard(name string) {
 	m.AddLink(name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.links[name].wg = true
+	m.links[name].wg, m.links[name].Foreign = true, true
+}
+
+// AddBridge makes a link of a kind that none of Culvert's has. It is down.
+func (m *Mem) AddBridge(name string) {
+	m.AddLink(name)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.links[name].Foreign = true
 }
 
 // WithoutWireGuard takes WireGuard out of the kernel.

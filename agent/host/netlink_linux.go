@@ -157,6 +157,7 @@ func linkOf(l netlink.Link, closed bool) Link {
 	a := l.Attrs()
 	return Link{
 		Name: a.Name, Ifindex: a.Index, MTU: a.MTU, TxQueueLen: a.TxQLen, MAC: macOf(l), Up: isUp(l), Closed: closed,
+		Foreign: !ours(l) && !isTUN(l),
 	}
 }
 
@@ -204,7 +205,7 @@ const kindWireGuard = "wireguard"
 func (s *space) tunnel(spec TunnelSpec) (netlink.Link, error) {
 	l, err := s.link(spec.Name)
 	if err == nil && l == nil {
-		l, err = s.recall(spec.Name, aliasTunnel, carriesTunnel)
+		l, err = s.recall(spec.Name, aliasTunnel, func(l netlink.Link) bool { return ours(l) || isTUN(l) })
 	}
 	isKernel := l != nil && l.Type() == kindWireGuard
 	switch {
@@ -216,7 +217,7 @@ func (s *space) tunnel(spec TunnelSpec) (netlink.Link, error) {
 		return nil, ErrNoLink
 	case isKernel && !ours(l):
 		return nil, fmt.Errorf("%w: remove or rename it, or choose another name with --interface", ErrForeign)
-	case !carriesTunnel(l):
+	case !isKernel && !isTUN(l):
 		return nil, fmt.Errorf("%w: it is no TUN, but of the kind %q: remove or rename it, or choose another name with --interface",
 			ErrForeign, l.Type())
 	case isKernel && !spec.Kernel:
@@ -230,10 +231,10 @@ func (s *space) tunnel(spec TunnelSpec) (netlink.Link, error) {
 	return l, nil
 }
 
-// carriesTunnel tells whether a link is of a kind that the tunnel's can be: nothing else is touched, whatever its name or alias.
-func carriesTunnel(l netlink.Link) bool {
+// isTUN tells whether a link is of the kind that the tunnel process makes.
+func isTUN(l netlink.Link) bool {
 	tun, ok := l.(*netlink.Tuntap)
-	return ok && tun.Mode == netlink.TUNTAP_MODE_TUN || l.Type() == kindWireGuard
+	return ok && tun.Mode == netlink.TUNTAP_MODE_TUN
 }
 
 // makeTunnel makes the kernel's WireGuard link, down.

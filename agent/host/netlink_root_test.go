@@ -69,6 +69,8 @@ func (w *kernelWorld) addWireGuard(name string) {
 	w.ns.Exec("ip", "link", "add", name, "type", "wireguard")
 }
 
+func (w *kernelWorld) addBridge(name string) { w.ns.Exec("ip", "link", "add", name, "type", "bridge") }
+
 func (w *kernelWorld) deleteLink(name string) { w.ns.DeleteLink(name) }
 
 func (w *kernelWorld) deleteInterface(path, ifname string) { w.spaces[path].DeleteLink(ifname) }
