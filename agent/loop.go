@@ -389,7 +389,8 @@ func (t *turn) tunnel(ctx context.Context) error {
 	t.notes = append(t.notes, unreachable(t.view, have, time.Since(t.made), time.Now())...)
 	key := t.wireKey().private
 	fresh := have.PublicKey != key.Public()
-	if fresh || have.ListenPort != t.cfg.WireGuardPort {
+	meddled := t.meddled(have)
+	if fresh || have.ListenPort != t.cfg.WireGuardPort || have.Mark != 0 {
 		if err := t.giveKey(ctx, &have, key); err != nil {
 			return err
 		}
@@ -405,6 +406,7 @@ func (t *turn) tunnel(ctx context.Context) error {
 			return err
 		}
 	}
+	t.own = append(t.own, meddled...)
 	failpoint.Here("tunnel.peered")
 	if k, ok := t.edges.Wire.(wire.Kicker); ok && (fresh && len(want) > 0 || len(change.Add) > 0) {
 		return k.Kick(ctx)

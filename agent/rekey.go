@@ -136,6 +136,23 @@ func (t *turn) giveKey(ctx context.Context, have *wire.State, key wire.PrivateKe
 	return t.edges.Wire.SetKey(ctx, key, t.cfg.WireGuardPort)
 }
 
+// meddled tells what somebody gave the device that keeps peers from being reached, and that its key and peers take away again.
+func (t *turn) meddled(have wire.State) (out []string) {
+	if have.Mark != 0 {
+		out = append(out, fmt.Sprintf("the tunnel marked what it sends to peers with %#x (fwmark); taken away", have.Mark))
+	}
+	names := map[string]string{}
+	for _, p := range t.view.Peers {
+		names[p.PublicKey] = p.Name
+	}
+	for _, p := range have.Peers {
+		if name := names[p.PublicKey.String()]; p.Preshared && name != "" {
+			out = append(out, fmt.Sprintf("the tunnel had a preshared key for node %s, which that one has not; taken away", name))
+		}
+	}
+	return out
+}
+
 // rekeying changes the key, or tells it, when the loop asks for that.
 func (a *Agent) rekeying(ctx context.Context) error {
 	for {

@@ -199,6 +199,29 @@ func TestHandshakesOfTheKeyBeforeAreNotTheNewOnes(t *testing.T) {
 	}
 }
 
+// A preshared key that somebody gave a peer would keep it away for ever.
+func TestMeddlingWithTheTunnelIsPutRight(t *testing.T) {
+	b, _ := keyBench(t)
+	peer, err := wire.NewPrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := viewOfKey(2, b.ownKey())
+	v.Peers = []api.ViewPeer{{Node: "node-2", Name: "b", Number: 2, PublicKey: peer.Public().String(), Underlay: []string{"192.0.2.2:51820"}}}
+	b.hear(v)
+	b.mustRound()
+	b.wire.Meddle(peer.Public(), 0xca6c)
+	b.mustRound()
+	if have, err := b.wire.Observe(t.Context()); err != nil || have.Mark != 0 || len(have.Peers) != 1 || have.Peers[0].Preshared {
+		t.Errorf("device %+v, %v", have, err)
+	}
+	for _, want := range []string{"preshared key for node b", "0xca6c (fwmark)"} {
+		if problems := strings.Join(b.agent.nodeStatus().Errors, "\n"); !strings.Contains(problems, want) {
+			t.Errorf("status %s: nothing of %s", problems, want)
+		}
+	}
+}
+
 // Of two machines that undo each other's key, each says so after a while and tells its own less and less often.
 func TestAKeyThatAnotherMachineReplaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

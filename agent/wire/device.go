@@ -14,8 +14,8 @@ type Device interface {
 	// Observe returns what the device holds now, peers ordered by key and their prefixes by [netip.Prefix.Compare].
 	Observe(ctx context.Context) (State, error)
 
-	// SetKey gives the device its identity and its UDP port (host byte order; 0 lets the system choose). Setting what
-	// is already set disturbs nothing; another key ends all sessions, another port moves the socket.
+	// SetKey gives the device its identity and its UDP port (host byte order; 0 lets the system choose), and takes a mark
+	// away. Setting what is already set disturbs nothing; another key ends all sessions, another port moves the socket.
 	SetKey(ctx context.Context, key PrivateKey, listenPort uint16) error
 
 	// Apply makes the change whole or, when it does not validate, not at all. Removals come first.
@@ -53,12 +53,16 @@ type PeerStatus struct {
 	LastHandshake time.Time // when the last session came about; zero: none since the device's process started
 	RxBytes       uint64    // bytes received from the peer's underlay address, WireGuard's framing included
 	TxBytes       uint64    // bytes sent to it
+
+	// Preshared says that a preshared key is set. Ours have none, so no session with the peer can begin; an update takes it away.
+	Preshared bool
 }
 
 // State is what a device holds.
 type State struct {
 	PublicKey  PublicKey // zero: no key set
 	ListenPort uint16    // UDP port, host byte order; 0: not chosen yet
+	Mark       uint32    // of what is sent on the underlay (fwmark), for somebody's routing rules; ours have none
 	Peers      []PeerStatus
 }
 
@@ -153,7 +157,7 @@ func sameConfig(want Peer, have PeerStatus, now time.Time) bool {
 	// A time that lies ahead is of before a step of the clock: it says as little as an old one.
 	roamed := !have.LastHandshake.IsZero() && now.Sub(have.LastHandshake).Abs() < underlayStale
 	sameUnderlay := want.Underlay == have.Underlay || want.Underlay == (netip.AddrPort{}) || roamed
-	return sameUnderlay && want.Keepalive == have.Keepalive &&
+	return sameUnderlay && !have.Preshared && want.Keepalive == have.Keepalive &&
 		slices.Equal(sortedPrefixes(want.AllowedIPs), sortedPrefixes(have.AllowedIPs))
 }
 

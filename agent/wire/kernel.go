@@ -69,10 +69,10 @@ func (k *Kernel) SetKey(ctx context.Context, key PrivateKey, listenPort uint16) 
 	if port == state.ListenPort {
 		port = 0
 	}
-	if state.PublicKey == key.Public() && port == 0 {
+	if state.PublicKey == key.Public() && port == 0 && state.Mark == 0 {
 		return nil
 	}
-	message, err := keyMessage(k.name, key, port)
+	message, err := keyMessage(k.name, key, port, state.Mark != 0)
 	if err == nil {
 		err = s.set(message)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"pgregory.net/rapid"
 )
 
@@ -33,6 +34,9 @@ func obey(m *Mem, edits []edit) {
 		}
 		if e.keepalive != nil {
 			p.Keepalive = *e.keepalive
+		}
+		if e.unshare {
+			p.Preshared = false
 		}
 		for _, prefix := range e.prefixes {
 			m.owner[prefix] = e.key
@@ -59,6 +63,9 @@ func TestEditsMakeTheChange(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		var kernel, mem Mem
 		for range 4 {
+			meddled := rapid.SampledFrom(keys).Draw(rt, "preshared")
+			kernel.Meddle(meddled, 0)
+			mem.Meddle(meddled, 0)
 			change := Change{
 				Add:    rapid.SliceOfN(peer, 0, 2).Draw(rt, "add"),
 				Update: rapid.SliceOfN(peer, 0, 2).Draw(rt, "update"),
@@ -185,9 +192,51 @@ func TestNobodyIsNotLeft(t *testing.T) {
 	}
 }
 
+// What root gave the device by hand is seen, and the messages that take it away say so.
+func TestMeddlingIsTakenAway(t *testing.T) {
+	ae := netlink.NewAttributeEncoder()
+	ae.Uint32(deviceMark, 0xca6c)
+	ae.Nested(devicePeers, func(list *netlink.AttributeEncoder) error {
+		for i := range byte(2) {
+			list.Nested(0, func(ae *netlink.AttributeEncoder) error {
+				ae.Bytes(peerPublicKey, bytes.Repeat([]byte{i + 1}, KeyLen))
+				ae.Bytes(peerPresharedKey, bytes.Repeat([]byte{i}, KeyLen)) // the kernel tells one of zeros for none
+				return nil
+			})
+		}
+		return nil
+	})
+	dump, err := ae.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := parseDump([][]byte{dump})
+	if err != nil || have.Mark != 0xca6c || len(have.Peers) != 2 || have.Peers[0].Preshared || !have.Peers[1].Preshared {
+		t.Fatalf("%+v, %v", have, err)
+	}
+	want := []Peer{have.Peers[0].Peer, have.Peers[1].Peer}
+	change := Diff(want, have, time.Now())
+	if len(change.Update) != 1 || change.Update[0].PublicKey != want[1].PublicKey || len(change.Add)+len(change.Remove) != 0 {
+		t.Fatalf("change %+v", change)
+	}
+	edits, err := editsOf(change, have)
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := applyMessages("culvert0", edits)
+	if err != nil || len(messages) != 1 || !bytes.Contains(messages[0], append([]byte{KeyLen + 4, 0, peerPresharedKey, 0}, make([]byte, KeyLen)...)) {
+		t.Errorf("messages %x, %v", messages, err)
+	}
+	key, err := keyMessage("culvert0", PrivateKey{8}, 0, true)
+	if err != nil || !bytes.Contains(key, []byte{8, 0, deviceMark, 0, 0, 0, 0, 0}) {
+		t.Errorf("message %x, %v", key, err)
+	}
+}
+
 func TestParseDumpRefuses(t *testing.T) {
 	for name, message := range map[string][]byte{
 		"cut off":      {9, 0, 1, 0},
+		"short psk":    {16, 0, devicePeers, 0, 12, 0, 0, 0, 8, 0, peerPresharedKey, 0, 1, 2, 3, 4},
 		"short key":    {8, 0, devicePublicKey, 0, 1, 2, 3, 4},
 		"wrong port":   {5, 0, deviceListenPort, 0, 1, 0, 0, 0},
 		"cut off peer": {12, 0, devicePeers, 0, 8, 0, 0, 0, 9, 0, 1, 0},

@@ -24,9 +24,11 @@ const (
 	devicePrivateKey = 3
 	devicePublicKey  = 4
 	deviceListenPort = 6
+	deviceMark       = 7 // WGDEVICE_A_FWMARK
 	devicePeers      = 8
 
 	peerPublicKey     = 1 // WGPEER_A_PUBLIC_KEY
+	peerPresharedKey  = 2
 	peerFlags         = 3
 	peerEndpoint      = 4
 	peerKeepalive     = 5
@@ -64,6 +66,7 @@ type edit struct {
 	remove    bool
 	underlay  netip.AddrPort // zero: as it is
 	keepalive *time.Duration // nil: as it is
+	unshare   bool           // take the preshared key away
 	prefixes  []netip.Prefix // given to the peer, and taken from whoever has them
 }
 
@@ -103,7 +106,7 @@ func editsOf(change Change, state State) ([]edit, error) {
 	}
 	for _, p := range upserts {
 		h := have[p.PublicKey]
-		e := edit{key: p.PublicKey, prefixes: without(p.AllowedIPs, h.AllowedIPs)}
+		e := edit{key: p.PublicKey, prefixes: without(p.AllowedIPs, h.AllowedIPs), unshare: h.Preshared}
 		if p.Underlay != h.Underlay {
 			e.underlay = p.Underlay
 		}
@@ -133,7 +136,7 @@ func applyMessages(name string, edits []edit) (messages [][]byte, err error) {
 			n := min(len(rest), (maxBatch-sizeEdit)/sizePrefix)
 			part := edit{key: e.key, prefixes: rest[:n]}
 			if first {
-				part.remove, part.underlay, part.keepalive = e.remove, e.underlay, e.keepalive
+				part.remove, part.underlay, part.keepalive, part.unshare = e.remove, e.underlay, e.keepalive, e.unshare
 			}
 			rest = rest[n:]
 			// What removes a peer stays in the message that made it.
@@ -160,12 +163,15 @@ func nameMessage(name string) ([]byte, error) {
 	return ae.Encode()
 }
 
-func keyMessage(name string, key PrivateKey, port uint16) ([]byte, error) {
+func keyMessage(name string, key PrivateKey, port uint16, unmark bool) ([]byte, error) {
 	ae := netlink.NewAttributeEncoder()
 	ae.String(deviceName, name)
 	ae.Bytes(devicePrivateKey, key[:]) // the key that is set already changes nothing
 	if port != 0 {
 		ae.Uint16(deviceListenPort, port)
+	}
+	if unmark {
+		ae.Uint32(deviceMark, 0)
 	}
 	return ae.Encode()
 }
@@ -187,6 +193,9 @@ func (e edit) encode(ae *netlink.AttributeEncoder) error {
 	if e.remove {
 		ae.Uint32(peerFlags, peerRemoveMe)
 		return nil
+	}
+	if e.unshare {
+		ae.Bytes(peerPresharedKey, make([]byte, KeyLen)) // all zero stands for none
 	}
 	if e.underlay.IsValid() {
 		ae.Bytes(peerEndpoint, sockaddr(e.underlay))
@@ -260,6 +269,8 @@ func parseDump(messages [][]byte) (State, error) {
 				ad.Do(func(b []byte) error { return copyKey(&s.PublicKey, b) })
 			case deviceListenPort:
 				s.ListenPort = ad.Uint16()
+			case deviceMark:
+				s.Mark = ad.Uint32()
 			case devicePeers:
 				ad.Nested(func(list *netlink.AttributeDecoder) error {
 					for list.Next() {
@@ -286,6 +297,16 @@ func (s *State) parsePeer(ad *netlink.AttributeDecoder) error {
 		switch ad.Type() {
 		case peerPublicKey:
 			ad.Do(func(b []byte) error { return copyKey(&p.PublicKey, b) })
+		case peerPresharedKey:
+			ad.Do(func(b []byte) error {
+				var key PrivateKey
+				if len(b) != KeyLen {
+					return fmt.Errorf("preshared key of %d bytes", len(b))
+				}
+				copy(key[:], b)
+				p.Preshared = !key.IsZero()
+				return nil
+			})
 		case peerEndpoint:
 			ad.Do(func(b []byte) (err error) {
 				p.Underlay, err = parseSockaddr(b)

@@ -16,6 +16,7 @@ type Mem struct {
 	mu    sync.Mutex
 	key   PublicKey
 	port  uint16
+	mark  uint32
 	peers map[PublicKey]*PeerStatus // AllowedIPs unused
 	owner map[netip.Prefix]PublicKey
 	kicks int
@@ -38,7 +39,7 @@ func (m *Mem) Fail(err error) {
 func (m *Mem) Restart() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.key, m.port, m.peers, m.owner = PublicKey{}, 0, nil, nil
+	m.key, m.port, m.mark, m.peers, m.owner = PublicKey{}, 0, 0, nil, nil
 }
 
 // Touch makes a peer speak: a handshake at the given time, from the given underlay address (zero: unchanged).
@@ -52,6 +53,16 @@ func (m *Mem) Touch(key PublicKey, at time.Time, from netip.AddrPort) {
 	p.LastHandshake = at
 	if from.IsValid() {
 		p.Underlay = from
+	}
+}
+
+// Meddle does what root can do by hand: a preshared key for a peer, and a mark.
+func (m *Mem) Meddle(key PublicKey, mark uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mark = mark
+	if p := m.peers[key]; p != nil {
+		p.Preshared = true
 	}
 }
 
@@ -69,7 +80,7 @@ func (m *Mem) Observe(ctx context.Context) (State, error) {
 	if err := errors.Join(m.fail, ctx.Err()); err != nil {
 		return State{}, err
 	}
-	state := State{PublicKey: m.key, ListenPort: m.port}
+	state := State{PublicKey: m.key, ListenPort: m.port, Mark: m.mark}
 	for _, key := range slices.SortedFunc(maps.Keys(m.peers), PublicKey.Compare) {
 		p := *m.peers[key]
 		for prefix, owner := range m.owner {
@@ -93,7 +104,7 @@ func (m *Mem) SetKey(ctx context.Context, key PrivateKey, listenPort uint16) err
 	if key.IsZero() {
 		return errors.New("set tunnel key: the key is zero")
 	}
-	m.key = key.Public()
+	m.key, m.mark = key.Public(), 0
 	m.remove(m.key)
 	if listenPort != 0 {
 		m.port = listenPort
@@ -151,7 +162,7 @@ func (m *Mem) upsert(p Peer) {
 	if p.Underlay.IsValid() {
 		have.Underlay = p.Underlay
 	}
-	have.Keepalive = p.Keepalive
+	have.Keepalive, have.Preshared = p.Keepalive, false
 	maps.DeleteFunc(m.owner, func(_ netip.Prefix, owner PublicKey) bool { return owner == p.PublicKey })
 	for _, prefix := range p.AllowedIPs {
 		m.owner[prefix] = p.PublicKey

@@ -60,6 +60,9 @@ func (u *UAPI) SetKey(ctx context.Context, key PrivateKey, listenPort uint16) er
 	if listenPort != state.ListenPort && listenPort != 0 {
 		fmt.Fprintf(&b, "listen_port=%d\n", listenPort)
 	}
+	if state.Mark != 0 {
+		b.WriteString("fwmark=0\n")
+	}
 	b.WriteString("\n")
 	if _, err = u.exchange(ctx, b.String()); errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("set tunnel key: UDP port %d is in use: free it or choose another: %w", listenPort, err)
@@ -222,6 +225,9 @@ func applyText(change Change, state State) string {
 	for _, p := range upserts {
 		h := have[p.PublicKey]
 		fmt.Fprintf(&b, "public_key=%s\n", hexKey(p.PublicKey))
+		if h.Preshared {
+			fmt.Fprintf(&b, "preshared_key=%s\n", hexKey(PublicKey{})) // all zero stands for none
+		}
 		if p.Underlay.IsValid() && p.Underlay != h.Underlay {
 			fmt.Fprintf(&b, "endpoint=%s\n", p.Underlay)
 		}

@@ -60,6 +60,10 @@ func (s *stateParser) line(key, value string) error {
 		port, err := strconv.ParseUint(value, 10, 16)
 		s.state.ListenPort = uint16(port)
 		return err
+	case "fwmark":
+		mark, err := strconv.ParseUint(value, 10, 32)
+		s.state.Mark = uint32(mark)
+		return err
 	case "public_key":
 		k, err := parseHexKey(value)
 		s.state.Peers = append(s.state.Peers, PeerStatus{Peer: Peer{PublicKey: k}})
@@ -74,6 +78,10 @@ func (s *stateParser) line(key, value string) error {
 
 func (s *stateParser) peerLine(p *PeerStatus, key, value string) (err error) {
 	switch key {
+	case "preshared_key":
+		var k [KeyLen]byte
+		k, err = parseHexKey(value)
+		p.Preshared = !PrivateKey(k).IsZero()
 	case "endpoint":
 		p.Underlay, err = netip.ParseAddrPort(value)
 	case "allowed_ip":

@@ -126,6 +126,9 @@ func TestDiff(t *testing.T) {
 		"underlay unknown": {[]wire.Peer{unknown}, []wire.PeerStatus{{Peer: base}}, wire.Change{}},
 		"underlay learnt":  {[]wire.Peer{base}, []wire.PeerStatus{{Peer: unknown}}, wire.Change{Update: []wire.Peer{base}}},
 		"roamed, live":     {[]wire.Peer{base}, []wire.PeerStatus{roamed(179 * time.Second)}, wire.Change{}},
+		"preshared key": {
+			[]wire.Peer{base}, []wire.PeerStatus{{Peer: base, Preshared: true}}, wire.Change{Update: []wire.Peer{base}},
+		},
 		"roamed, a moment ahead": {
 			[]wire.Peer{base}, []wire.PeerStatus{roamed(-time.Second)}, wire.Change{},
 		},
@@ -166,16 +169,18 @@ func TestUAPIWithoutTunnel(t *testing.T) {
 // TestUAPIBadAnswers has a peer process that answers what it should not.
 func TestUAPIBadAnswers(t *testing.T) {
 	for answer, wantText := range map[string]string{
-		"":                                   "without a status",
-		"listen_port=1\n":                    "without a status",
-		"errno=x\n\n":                        "want a number",
-		"errno=-22\n\n":                      "invalid argument",
-		"errno=22\n\n":                       "invalid argument",
-		"nonsense\nerrno=0\n\n":              "want key=value",
-		"listen_port=65536\nerrno=0\n\n":     "listen_port",
-		"public_key=00\nerrno=0\n\n":         "public_key",
-		"private_key=secret\nerrno=0\n\n":    "private_key: want 32 bytes",
-		somePeer + "endpoint=x\nerrno=0\n\n": "endpoint",
+		"":                                "without a status",
+		"listen_port=1\n":                 "without a status",
+		"errno=x\n\n":                     "want a number",
+		"errno=-22\n\n":                   "invalid argument",
+		"errno=22\n\n":                    "invalid argument",
+		"nonsense\nerrno=0\n\n":           "want key=value",
+		"listen_port=65536\nerrno=0\n\n":  "listen_port",
+		"public_key=00\nerrno=0\n\n":      "public_key",
+		"private_key=secret\nerrno=0\n\n": "private_key: want 32 bytes",
+		"fwmark=-1\nerrno=0\n\n":          "fwmark",
+		somePeer + "preshared_key=secret\nerrno=0\n\n":  "preshared_key: want 32 bytes",
+		somePeer + "endpoint=x\nerrno=0\n\n":            "endpoint",
 		somePeer + "allowed_ip=fd00::/129\nerrno=0\n\n": "allowed_ip",
 	} {
 		path := filepath.Join(t.TempDir(), "s")
