@@ -270,8 +270,12 @@ func exactly(names ...string) cobra.PositionalArgs {
 
 // notEmpty refuses arguments that say nothing, such as those of a variable that is not set.
 func notEmpty(args, names []string) error {
+	last := len(names) - 1
+	if names[last] == "COMMAND" { // whose own arguments may be empty
+		args = args[:min(len(args), len(names))]
+	}
 	if i := slices.Index(args, ""); i >= 0 {
-		name := names[min(i, len(names)-1)]
+		name := names[min(i, last)]
 		return api.Errorf(api.CodeMissingParameter, name, "give it; is a variable of the shell not set?", "the argument %s is empty", name)
 	}
 	return nil
