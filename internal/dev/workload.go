@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/local"
@@ -133,9 +136,16 @@ func (l *Lab) removeWorkload(ctx context.Context, r *Record, w *Workload) error 
 	return l.save(r)
 }
 
-// dropWorkload removes a workload's namespace, and the resolver file that an agent wrote for it.
+// dropWorkload removes a workload's namespace, and the resolver file that an agent wrote for it. The file's directory has the
+// name of a namespace of ours, so it goes too unless somebody put something into it: an agent whose file was removed by
+// hand no longer knows that it made it.
 func (l *Lab) dropWorkload(w *Workload) error {
-	return errors.Join(l.dropNamespace(w.Name), host.RestoreResolver(netns.ConfigDir, w.ENI))
+	err := errors.Join(l.dropNamespace(w.Name), host.RestoreResolver(netns.ConfigDir, w.ENI))
+	if gone := os.Remove(filepath.Join(netns.ConfigDir, w.Name)); gone != nil && !errors.Is(gone, fs.ErrNotExist) &&
+		!errors.Is(gone, unix.ENOTEMPTY) {
+		err = errors.Join(err, gone)
+	}
+	return err
 }
 
 // dropNamespace ends what runs in a namespace and removes it.
