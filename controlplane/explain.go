@@ -39,6 +39,9 @@ func explain(c *call, in *explainInput) (*api.Explanation, error) {
 		}
 	}
 	v := judge.Judge(c.r, judge.Packet{From: src.ID, To: to, Protocol: in.Protocol, Port: in.Port})
+	if v.Allowed && !v.Resolver && !c.reachesAttached(v) {
+		return explained(notAttached(v)), nil
+	}
 	if v.Allowed {
 		detail := "every security group on the way lets it pass"
 		if v.Via != "" {
@@ -47,6 +50,31 @@ func explain(c *call, in *explainInput) (*api.Explanation, error) {
 		return explained(api.Stage{Name: "receiver", OK: true, Detail: detail}), nil
 	}
 	return explained(c.explainRefusal(v, src, to, in)), nil
+}
+
+// reachesAttached tells whether some receiver of a flow is in a namespace, as far as its node has said. The judge knows what
+// owners made, not what nodes do.
+func (c *call) reachesAttached(v judge.Verdict) bool {
+	all := v.Targets
+	if len(all) == 0 {
+		all = []judge.Verdict{v}
+	}
+	return slices.ContainsFunc(all, func(t judge.Verdict) bool {
+		e := c.r.ENIs[t.To]
+		return t.Allowed && e != nil && c.s.hub.attached(e.Node, e.ID)
+	})
+}
+
+// notAttached says who can attach it.
+func notAttached(v judge.Verdict) api.Stage {
+	s := api.Stage{Name: "receiver", Reason: judge.NotHere}
+	if v.Via == "" {
+		s.Detail, s.Remedy = v.To+" is attached nowhere", "attach it on its node: culvert eni attach "+v.To+" --netns NAME"
+		return s
+	}
+	s.Detail = "no target behind the service is attached"
+	s.Remedy = "the provider has to attach one on its node: culvert eni attach ENI --netns NAME"
+	return s
 }
 
 func explained(s api.Stage) *api.Explanation {

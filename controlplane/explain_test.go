@@ -3,6 +3,7 @@ package controlplane
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -39,6 +40,12 @@ func TestExplain(t *testing.T) {
 	ask(name, 443, "NXDOMAIN", "culvert endpoint modify")
 	on := true
 	must(shop.ModifyEndpoint(l.ctx(), "ledger", api.ModifyEndpointRequest{PrivateDNSEnabled: &on}))(t)
+	ask(name, 443, "NOT_HERE", "the provider has to attach one")
+	for _, n := range l.s.Resources().ENIs {
+		if n.Node != "" {
+			l.s.hub.report(api.NodeStatus{Node: n.Node, Attached: []string{n.ID}, SeenAt: time.Now()})
+		}
+	}
 	ask(name, 443, "", "")
 	ask(address, 444, "NO_LISTENER", "REASONS")
 
