@@ -81,7 +81,7 @@ func TestBadAttachments(t *testing.T) {
 		}
 		return ns.Close()
 	})
-	err = linkError(fmt.Errorf("attach: %w: /proc/1/ns/net is the host's own namespace", host.ErrSpec))
+	err = linkError(fmt.Errorf("attach: %w", &host.OwnNamespaceError{Path: "/proc/1/ns/net"}))
 	badinput.Check(t, err, api.CodeInvalidParameter, "netns", "workload's own")
 }
 

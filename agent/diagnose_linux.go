@@ -96,6 +96,9 @@ func diagnoseNode(ctx context.Context, f *doctor.Facts, cfg Config) map[netip.Ad
 	agent := local.NewClient(cfg.LocalSocket)
 	status, err := agent.Status(ctx)
 	f.AgentError = err
+	if err == nil {
+		f.KernelTunnel = status.KernelTunnel
+	}
 	_, f.TunnelError = wire.NewUAPI(cfg.TunnelSocket).Observe(ctx)
 	peers := map[netip.Addr]string{}
 	for _, p := range status.Peers {
@@ -154,8 +157,9 @@ func diagnoseNetwork(f *doctor.Facts, peers map[netip.Addr]string) {
 	slices.SortStableFunc(f.Underlays, func(a, b doctor.Underlay) int { return strings.Compare(a.To, b.To) })
 	for _, c := range s.Chains {
 		chain := doctor.Chain{Family: c.Family, Table: c.Table, Name: c.Name, Closed: c.Closed}
-		chain.Admits = func(protocol string, port uint16) bool {
-			return c.Admits(map[string]byte{"udp": unix.IPPROTO_UDP, "tcp": unix.IPPROTO_TCP}[protocol], port)
+		chain.Admits = func(p doctor.Port) bool {
+			return c.Admits(host.Packet{Protocol: map[string]byte{"udp": unix.IPPROTO_UDP, "tcp": unix.IPPROTO_TCP}[p.Protocol],
+				Port: p.Port, By: p.By})
 		}
 		f.Chains = append(f.Chains, chain)
 	}
@@ -189,6 +193,8 @@ func diagnosePorts(f *doctor.Facts, cfg Config) {
 	f.Ports = []doctor.Port{
 		{Name: "WireGuard", Protocol: "udp", Port: wireGuard},
 		{Name: "gossip", Protocol: "udp", Port: gossip}, {Name: "gossip", Protocol: "tcp", Port: gossip},
+		{Name: "names of workloads", Protocol: "udp", Port: resolverPort, By: host.HostName},
+		{Name: "names of workloads", Protocol: "tcp", Port: resolverPort, By: host.HostName},
 	}
 	for i := range f.Ports {
 		p := &f.Ports[i]

@@ -214,13 +214,14 @@ func (a *Agent) awaitLink(ctx context.Context, att plan.Attachment) (local.Attac
 
 // linkError says to the user what stands in the way.
 func linkError(err error) error {
+	var own *host.OwnNamespaceError
 	switch {
+	case errors.As(err, &own):
+		return &api.Error{Code: api.CodeInvalidParameter, Field: "netns", Message: own.Error(),
+			Remedy: "name a network namespace of the workload's own (a unit: PrivateNetwork=yes, podman: --network none)"}
 	case errors.Is(err, host.ErrNoNamespace):
 		return &api.Error{Code: api.CodeInvalidParameter, Field: "netns", Message: err.Error(),
 			Remedy: "create it first (ip netns add NAME), or name another"}
-	case errors.Is(err, host.ErrSpec):
-		return &api.Error{Code: api.CodeInvalidParameter, Field: "netns", Message: err.Error(),
-			Remedy: "name a network namespace of the workload's own (a unit: PrivateNetwork=yes, podman: --network none)"}
 	case errors.Is(err, host.ErrConflict), errors.Is(err, host.ErrForeign):
 		return &api.Error{Code: api.CodeIncorrectState, Field: "netns", Message: err.Error(),
 			Remedy: "remove what stands in the way there, or name another namespace"}
@@ -273,7 +274,7 @@ func (a *Agent) Flows(ctx context.Context, f api.FlowFilter, follow bool, fn fun
 // Status is the node in one look.
 func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 	id := a.identity()
-	s := local.Status{Node: id.Node, Name: id.Name, Version: version.Version()}
+	s := local.Status{Node: id.Node, Name: id.Name, Version: version.Version(), KernelTunnel: a.cfg.KernelTunnel}
 	_, s.Connected = a.box.state()
 	a.mu.Lock()
 	s.Errors = a.problems()

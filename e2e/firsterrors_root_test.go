@@ -41,8 +41,13 @@ func TestFirstErrors(t *testing.T) {
 		Targets: []api.TargetRequest{{ENI: "books"}}}))(t)
 	must(pay.CreateListener(t.Context(), lb.ID, api.ListenerRequest{Protocol: api.TCP, Port: 81, TargetGroup: group.ID}))(t)
 	must(pay.CreateListener(t.Context(), lb.ID, api.ListenerRequest{Protocol: api.TCP, Port: 82, TargetGroup: closed.ID}))(t)
-	rule := must(pay.AuthorizeIngress(t.Context(), "default", []api.RuleRequest{{Protocol: api.TCP, FromPort: 81, ToPort: 81,
-		CIDR: netip.MustParsePrefix("10.0.1.0/24")}}))(t)
+	away := must(pay.CreateENI(t.Context(), api.CreateENIRequest{Subnet: "pay", Name: "away", Node: "host-b"}))(t)
+	nowhere := must(pay.CreateTargetGroup(t.Context(), api.CreateTargetGroupRequest{VPC: "pay", Name: "nowhere", Protocol: api.TCP, Port: 83,
+		Targets: []api.TargetRequest{{ENI: away.ID}}}))(t)
+	must(pay.CreateListener(t.Context(), lb.ID, api.ListenerRequest{Protocol: api.TCP, Port: 83, TargetGroup: nowhere.ID}))(t)
+	rule := must(pay.AuthorizeIngress(t.Context(), "default", []api.RuleRequest{
+		{Protocol: api.TCP, FromPort: 81, ToPort: 81, CIDR: netip.MustParsePrefix("10.0.1.0/24")},
+		{Protocol: api.TCP, FromPort: 83, ToPort: 83, CIDR: netip.MustParsePrefix("10.0.1.0/24")}}))(t)
 	must(pay.CreateService(t.Context(), api.CreateServiceRequest{Name: "empty", LoadBalancers: []string{lb.ID},
 		AllowedPrincipals: []string{"shop"}}))(t)
 	own := must(shop.CreateSecurityGroup(t.Context(), api.CreateSecurityGroupRequest{VPC: "shop", Name: "nothing-in"}))(t)
@@ -66,8 +71,10 @@ func TestFirstErrors(t *testing.T) {
 		must(pay.DeleteLoadBalancer(ctx, lb.ID))(t)
 		must(pay.DeleteTargetGroup(ctx, group.ID))(t)
 		must(pay.DeleteTargetGroup(ctx, closed.ID))(t)
+		must(pay.DeleteTargetGroup(ctx, nowhere.ID))(t)
+		must(pay.DeleteENI(ctx, away.ID))(t)
 		for _, r := range rule.Ingress {
-			if r.FromPort == 81 {
+			if r.FromPort == 81 || r.FromPort == 83 {
 				must(pay.RevokeRule(ctx, "default", r.ID))(t)
 			}
 		}
@@ -93,6 +100,8 @@ func TestFirstErrors(t *testing.T) {
 			[]string{"would be stopped", "The provider has to authorize it", "culvert sg authorize"}},
 		{"no target", "shop", "explain --from cart --to " + address(t, w, open) + ":81",
 			[]string{"would be stopped", "The provider has to register", "target"}},
+		{"a target that is nowhere", "shop", "explain --from cart --to " + address(t, w, open) + ":83",
+			[]string{"would be stopped", "The provider has to attach one on its node"}},
 		{"no address left", "shop", "eni create late --subnet tiny --node host-a",
 			[]string{"--subnet", "10.0.9.0/28 has no free address", "use another subnet"}},
 		{"a name that is taken", "shop", "endpoint create ledger --vpc shop --service pay/ledger",

@@ -116,6 +116,7 @@ type Port struct {
 	Name     string // what for
 	Protocol string // udp, tcp
 	Port     uint16
+	By       string // the only interface that packets to it come by; "": those of the underlay
 	Holder   string // who has it: a program's name; "" when it is free
 	Ours     bool   // the holder is Culvert
 }
@@ -133,8 +134,8 @@ type Underlay struct {
 type Chain struct {
 	Family, Table, Name string
 	Closed              bool // what no rule is about is dropped or rejected
-	// Admits tells whether packets to a port come in; protocol is udp or tcp.
-	Admits func(protocol string, port uint16) bool
+	// Admits tells whether packets to a port come in.
+	Admits func(Port) bool
 }
 
 // Clock compares this machine's clock with the server's.

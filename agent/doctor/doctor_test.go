@@ -31,10 +31,10 @@ func TestNothingIsWrongWithAHealthyMachine(t *testing.T) {
 	}
 }
 
-func admits(ports ...string) func(string, uint16) bool {
-	return func(protocol string, port uint16) bool {
+func admits(ports ...string) func(Port) bool {
+	return func(x Port) bool {
 		for _, p := range ports {
-			if p == fmt.Sprintf("%s/%d", protocol, port) {
+			if p == fmt.Sprintf("%s/%d", x.Protocol, x.Port) {
 				return true
 			}
 		}
@@ -84,7 +84,12 @@ func TestFaults(t *testing.T) {
 		}, "firewall", Failure, "does not let udp/51820 in", "nft insert rule inet filter input udp dport 51820 accept"},
 		{"firewalld", func(f *Facts) { f.Chains = []Chain{{"inet", "firewalld", "filter_INPUT", true, admits()}} },
 			"firewall", Failure, "udp/51820, tcp/7946",
-			"firewall-cmd --permanent --add-port=51820/udp --add-port=7946/tcp && firewall-cmd --reload"},
+			"firewall-cmd --permanent --add-port=51820/udp && firewall-cmd --permanent --add-port=7946/tcp && firewall-cmd --reload"},
+		{"names are kept out", func(f *Facts) {
+			f.Ports = append(f.Ports, Port{Name: "names of workloads", Protocol: "udp", Port: 1023, By: "culvert-host"})
+			f.Chains = []Chain{{"inet", "filter", "input", true, admits("udp/51820", "tcp/7946")}}
+		}, "firewall", Failure, "does not let udp/1023 from culvert-host (names of workloads) in",
+			"nft insert rule inet filter input iifname culvert-host udp dport 1023 accept"},
 		{"old iptables", func(f *Facts) { f.Legacy = []string{"ip"} }, "firewall", Unknown, "old iptables",
 			"iptables-legacy -S"},
 		{"no nftables", func(f *Facts) { f.ChainsError = no }, "firewall", Unknown, "cannot be read", ""},

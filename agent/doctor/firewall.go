@@ -15,10 +15,10 @@ func firewall(f Facts) []Finding {
 	}
 	var out []Finding
 	for _, c := range f.Chains {
-		var shut []string
+		var shut []Port
 		for _, p := range f.Ports {
-			if !c.Admits(p.Protocol, p.Port) {
-				shut = append(shut, fmt.Sprintf("%s/%d", p.Protocol, p.Port))
+			if !c.Admits(p) {
+				shut = append(shut, p)
 			}
 		}
 		where := fmt.Sprintf("chain %s of table %s %s", c.Name, c.Family, c.Table)
@@ -30,7 +30,7 @@ func firewall(f Facts) []Finding {
 			continue
 		}
 		out = append(out, one(check, Failure, openPorts(c, shut),
-			"%s does not let %s in", where, strings.Join(shut, ", "))...)
+			"%s does not let %s in", where, list(shut))...)
 	}
 	for _, family := range f.Legacy {
 		out = append(out, one(check, Unknown, "see that iptables-legacy -S INPUT (ip6tables-legacy) lets the node's ports in",
@@ -42,20 +42,39 @@ func firewall(f Facts) []Finding {
 	return out
 }
 
-// openPorts is the command that opens ports in a chain.
-func openPorts(c Chain, ports []string) string {
-	var cmds []string
+// list names ports, with what they are for where that is not the underlay.
+func list(ports []Port) string {
+	var words []string
 	for _, p := range ports {
-		protocol, port, _ := strings.Cut(p, "/")
-		switch {
-		case c.Table == firewalld:
-			cmds = append(cmds, fmt.Sprintf("--add-port=%s/%s", port, protocol))
-		default:
-			cmds = append(cmds, fmt.Sprintf("nft insert rule %s %s %s %s dport %s accept", c.Family, c.Table, c.Name, protocol, port))
+		word := fmt.Sprintf("%s/%d", p.Protocol, p.Port)
+		if p.By != "" {
+			word += fmt.Sprintf(" from %s (%s)", p.By, p.Name)
 		}
+		words = append(words, word)
+	}
+	return strings.Join(words, ", ")
+}
+
+// openPorts is the command that opens ports in a chain. What comes by an interface of the node's own is the workloads'.
+func openPorts(c Chain, ports []Port) string {
+	var cmds []string
+	opened := map[string]bool{}
+	for _, p := range ports {
+		switch {
+		case c.Table == firewalld && p.By == "":
+			cmds = append(cmds, fmt.Sprintf("firewall-cmd --permanent --add-port=%d/%s", p.Port, p.Protocol))
+		case c.Table == firewalld && !opened[p.By]:
+			cmds = append(cmds, "firewall-cmd --permanent --zone=trusted --add-interface="+p.By)
+		case c.Table == firewalld:
+		case p.By != "":
+			cmds = append(cmds, fmt.Sprintf("nft insert rule %s %s %s iifname %s %s dport %d accept", c.Family, c.Table, c.Name, p.By, p.Protocol, p.Port))
+		default:
+			cmds = append(cmds, fmt.Sprintf("nft insert rule %s %s %s %s dport %d accept", c.Family, c.Table, c.Name, p.Protocol, p.Port))
+		}
+		opened[p.By] = true
 	}
 	if c.Table == firewalld {
-		return "firewall-cmd --permanent " + strings.Join(cmds, " ") + " && firewall-cmd --reload"
+		return strings.Join(append(cmds, "firewall-cmd --reload"), " && ")
 	}
 	return strings.Join(cmds, "; ")
 }

@@ -59,6 +59,14 @@ var (
 	ErrSpec = errors.New("invalid specification")
 )
 
+// OwnNamespaceError says that the namespace named is the host's, where no workload's interface may be. It is ErrSpec.
+type OwnNamespaceError struct{ Path string }
+
+func (e *OwnNamespaceError) Error() string { return e.Path + " is the host's own namespace" }
+
+// Is makes errors.Is(err, ErrSpec) true.
+func (e *OwnNamespaceError) Is(target error) bool { return target == ErrSpec }
+
 // MAC is an Ethernet address in transmission order.
 type MAC = [6]byte
 

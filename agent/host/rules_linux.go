@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -53,7 +54,7 @@ func (r *rulesReader) read() error {
 			if err := r.follow(c, in.rules); err != nil {
 				return err
 			}
-			in.Closed = !in.Admits(noProtocol, 0)
+			in.Closed = !in.Admits(Packet{Protocol: noProtocol})
 			r.inputs = append(r.inputs, in)
 		case *nftables.ChainHookPrerouting:
 			if err := r.lookForReversePath(c, family); err != nil {
@@ -118,6 +119,7 @@ type rule struct {
 	other    bool // asks something else besides: whether it is about a packet is not known
 	// established or of this host itself: nothing new is let in by it.
 	established, local bool
+	from               []string // interfaces that packets must come by one of; one that ends in * is the beginning of names; none: any
 	accepts, drops     bool
 	jumps              []string
 }
@@ -211,11 +213,13 @@ func (x *ruleReader) compare(e *expr.Cmp) {
 	case x.isProtocol() && e.Op == expr.CmpOpEq && len(e.Data) == 1:
 		x.protocol = e.Data[0]
 	case x.isMeta(expr.MetaKeyIIFNAME) && e.Op == expr.CmpOpEq:
-		x.local = string(e.Data[:min(3, len(e.Data))]) == "lo\x00"
-		x.other = true
+		x.from = []string{ruleInterface(e.Data)}
+		x.local = x.from[0] == "lo"
 	case x.isMeta(expr.MetaKeyIIF) && e.Op == expr.CmpOpEq && len(e.Data) == 4:
 		x.local = binary.NativeEndian.Uint32(e.Data) == 1 // the loopback interface, in every namespace
-		x.other = true
+		if x.other = true; x.local {
+			x.from, x.other = []string{"lo"}, false
+		}
 	default:
 		x.other = true
 	}
@@ -224,13 +228,20 @@ func (x *ruleReader) compare(e *expr.Cmp) {
 // lookup reads a set of ports, or a map from ports to verdicts. Of other sets only where their verdicts lead matters.
 func (x *ruleReader) lookup(e *expr.Lookup) error {
 	verdicts := e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT
-	x.other = x.other || !x.isPort() || e.Invert
-	if e.Invert || !verdicts && !x.isPort() { // may be of any size
+	named := x.isMeta(expr.MetaKeyIIFNAME) && !verdicts && !e.Invert
+	x.other = x.other || !x.isPort() && !named || e.Invert
+	if e.Invert || !verdicts && !x.isPort() && !named { // may be of any size
 		return nil
 	}
 	elements, err := x.r.set(x.raw.Table, e.SetName)
 	if err != nil {
 		return err
+	}
+	if named {
+		for _, el := range elements {
+			x.from = append(x.from, ruleInterface(el.Key))
+		}
+		return nil
 	}
 	isPort := x.isPort()
 	for i, el := range elements {
@@ -256,6 +267,15 @@ func (x *ruleReader) lookup(e *expr.Lookup) error {
 		x.accepts = x.accepts || verdicts
 	}
 	return nil
+}
+
+// ruleInterface reads the name of one as rules have it: padded, or cut where any end will do.
+func ruleInterface(b []byte) string {
+	name, _, whole := strings.Cut(string(b), "\x00")
+	if !whole {
+		name += "*"
+	}
+	return name
 }
 
 // readVerdict reads what a map of verdicts holds, which google/nftables hands out as it came: attributes NFTA_VERDICT_CODE

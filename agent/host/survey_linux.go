@@ -129,9 +129,17 @@ const (
 // noProtocol is no protocol of IP that a rule is about (reserved by IANA).
 const noProtocol = 255
 
-// Admits tells whether packets to a port come in; protocol is that of IP.
-func (c InputChain) Admits(protocol byte, port uint16) bool {
-	switch c.decide(c.Name, protocol, port, map[string]outcome{}, 0) {
+// Packet is what is asked about: of a protocol of IP, to a port. By names the interface that it comes by; "": any but the
+// loopback, and rules for any are about it.
+type Packet struct {
+	Protocol byte
+	Port     uint16
+	By       string
+}
+
+// Admits tells whether a packet comes in.
+func (c InputChain) Admits(p Packet) bool {
+	switch c.decide(c.Name, p, map[string]outcome{}, 0) {
 	case accepted:
 		return true
 	case dropped:
@@ -141,24 +149,25 @@ func (c InputChain) Admits(protocol byte, port uint16) bool {
 }
 
 // decide walks a chain; known are the outcomes of chains for this packet.
-func (c InputChain) decide(name string, protocol byte, port uint16, known map[string]outcome, depth int) (out outcome) {
+func (c InputChain) decide(name string, p Packet, known map[string]outcome, depth int) (out outcome) {
 	if o, is := known[name]; is || depth > maxDepth {
 		return o
 	}
 	defer func() { known[name] = out }()
 	for _, r := range c.rules[name] {
-		in := func(p portRange) bool { return p.low <= port && port <= p.high }
-		if r.protocol != 0 && r.protocol != protocol || len(r.ranges) > 0 && (protocol == noProtocol || !slices.ContainsFunc(r.ranges, in)) {
+		if !r.about(p) {
 			continue
 		}
-		if r.accepts && (len(r.ranges) > 0 || !r.established && !r.local) && (protocol != noProtocol || !r.other) {
+		// Of one interface among several, or of one sender: not known for a packet of any.
+		unsure := r.other || len(r.from) > 0 && p.By == ""
+		if r.accepts && (len(r.ranges) > 0 || !r.established) && (p.Protocol != noProtocol || !unsure) {
 			return accepted
 		}
-		if r.drops && !r.other {
+		if r.drops && !unsure {
 			return dropped
 		}
 		for _, to := range r.jumps {
-			if o := c.decide(to, protocol, port, known, depth+1); o == accepted || o == dropped && !r.other {
+			if o := c.decide(to, p, known, depth+1); o == accepted || o == dropped && !unsure {
 				return o
 			}
 		}
@@ -167,6 +176,23 @@ func (c InputChain) decide(name string, protocol byte, port uint16, known map[st
 }
 
 type portRange struct{ low, high uint16 }
+
+// about tells whether a rule may be about a packet.
+func (r rule) about(p Packet) bool {
+	in := func(x portRange) bool { return x.low <= p.Port && p.Port <= x.high }
+	switch {
+	case r.protocol != 0 && r.protocol != p.Protocol, r.local:
+		return false
+	case len(r.ranges) > 0 && (p.Protocol == noProtocol || !slices.ContainsFunc(r.ranges, in)):
+		return false
+	case p.By == "" || len(r.from) == 0:
+		return true
+	}
+	return slices.ContainsFunc(r.from, func(name string) bool {
+		begin, open := strings.CutSuffix(name, "*")
+		return name == p.By || open && strings.HasPrefix(p.By, begin)
+	})
+}
 
 // familyNames as nft prints them.
 var familyNames = map[nftables.TableFamily]string{

@@ -82,7 +82,7 @@ func TestRulesOfOthersAreRead(t *testing.T) {
 				port     uint16
 			}{"udp/51820": {unix.IPPROTO_UDP, 51820}, "udp/7946": {unix.IPPROTO_UDP, 7946},
 				"tcp/7946": {unix.IPPROTO_TCP, 7946}} {
-				if chain.Admits(p.protocol, p.port) {
+				if chain.Admits(Packet{p.protocol, p.port, ""}) {
 					admits = append(admits, port)
 				}
 			}
@@ -101,6 +101,27 @@ func lines(rules string) string {
 	return strings.ReplaceAll(rules, "; }", ";\n}\n")
 }
 
+// What comes by the host's own link is asked about apart: a rule for another interface is not about it.
+func TestRulesOfAnInterface(t *testing.T) {
+	ns := netlab.New(t).Namespace("a")
+	ns.Exec("nft", lines(`table inet f { chain input { TYPE policy drop; iifname "eth0" accept; iifname "culvert-h*" udp dport 1023 accept;
+		iifname { "eth1", "eth2" } accept; } }`))
+	h := New(Config{Netns: ns.Path()})
+	defer h.Close()
+	s, err := h.Survey()
+	if err != nil || len(s.Chains) != 1 {
+		t.Fatalf("%+v, %v", s.Chains, err)
+	}
+	for p, want := range map[Packet]bool{
+		{unix.IPPROTO_UDP, 1023, HostName}: true, {unix.IPPROTO_UDP, 1023, "culvert0"}: false, {unix.IPPROTO_UDP, 9, HostName}: false,
+		{unix.IPPROTO_TCP, 1023, HostName}: false, {unix.IPPROTO_UDP, 9, "eth0"}: true, {unix.IPPROTO_UDP, 9, ""}: true,
+	} {
+		if got := s.Chains[0].Admits(p); got != want {
+			t.Errorf("%+v: %t", p, got)
+		}
+	}
+}
+
 // Chains that jump to each other many times over are each looked at once.
 func TestChainsAreReadOnce(t *testing.T) {
 	ns := netlab.New(t).Namespace("a")
@@ -114,7 +135,7 @@ func TestChainsAreReadOnce(t *testing.T) {
 	h := New(Config{Netns: ns.Path()})
 	defer h.Close()
 	s, err := h.Survey() // 3^14 walks would take for ever
-	if err != nil || len(s.Chains) != 1 || !s.Chains[0].Admits(unix.IPPROTO_UDP, 9) || s.Chains[0].Admits(unix.IPPROTO_UDP, 10) {
+	if err != nil || len(s.Chains) != 1 || !s.Chains[0].Admits(Packet{unix.IPPROTO_UDP, 9, ""}) || s.Chains[0].Admits(Packet{unix.IPPROTO_UDP, 10, ""}) {
 		t.Errorf("%+v, %v", s.Chains, err)
 	}
 }

@@ -42,7 +42,7 @@ func (n *Netlink) attach(s *space, spec WorkloadSpec) (WorkloadLink, error) {
 		return WorkloadLink{}, errOther(spec)
 	}
 	if w.inode == s.inode {
-		return WorkloadLink{}, fmt.Errorf("%w: Netns: %s is the host's own namespace", ErrSpec, spec.Netns)
+		return WorkloadLink{}, &OwnNamespaceError{spec.Netns}
 	}
 	link, err := s.workload(spec.ENI)
 	if err != nil {

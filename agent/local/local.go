@@ -57,6 +57,8 @@ type Status struct {
 	Lost        uint64         `json:"lostRecords"`
 	PendingSend int            `json:"pendingRecords"`
 	Targets     Targets        `json:"targets"`
+	// KernelTunnel: the tunnel is the kernel's WireGuard, not a process of ours.
+	KernelTunnel bool `json:"kernelTunnel"`
 	// TunnelLost are packets that the tunnel lost since its process started, by reason: no_session, malformed, unfinished_out,
 	// unfinished_in (they went in and never came out). Absent where the device does not tell.
 	TunnelLost map[string]uint64 `json:"tunnelLostPackets,omitempty"`

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -28,6 +30,9 @@ What is fine is left out unless --all is given. The exit status is 1 when someth
 			if err := cmp.Or(checkMTU(cfg.TunnelMTU), a.wireguard(cmd, &cfg.KernelTunnel)); err != nil {
 				return err
 			}
+			if !cmd.Flags().Changed("wireguard") && a.getenv("CULVERT_WIREGUARD") == "" {
+				cfg.KernelTunnel = unitsUseKernel(unitEnv)
+			}
 			cfg.LocalSocket = cmp.Or(a.socket, a.getenv("CULVERT_AGENT_SOCKET"))
 			findings := doctor.Examine(agent.Diagnose(cmd.Context(), cfg))
 			if err := a.print(findings, func(w io.Writer) error { return writeFindings(w, findings, all) }); err != nil {
@@ -47,6 +52,23 @@ What is fine is left out unless --all is given. The exit status is 1 when someth
 	f.BoolVar(&all, "all", false, "also print what is fine")
 	c.Args = noArguments
 	return c
+}
+
+// unitEnv is where the packages' units of agent and tunnel read their environment from.
+const unitEnv = "/etc/culvert/agent.env"
+
+// unitsUseKernel tells whether a file sets CULVERT_WIREGUARD to kernel, as systemd reads it: the last assignment counts.
+func unitsUseKernel(path string) (kernel bool) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, is := strings.CutPrefix(strings.TrimSpace(line), "CULVERT_WIREGUARD="); is {
+			kernel = strings.Trim(value, `"'`) == wireguardKernel
+		}
+	}
+	return kernel
 }
 
 func writeFindings(w io.Writer, findings []doctor.Finding, all bool) error {
