@@ -65,7 +65,8 @@ func TestDoctorFindsWhatIsWrongWithAMachine(t *testing.T) {
 			[]string{"failure", "net.ipv6.conf.all.disable_ipv6"}},
 		{"fw", func(ns *netlab.Namespace) {
 			ns.Exec("nft", "table inet filter {\nchain input {\ntype filter hook input priority 0; policy drop;\nudp dport 7946 accept\n}\n}")
-		}, "firewall", []string{"failure", "does not let udp/51820, tcp/7946, udp/1023 from culvert-host (names of workloads)", "nft insert rule inet filter input udp dport 51820 accept"}},
+		}, "firewall", []string{"failure", "does not let udp/51820, tcp/7946, udp/1023 from culvert-host (names of workloads)",
+			"nft insert rule inet filter input udp dport 51820 accept"}},
 		{"xtables", func(ns *netlab.Namespace) {
 			ns.Exec("iptables-nft", "-A", "INPUT", "-p", "udp", "--dport", "51820", "-j", "ACCEPT")
 			ns.Exec("iptables-nft", "-A", "INPUT", "-p", "tcp", "-m", "multiport", "--dports", "22,7000:7900", "-j", "ACCEPT")
