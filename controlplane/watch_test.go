@@ -496,67 +496,6 @@ func TestWatchesAreBounded(t *testing.T) {
 	}
 }
 
-// TestOnlyWhoListsReportsIsWoken: what a node says wakes the watches of lists that have it in them, and no others.
-func TestOnlyWhoListsReportsIsWoken(t *testing.T) {
-	l := startLab(t, nil)
-	h := l.host("host-a")
-	eni := api.KindENI.Prefix() + strings.Repeat("0", 16) + "1"
-	vpcs := (&watch[api.VPC]{s: l.s}).listen(l.ctx())
-	enis := (&watch[api.ENI]{s: l.s}).listen(l.ctx())
-	nodes := (&watch[api.NodeReport]{s: l.s}).listen(l.ctx())
-	woken := func(q *quiet) bool {
-		select {
-		case <-q.reported:
-			q.look()
-			return true
-		default:
-			return false
-		}
-	}
-	for _, row := range []struct {
-		says  string
-		st    api.NodeStatus
-		moved bool
-	}{
-		{"something", api.NodeStatus{Errors: []string{"a problem"}}, false},
-		{"that an interface is attached", api.NodeStatus{Attached: []string{eni}}, true},
-		{"that it still is", api.NodeStatus{Attached: []string{eni}, Revision: 9}, false},
-		{"that it is no more", api.NodeStatus{}, true},
-	} {
-		row.st.Node = h.id
-		if err := h.ReportStatus(l.ctx(), row.st); err != nil {
-			t.Fatal(err)
-		}
-		if !woken(nodes) || woken(enis) != row.moved || woken(vpcs) {
-			t.Errorf("a node says %s: a list of nodes, and interfaces %v, and nothing else should be looked at", row.says, row.moved)
-		}
-	}
-	for _, q := range []*quiet{vpcs, enis, nodes} {
-		q.end()
-	}
-}
-
-// TestWatchPauses: many changes in a short time are one look, and it is after all of them.
-func TestWatchPauses(t *testing.T) {
-	l := startLab(t, func(c *Config) { c.watchPause = 2 * time.Second })
-	shop := l.as("shop")
-	q := (&watch[api.VPC]{s: l.s}).listen(l.ctx())
-	defer q.end()
-	began := q.looked
-	for range 5 {
-		must(shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16")}))(t)
-	}
-	look, _, ended := q.next(l.ctx(), l.s.stopping)
-	if paused := q.looked.Sub(began); !look || ended || paused < 2*time.Second {
-		t.Errorf("look %v, ended %v, after %s", look, ended, paused)
-	}
-	select {
-	case rev := <-q.changes:
-		t.Errorf("revision %d is to be looked at once more", rev)
-	default:
-	}
-}
-
 // asked counts the pictures of earlier revisions that are asked for.
 type asked struct {
 	store.Store

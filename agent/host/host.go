@@ -183,9 +183,9 @@ type Host interface {
 	Link(name string) (Link, error)
 
 	// EnsureTunnel closes the door of the tunnel's interface, sets MTU and queue length and keeps IPv6 of the host's
-	// stack off it. It does not put it up. The kernel's WireGuard it makes, down: ErrNoWireGuard, ErrKind when a
-	// TUN has the name, ErrForeign when somebody else made it or it is of any other kind. A TUN is ErrNoLink as long as the tunnel process
-	// has not made it; a WireGuard link of ours in its place is removed.
+	// stack off it. It does not put it up. The kernel's WireGuard it makes, down: ErrNoWireGuard, ErrKind when a TUN has
+	// the name, ErrForeign when somebody else made it or it is of any other kind. A TUN is ErrNoLink as long as the tunnel
+	// process has not made it; a WireGuard link of ours in its place is removed.
 	EnsureTunnel(TunnelSpec) (Link, error)
 
 	// EnsureHostLink makes the host's own veth pair or corrects it. Both doors are closed before the host's end goes up;
