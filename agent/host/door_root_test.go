@@ -57,7 +57,9 @@ func TestDoorOfALinkMadeAnew(t *testing.T) {
 	path := w.namespace("far")
 	far := w.spaces[path]
 	w.lab.Veth(w.ns, DefaultTunnel, far, "v1")
-	must(w.EnsureTunnel(TunnelSpec{MTU: 1420}))(t)
+	host := must(openSpace(w.ns.Path()))(t)
+	defer host.close()
+	ok(t, host.shut(must(host.link(DefaultTunnel))(t)))
 	w.deleteLink(DefaultTunnel)
 	w.lab.Veth(w.ns, DefaultTunnel, far, "v1") // up
 	w.ns.AddAddress(DefaultTunnel, netip.MustParsePrefix("192.0.2.1/24"))
@@ -75,8 +77,9 @@ func TestDoorOfALinkMadeAnew(t *testing.T) {
 	} else {
 		netlab.Eventually(t, patience, func() bool { return resolved(far, "192.0.2.1") }, "Closed says open, and nothing passes")
 	}
-	if l := must(w.EnsureTunnel(TunnelSpec{MTU: 1420}))(t); !l.Closed {
-		t.Fatalf("ensured: %+v", l)
+	ok(t, host.shut(must(host.link(DefaultTunnel))(t)))
+	if !must(w.Closed(DefaultTunnel))(t) {
+		t.Fatal("shut, it is open")
 	}
 }
 
