@@ -444,3 +444,31 @@ func TestAttachByAnotherPath(t *testing.T) {
 		}
 	})
 }
+
+// What a process keeps of a resolver until it ends is no problem of the round; another failure is, and detaching is repeated.
+func TestDetachThatLeavesAProcessItsResolver(t *testing.T) {
+	b := newBench(t)
+	b.hear(testView(1))
+	b.attach()
+	b.mustRound()
+	if err := b.agent.dropAttachment(eni); err != nil {
+		t.Fatal(err)
+	}
+	failing := errors.New("no")
+	b.host.Fail = func(op string) error {
+		if op == "Detach" {
+			return failing
+		}
+		return nil
+	}
+	if _, errs := b.round(); len(errs) != 1 || !errors.Is(errs[0], failing) {
+		t.Errorf("a failure: %v", errs)
+	}
+	failing = fmt.Errorf("process 7: %w", host.ErrKept)
+	b.mustRound()
+	b.host.Fail = nil
+	b.mustRound()
+	if ws, err := b.host.Workloads(); err != nil || len(ws) != 0 {
+		t.Errorf("after detach: %v, %v", ws, err)
+	}
+}

@@ -101,8 +101,8 @@ func (r restorer) find() (out []target, err error) {
 				continue
 			}
 		}
-		looked[view{mnt, root}] = true
 		mounts, err := r.of(scan, pid, owned)
+		looked[view{mnt, root}] = !passing(err) // another process may have the same
 		if err != nil && owned && !passing(err) {
 			errs = append(errs, fmt.Errorf("process %d: %w: %w", pid, ErrKept, err))
 		}
