@@ -139,7 +139,7 @@ func TestDamagedFilesAreRefusedWithARemedy(t *testing.T) {
 			if what == "a disk that cannot read it" && !errors.Is(err, syscall.EIO) {
 				t.Errorf("%s: %v is no failure of a disk", name, err)
 			}
-			if what == "of before there were formats" && !strings.Contains(err.Error(), "an earlier culvert wrote it") {
+			if what == "of before there were formats" && !strings.Contains(err.Error(), "an earlier version wrote it") {
 				t.Errorf("%s: %v", name, err)
 			}
 			if what == "a later format" && !strings.Contains(err.Error(), "newer version") {

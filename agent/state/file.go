@@ -64,7 +64,7 @@ func unwrap(data []byte, v any) error {
 		return fmt.Errorf("it has format %d, of a newer version than this one, which knows %d: run that one", e.Format, format)
 	}
 	if e.Format < format {
-		return errors.New("it has no format number: an earlier culvert wrote it, whose files this version does not read, or it was changed by hand")
+		return errors.New("it has no format number: an earlier version wrote it, whose files this one does not read, or it was changed by hand")
 	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, e.Content); err != nil {
