@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -228,8 +229,16 @@ func (a *app) joinToken(file string) (string, error) {
 		return "", api.Errorf(api.CodeMissingParameter, "--token-file",
 			"make a token with culvert token create, and set CULVERT_JOIN_TOKEN or --token-file", "there is no join token")
 	}
+	if !joinTokens.MatchString(token) {
+		return "", api.Errorf(api.CodeTokenInvalid, "--token-file",
+			"give the whole of what culvert token create printed, here or in CULVERT_JOIN_TOKEN", "that is no join token")
+	}
 	return token, nil
 }
+
+// joinTokens are TOKENID.RANDOM.PIN as culvert token create prints them. The pin may be left out where --ca is given; whether
+// it may be, the client says.
+var joinTokens = regexp.MustCompile(`^token-[0-9a-f]{17}\.[A-Za-z0-9_-]{43}(\.[0-9a-f]{64})?$`)
 
 func (a *app) agentLeave() *cobra.Command {
 	var cfg agent.Config
