@@ -80,7 +80,8 @@ func TestPostgresCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	// runuser would stay between as a parent that keeps signals to itself, and leave the server behind.
-	w.start(t, "books", "setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups", strings.TrimSpace(string(bin))+"/postgres", "-D", dir+"/data", "-k", dir,
+	w.start(t, "books", "setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups",
+		strings.TrimSpace(string(bin))+"/postgres", "-D", dir+"/data", "-k", dir,
 		"-h", "0.0.0.0")
 	psql := []string{"psql", "-h", "books.pay.internal", "-U", "demo", "-d", "postgres", "-qAtX", "-v", "ON_ERROR_STOP=1", "-c"}
 	eventually(t, 30*time.Second, "postgres", func() error {
