@@ -1,56 +1,20 @@
 package flow
 
 import (
-	"errors"
-	"os"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/culvert-net/culvert/internal/fulldisk"
 )
-
-// smallDisk is a directory on a file system of 64 KiB, and what fills it to the last byte.
-func smallDisk(t *testing.T) (dir string, fill, free func()) {
-	t.Helper()
-	dir = t.TempDir()
-	if err := unix.Mount("culvert-test", dir, "tmpfs", 0, "size=64k,mode=0700"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	filler := filepath.Join(dir, "filler")
-	fill = func() {
-		t.Helper()
-		f, err := os.Create(filler)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		for err == nil {
-			_, err = f.Write(make([]byte, 4096))
-		}
-		if !errors.Is(err, unix.ENOSPC) {
-			t.Fatal(err)
-		}
-	}
-	return dir, fill, func() {
-		t.Helper()
-		if err := os.Remove(filler); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
 
 // A disk that is full holds up nothing: counters are read in every interval, what waits is bounded, and what its detail cost is
 // declared in the figures and in records. With room the records say all that was counted, also after a restart that found the disk
 // full, and the collector's files hold whole records only.
 func TestCollectorOnAFullDisk(t *testing.T) {
-	dir, fill, free := smallDisk(t)
+	disk := fulldisk.New(t, 64)
+	dir, fill, free := disk.Dir, disk.Fill, disk.Free
 	synctest.Test(t, func(t *testing.T) {
 		src, store := NewMem(), Dir(filepath.Join(dir, "flows"))
 		change := func(c *Config) { c.Interval, c.MaxPending, c.Log.Store = time.Second, 5, store }

@@ -13,42 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/fulldisk"
 )
-
-// smallDisk is a directory on a file system of so many KiB, and what fills it to the last byte.
-func smallDisk(t *testing.T, kib int) (dir string, fill, free func()) {
-	t.Helper()
-	dir = t.TempDir()
-	if err := unix.Mount("culvert-test", dir, "tmpfs", 0, fmt.Sprintf("size=%dk,mode=0700", kib)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	filler := filepath.Join(dir, "filler")
-	fill = func() {
-		t.Helper()
-		f, err := os.Create(filler)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		for err == nil {
-			_, err = f.Write(make([]byte, 4096))
-		}
-		if !errors.Is(err, unix.ENOSPC) {
-			t.Fatal(err)
-		}
-	}
-	return dir, fill, func() {
-		t.Helper()
-		if err := os.Remove(filler); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
 
 // batchOf are so many records of one node, of two days.
 func batchOf(from uint64, n int) []api.FlowEnvelope {
@@ -70,7 +36,8 @@ func numbers(from uint64, n int) (out []string) {
 // when there is room is stored once and whole, with a restart in between or without.
 func TestDiskFullInTheMiddleOfABatch(t *testing.T) {
 	for _, restart := range []bool{false, true} {
-		dir, fill, free := smallDisk(t, 64)
+		disk := fulldisk.New(t, 64)
+		dir, fill, free := disk.Dir, disk.Fill, disk.Free
 		l := open(t, dir)
 		appendAll(t, l, 4, batchOf(1, 4)...)
 		fill() // what is left is the rest of each file's last page

@@ -106,6 +106,7 @@ var testOnly = map[string]string{
 	"internal/badinput":                "the shape of tables of bad input",
 	"internal/docrun":                  "runs what the documents say",
 	"internal/oracle":                  "watches a mesh while a test does something to it",
+	"internal/fulldisk":                "mounts a small disk and ends the test when that fails",
 	"internal/machine":                 "boots systemd and ends the test when that fails",
 	"internal/netlab":                  "makes namespaces and ends the test when that fails",
 	"internal/plantest":                "plans for tests",
