@@ -165,7 +165,7 @@ func TestAConsumersPartOfAProvidersNode(t *testing.T) {
 	})
 	_, err = shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "other", Service: "pay/ledger"})
 	full(t, err, "service", "a consumer's part")
-	if strings.Contains(err.Error(), "host-") || strings.Contains(err.Error(), "20") {
+	if strings.Contains(err.Error(), "host-") || strings.Contains(err.Error(), "2048") {
 		t.Errorf("the consumer learns %v", err)
 	}
 	must(admin.AcceptConnections(l.ctx(), "ledger", []string{"second"}))(t)
