@@ -1,5 +1,7 @@
 package api
 
+import "strconv"
+
 // WatchEventType says what a WatchEvent tells.
 type WatchEventType string
 
@@ -24,13 +26,15 @@ type WatchEvent[T any] struct {
 	Error    *Error `json:"error,omitempty"`
 }
 
-// ItemID is how the items of a list are told apart in a watch: by id.
+// ItemID is how the items of a list are told apart in a watch: by id, audit events by sequence number.
 func ItemID(item any) string {
 	switch v := item.(type) {
 	case interface{ GetMeta() *Meta }:
 		return v.GetMeta().ID
 	case *CatalogueEntry:
 		return v.ID
+	case *AuditEvent:
+		return strconv.FormatUint(v.Seq, 10)
 	}
 	return ""
 }

@@ -157,40 +157,32 @@ func (s *Server) flushRefusals(ctx context.Context, all bool) error {
 	return err
 }
 
-// listAudit returns the newest events, those of the account, or all for an administrator.
-func listAudit(c *call, in *struct {
-	Limit  int    `query:"limit" minimum:"0" maximum:"10000" doc:"The newest so many; 0: 1000"`
-	Before uint64 `query:"before" doc:"Only events with a smaller sequence number; to read further back"`
-}) (*api.List[api.AuditEvent], error) {
-	most := min(in.Limit, maxAudit)
-	if most == 0 {
-		most = auditPage
+// auditEvents reads the newest events under a prefix, at most that many, the oldest of them first. Before 0 is from the newest on;
+// none is read that is not newer than since.
+func (s *Server) auditEvents(ctx context.Context, prefix string, since, before uint64, most int) ([]api.AuditEvent, error) {
+	after, out := "", []api.AuditEvent{}
+	if before > 0 {
+		after = store.AuditKey(prefix, before)
 	}
-	prefix, after := store.PrefixAudit, ""
-	if c.account != "" || !c.who.admin() {
-		prefix = store.AuditPrefixOf(c.account)
-	}
-	if in.Before > 0 {
-		after = store.AuditKey(prefix, in.Before)
-	}
-	out := &api.List[api.AuditEvent]{Items: []api.AuditEvent{}, Revision: c.r.Revision}
-	for len(out.Items) < most {
-		page, err := c.s.store.List(c.ctx, prefix, after, min(most-len(out.Items), auditPage))
+	for more := true; more && len(out) < most; {
+		page, err := s.store.List(ctx, prefix, after, min(most-len(out), auditPage))
 		if err != nil {
 			return nil, err
 		}
+		more = len(page) > 0
 		for _, kv := range page {
 			var e api.AuditEvent
 			if err := json.Unmarshal(kv.Value, &e); err != nil {
 				return nil, err
 			}
-			out.Items, after = append(out.Items, e), kv.Key
-		}
-		if len(page) == 0 {
-			break
+			if e.Seq <= since {
+				more = false
+				break
+			}
+			out, after = append(out, e), kv.Key
 		}
 	}
-	slices.Reverse(out.Items)
+	slices.Reverse(out)
 	return out, nil
 }
 

@@ -180,7 +180,8 @@ var operationWords = map[string]words{
 		"heard of are not waited " +
 		"for.", nil},
 	"list-audit": {"Every change and every refusal of one, by whom and from where. Read further back with " +
-		"before.", nil},
+		"before. In a watch revisions are sequence numbers: sinceRevision is the seq of the event to go on behind; where more " +
+		"than 10,000 are newer, the watch is refused.", nil},
 	"explain-flow": {"The rules as they are now are asked, not the network. Of the other side's rules it says " +
 		"that they are in the way, not what " +
 		"they are.", nil},

@@ -14,7 +14,7 @@ func (s *Server) registerStatus() {
 		func(c *call, _ *none) (*api.Status, error) { return status(c), nil })
 	reading(s, operation{http.MethodGet, "/v1/converged", "get-converged", "Whether every live node has applied a revision", aUser},
 		converged)
-	reading(s, operation{http.MethodGet, "/v1/audit", "list-audit", "Audit events, newest last", aUser}, listAudit)
+	s.registerAudit()
 }
 
 func status(c *call) *api.Status {

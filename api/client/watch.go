@@ -49,6 +49,8 @@ type watcher[T any] struct {
 	known map[string]T
 	from  int64
 	whole bool
+	// grows says that nothing is changed or deleted: then what was told is not kept, and a list is never compared.
+	grows bool
 	// group holds events until their Synced or Bookmark has come; fresh says that they are those of a list read again.
 	group []api.WatchEvent[T]
 	fresh bool
@@ -61,8 +63,13 @@ var errLeft = errors.New("watch: left")
 var expired = &api.Error{Code: api.CodeRevisionExpired}
 
 func watch[T any](ctx context.Context, c *Client, path string, opts ...Option) Watch[T] {
+	return watchOnly[T](ctx, c, path, false, opts...)
+}
+
+// watchOnly is a watch of a list that may be one that only grows.
+func watchOnly[T any](ctx context.Context, c *Client, path string, grows bool, opts ...Option) Watch[T] {
 	return func(yield func(api.WatchEvent[T], error) bool) {
-		w := &watcher[T]{c: c, path: path, opts: opts, yield: yield}
+		w := &watcher[T]{c: c, path: path, opts: opts, yield: yield, grows: grows}
 		if err := w.run(ctx); !errors.Is(err, errLeft) {
 			yield(api.WatchEvent[T]{}, err)
 		}
@@ -165,7 +172,7 @@ func (w *watcher[T]) complete(end api.WatchEvent[T]) error {
 		}
 	}
 	w.group = w.group[:0]
-	w.whole = w.whole || end.Type == api.WatchSynced
+	w.whole = w.whole || end.Type == api.WatchSynced && !w.grows
 	again := end.Revision == w.from
 	w.from = end.Revision
 	if again && !changed {
@@ -199,6 +206,9 @@ func (w *watcher[T]) compare(revision int64) {
 
 // news takes an event in, and reports whether it says something that was not known.
 func (w *watcher[T]) news(e api.WatchEvent[T]) bool {
+	if w.grows {
+		return true // groups come whole, and a connection goes on behind the last
+	}
 	id := api.ItemID(e.Item)
 	was, had := w.known[id]
 	if e.Type == api.WatchDeleted {

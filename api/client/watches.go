@@ -77,3 +77,10 @@ func (c *Client) WatchConnections(ctx context.Context, service string, o ...Opti
 func (c *Client) WatchCatalogue(ctx context.Context, o ...Option) Watch[api.CatalogueEntry] {
 	return watch[api.CatalogueEntry](ctx, c, "/v1/catalogue", o...)
 }
+
+// WatchAudit goes on with what ListAudit returns: an Added for each event, in order and once. A Revision is a sequence number here,
+// and WithSinceRevision begins behind the event that has it. It ends with CodeRevisionExpired where more events were written while
+// there was no connection than the server tells at once: then some would be missing.
+func (c *Client) WatchAudit(ctx context.Context, o ...Option) Watch[api.AuditEvent] {
+	return watchOnly[api.AuditEvent](ctx, c, "/v1/audit", true, o...)
+}

@@ -30,6 +30,8 @@ type Store interface {
 	Txn(ctx context.Context, f func(*Tx) error) (int64, error)
 	// Watch sends the newest revision of the resources after each change; revisions in between may be left out.
 	Watch(ctx context.Context) <-chan int64
+	// Audited is the sequence number of the newest audit event that is committed, and what is closed at the next commit.
+	Audited() (seq uint64, next <-chan struct{})
 	// Get returns the value of a side key, nil when absent.
 	Get(ctx context.Context, key string) ([]byte, error)
 	// Put writes a side key outside any transaction: for what changes often and grants nothing.
@@ -394,6 +396,13 @@ func (s *state) Watch(ctx context.Context) <-chan int64 {
 		s.mu.Unlock()
 	})
 	return ch
+}
+
+// Audited implements Store.
+func (s *state) Audited() (seq uint64, next <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.head.Audit, s.changed
 }
 
 // committed sets the revision on what was put.

@@ -147,20 +147,33 @@ undone; the machine may join again under a new identity.`, (*client.Client).Revo
 	return g
 }
 
+// auditKind is how audit events are shown.
+var auditKind = kind[api.AuditEvent]{
+	head: []string{"TIME", "ACTOR", "ACTION", "RESOURCE", "OUTCOME", "FROM"},
+	row: func(e *api.AuditEvent) []string {
+		return []string{stamp(e.At), e.Actor, e.Action, e.Resource, e.Outcome, e.Source}
+	},
+}
+
 func (a *app) auditCommand() *cobra.Command {
 	g := group("audit", "Who changed what", `
 Every call that changes something leaves an audit event: who, what, from where, with what outcome.`, `
   culvert audit list`)
+	var watch bool
 	c := command("list", "List audit events", `
 List audit events, newest last: those of your account, or all for an administrator.`, `
   culvert audit list
-  culvert audit list -o json`,
+  culvert audit list -o json
+  culvert audit list --watch`,
 		func(cmd *cobra.Command, _ []string) error {
 			cl, err := a.client()
 			if err != nil {
 				return err
 			}
 			defer cl.Close()
+			if watch {
+				return auditKind.showWatch(cmd.Context(), a, cl.WatchAudit(cmd.Context()))
+			}
 			events, err := cl.ListAudit(cmd.Context())
 			if err != nil {
 				return err
@@ -174,13 +187,14 @@ List audit events, newest last: those of your account, or all for an administrat
 					return err
 				}
 				var rows [][]string
-				for _, e := range events {
-					rows = append(rows, []string{stamp(e.At), e.Actor, e.Action, e.Resource, e.Outcome, e.Source})
+				for i := range events {
+					rows = append(rows, auditKind.row(&events[i]))
 				}
-				return table(w, []string{"TIME", "ACTOR", "ACTION", "RESOURCE", "OUTCOME", "FROM"}, rows)
+				return table(w, auditKind.head, rows)
 			})
 		})
 	c.Args = noArguments
+	watchFlag(c, &watch)
 	g.AddCommand(c)
 	return g
 }
