@@ -17,9 +17,11 @@ var parsers = map[string]struct {
 }{
 	"agent/flow":   {"segments and state of flow records", []string{"FuzzOpenLog"}},
 	"agent/gossip": {"members as others tell them", []string{"FuzzMembers"}},
+	"agent/host":   {"tables of mounts", []string{"FuzzParseMount", "FuzzScanMounts"}},
 	"agent/local":  {"requests to the local socket, filters", []string{"FuzzHandler", "FuzzParseFilter"}},
 	"agent/state":  {"files of a node, signed views", []string{"FuzzOpenView", "FuzzReadFile"}},
-	"agent/wire":   {"the UAPI's answers, keys", []string{"FuzzParsePublicKey", "FuzzParseState", "FuzzPrivateKey"}},
+	"agent/wire": {"the UAPI's and the kernel's answers, keys", []string{"FuzzParseDump", "FuzzParsePublicKey",
+		"FuzzParseState", "FuzzPrivateKey"}},
 	"agent/wire/tunnel": {"control messages, packets, the handover", []string{"FuzzJoin", "FuzzParseControl",
 		"FuzzParseHandover", "FuzzSplit", "FuzzSum"}},
 	"api": {"ids, names, addresses, JSON, resources", []string{"FuzzCheckJSON", "FuzzParseID", "FuzzParseOverlay",
