@@ -95,7 +95,8 @@ var hostFaults = []hostFault{
 			ip link set VISITOR master br-x; ip link set other0 master br-x`,
 		undo: `ip link del br-x; ip addr replace 192.0.2.1/24 dev other0`,
 		says: []string{"CART had been made a part of another interface"}},
-	{name: "another tunnel", script: `ip tuntap add wg-x mode tun; ip link set wg-x up
+	// Of the kernel's own kind where it has the module: the agent must not take it for its own.
+	{name: "another tunnel", script: `ip link add wg-x type wireguard || ip tuntap add wg-x mode tun; ip link set wg-x up
 			ip addr add 10.8.0.1/16 dev wg-x
 		ip route add default dev wg-x table 51820; ip rule add pref 20 not fwmark 51820 lookup 51820
 			ip rule add pref 19 lookup main suppress_prefixlength 0`,
