@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/netip"
 	"regexp"
@@ -22,8 +23,6 @@ func TestEveryListHasWatch(t *testing.T) {
 	n := 0
 	each(newTree(), func(c *cobra.Command) {
 		switch c.CommandPath() {
-		case "culvert audit list":
-			return // a log, not a list of things
 		case "culvert service catalogue", "culvert service connections":
 		default:
 			if c.Name() != "list" {
@@ -35,7 +34,7 @@ func TestEveryListHasWatch(t *testing.T) {
 			t.Errorf("%s: no --watch", c.CommandPath())
 		}
 	})
-	if n != 15 {
+	if n != 16 {
 		t.Errorf("%d lists found", n)
 	}
 }
@@ -149,4 +148,28 @@ func TestListenerChanges(t *testing.T) {
 	if want := "Deleted a, Modified c, Added d"; strings.Join(got, ", ") != want {
 		t.Errorf("got %v, want %s", got, want)
 	}
+}
+
+// TestAuditWatchIsShown: the log that is there, and each event that is written then, also of a call that was refused.
+func TestAuditWatchIsShown(t *testing.T) {
+	s := newSession(t)
+	ctx, c := context.Background(), s.admin
+	if _, err := c.CreateAccount(ctx, api.CreateAccountRequest{Name: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	table := startWatching(t, "audit", "list", "--account", "shop", "-w")
+	table.want("CHANGE TIME ACTOR ACTION RESOURCE OUTCOME FROM")
+	shop := client.WithAccount("shop")
+	vpc := api.CreateVPCRequest{Name: "first", CIDR: netip.MustParsePrefix("10.0.0.0/16")}
+	if _, err := c.CreateVPC(ctx, vpc, shop); err != nil {
+		t.Fatal(err)
+	}
+	table.want(`Added .* create-vpc vpc-\w+ success .*`)
+	_, err := c.CreateVPC(ctx, vpc, shop)
+	var refused *api.Error
+	if !errors.As(err, &refused) {
+		t.Fatalf("a name was given twice: %v", err)
+	}
+	table.want(`Added .* create-vpc \S+ ` + regexp.QuoteMeta(string(refused.Code)) + ` .*`)
+	table.end()
 }
