@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// figure reads one line of a process's metrics, from its namespace's loopback; 0: it is absent.
+// figure sums up the lines of a process's metrics that a pattern describes, from its namespace's loopback: tests before this one may
+// have had endpoints of their own for the same service.
 func (w *world) figure(t *testing.T, namespace, port, line string) float64 {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "ip", "netns", "exec", prefix+"-"+namespace, "curl", "-sS", "--fail", "--max-time", "5",
@@ -17,15 +18,15 @@ func (w *world) figure(t *testing.T, namespace, port, line string) float64 {
 	if err != nil {
 		t.Fatalf("metrics of %s: %v", namespace, err)
 	}
-	m := regexp.MustCompile(`(?m)^` + line + ` (\S+)$`).FindSubmatch(out)
-	if m == nil {
-		return 0
+	sum := 0.0
+	for _, m := range regexp.MustCompile(`(?m)^`+line+` (\S+)$`).FindAllSubmatch(out, -1) {
+		v, err := strconv.ParseFloat(string(m[1]), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += v
 	}
-	v, err := strconv.ParseFloat(string(m[1]), 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
+	return sum
 }
 
 // What goes through an endpoint is counted where CloudWatch would count it, on both sides, and nowhere else.

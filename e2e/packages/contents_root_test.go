@@ -222,8 +222,8 @@ var exposure = regexp.MustCompile(`Overall exposure level for \S+: (\d+)\.(\d)`)
 func TestUnits(t *testing.T) {
 	path := deb(t, "a")
 	m := machine.Boot(t)
-	m.CopyFile(path, "/root/a.deb", 0o644)
-	m.Run("dpkg", "-i", "/root/a.deb")
+	m.CopyFile(path, "/opt/a.deb", 0o644)
+	m.Run("dpkg", "-i", "/opt/a.deb")
 	for unit, most := range units {
 		file := "/usr/lib/systemd/system/" + unit
 		if out := m.Run("systemd-analyze", "verify", file); out != "" {

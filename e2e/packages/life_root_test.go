@@ -43,10 +43,10 @@ func hosts(t *testing.T) (a, b *host) {
 	all := [2]*host{}
 	for i, name := range []string{"node-a", "node-b"} {
 		h := &host{Machine: machine.Boot(t), t: t, name: name, address: fmt.Sprintf("198.18.0.%d", i+1)}
-		h.CopyFile(path, "/root/a.deb", 0o644)
-		h.CopyFile(deb(t, "b"), "/root/b.deb", 0o644)
+		h.CopyFile(path, "/opt/a.deb", 0o644)
+		h.CopyFile(deb(t, "b"), "/opt/b.deb", 0o644)
 		h.before = h.remains()
-		h.Run("dpkg", "-i", "/root/a.deb")
+		h.Run("dpkg", "-i", "/opt/a.deb")
 		all[i] = h
 	}
 	a, b = all[0], all[1]
@@ -158,8 +158,8 @@ func TestLifeOfAHost(t *testing.T) {
 	a.sh("grep -q nameserver /etc/netns/cart/resolv.conf")
 	b.eventually("till has its VPC's resolver", "nsenter -t %s -m grep -qx 'nameserver 10.0.0.2' /etc/resolv.conf", b.pid("till.service"))
 	a.eventually("till answers", "echo hello | ip netns exec cart socat -T 5 - TCP:10.0.1.6:8080,connect-timeout=2 | grep hello")
-	a.WriteFile("/root/talk", conversation, 0o644)
-	a.sh("systemd-run --quiet --unit=talk ip netns exec cart bash /root/talk")
+	a.WriteFile("/opt/talk", conversation, 0o644)
+	a.sh("systemd-run --quiet --unit=talk ip netns exec cart bash /opt/talk")
 	a.talks()
 
 	for _, part := range []struct {
@@ -199,7 +199,7 @@ func upgrade(t *testing.T, a, b *host) {
 	for _, h := range []*host{a, b} {
 		tunnel, agent := h.pid("culvert-tunnel"), h.pid("culvert-agent")
 		began := time.Now()
-		h.Run("dpkg", "-i", "/root/b.deb")
+		h.Run("dpkg", "-i", "/opt/b.deb")
 		a.talks()
 		t.Logf("upgrade of %s: goes on after %v", h.name, time.Since(began).Round(time.Millisecond))
 		if got := h.Run("culvert", "version"); strings.TrimSpace(got) != versionB {
