@@ -8,4 +8,5 @@ package bpf
 //go:generate sh -c "clang-19 --version | sed -n 's/.*clang version \\([0-9.]*\\).*/\\1/p' > clang-version.txt"
 //go:generate -command objects go tool bpf2go -go-package bpf -target bpfel,bpfeb -cc clang-19
 //go:generate objects -cflags "-mcpu=v3 -O2 -g -Wall -Wextra -Wno-unused-parameter -Werror" -output-stem culvert ABI culvert.c
+//go:generate objects -cflags "-mcpu=v3 -O2 -g -Wall -Wextra -Wno-unused-parameter -Werror" -output-stem queries Queries limit_queries.c
 //go:generate go run ./gen

@@ -3,5 +3,6 @@
 // program, so that a mistake in one of those cannot hide in it as well. Truth tables, properties of the control plane and
 // the auditor use it.
 //
-// It judges what opens a flow; answers follow from that. Numbers, tags and addresses of the overlay do not occur.
+// It judges what opens a flow; answers follow from that. Numbers, tags and addresses of the overlay occur only where a target
+// sees them: a client's own address.
 package judge

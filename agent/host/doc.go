@@ -19,9 +19,10 @@
 // program decides on is not affected, and what no program decides on is dropped. SetUp refuses to put a link up
 // without it.
 //
-// The host's own end carries what programs let through to the host, which is meant for the resolver alone. Its door lets
-// pass what comes from the mesh to the host's overlay address and the resolver's port, and drops everything else: no
-// other socket of the host is reached, whatever a program does or somebody listens on, also while no agent runs.
+// The host's own end carries what programs let through to the host, which is meant for the resolver and the agent alone. Its
+// door lets pass what comes from the mesh to the host's overlay address and the resolver's port, from other nodes to the
+// agent's, and what answers connections of the host's own, each while it is wanted, and drops everything else: no other
+// socket of the host is reached, whatever a program does or somebody listens on, also while no agent runs.
 //
 // # The resolver
 //

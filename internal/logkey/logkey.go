@@ -5,13 +5,16 @@ package logkey
 
 // What a line is about. Resources are named by id, so that they are found in the API and in audit events; nodes too.
 const (
-	Account   = "account"
-	Caller    = "caller"
-	Node      = "node"
-	Operation = "operation"
-	RequestID = "request_id"
-	Revision  = "revision"
-	VPC       = "vpc"
+	Account     = "account"
+	Caller      = "caller"
+	ENI         = "eni"
+	Node        = "node"
+	Operation   = "operation"
+	RequestID   = "request_id"
+	FlowLog     = "flow_log"
+	TargetGroup = "target_group"
+	Revision    = "revision"
+	VPC         = "vpc"
 )
 
 // What happened.
@@ -66,6 +69,7 @@ const (
 	Name      = "name"
 	Path      = "path"
 	Peer      = "peer"
+	Port      = "port"
 	Receive   = "receive"
 	Region    = "region"
 	Send      = "send"

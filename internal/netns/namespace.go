@@ -65,6 +65,16 @@ func OpenFile(path string) (*os.File, error) {
 	return f, nil
 }
 
+// Do calls f on a thread that is in the namespace.
+func (n *Namespace) Do(f func() error) error {
+	return OnThread(func() error {
+		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter namespace: %w", err)
+		}
+		return f()
+	})
+}
+
 // Close lets it go: it ends when nothing else holds it.
 func (n *Namespace) Close() error { return n.file.Close() }
 
