@@ -6,14 +6,10 @@ import "time"
 const (
 	ActionAccept = "ACCEPT"
 	ActionReject = "REJECT"
-)
-
-// Flow record states, Culvert's own.
-const (
-	FlowOpen   = "open"   // the flow was let in during this interval and goes on
-	FlowActive = "active" // it was open before and goes on
-	FlowClosed = "closed" // it ended: RST, FINs of both sides, idle timeout, or withdrawn permission
-	FlowLate   = "late"   // packets after its closed record, such as repetitions of its end
+	FlowOpen     = "open"   // the flow was let in during this interval and goes on
+	FlowActive   = "active" // it was open before and goes on
+	FlowClosed   = "closed" // it ended: RST, FINs of both sides, idle timeout, or withdrawn permission
+	FlowLate     = "late"   // packets after its closed record, such as repetitions of its end
 )
 
 // FlowTuple is one form of a flow's addresses.
@@ -46,6 +42,8 @@ type FlowRecord struct {
 	Rule      string    `json:"ruleId,omitempty"`
 	// Stage is where: "workload", "tunnel", "local" or "host" (the hook).
 	Stage string `json:"stage"`
+	// ReplyStage is "host" where answers enter at the host, as those of the node's resolver do, else empty.
+	ReplyStage string `json:"replyStage,omitempty"`
 	// Side of a connection that this node is: "consumer", "provider", or "" inside a VPC.
 	Side string `json:"side,omitempty"`
 
