@@ -41,6 +41,18 @@ func (*JoinToken) Kind() Kind { return KindJoinToken }
 // Kind returns KindAPIKey.
 func (*APIKey) Kind() Kind { return KindAPIKey }
 
+// Kind returns KindHostedZone.
+func (*HostedZone) Kind() Kind { return KindHostedZone }
+
+// Kind returns KindResolverRule.
+func (*ResolverRule) Kind() Kind { return KindResolverRule }
+
+// Kind returns KindFirewallDomainList.
+func (*FirewallDomainList) Kind() Kind { return KindFirewallDomainList }
+
+// Kind returns KindFirewallRuleGroup.
+func (*FirewallRuleGroup) Kind() Kind { return KindFirewallRuleGroup }
+
 // NewResource returns an empty resource of the kind, nil for an unknown one.
 func NewResource(k Kind) Resource {
 	switch k {

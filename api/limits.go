@@ -3,54 +3,45 @@ package api
 // Limits. Each is written once, here; the control plane refuses what exceeds one (CodeLimitExceeded). What a node has room
 // for stands in plan. Figures without a source are Culvert's own choice and bound memory or message size.
 const (
-	MaxAccounts               = 10_000
-	MaxDomainsPerAccount      = 100
-	MaxKeysPerAccount         = 100
-	MaxNodes                  = 5_000
-	MaxTokens                 = 10_000
-	MaxVPCsPerAccount         = 100
-	MaxSubnetsPerVPC          = 200 // AWS's default quota
-	MaxENIsPerVPC             = 16_384
-	MaxGroupsPerVPC           = 500
-	MaxGroupsPerENI           = 5  // AWS's default quota; the datapath holds no more
-	MaxRulesPerDirection      = 60 // of a group; AWS's default quota
-	MaxTargetGroupsPerAccount = 1_000
-	MaxTargetsPerGroup        = 500 // Maglev tables end at 65,537 entries, at least 100 per target
-	MaxLoadBalancersPerVPC    = 50
-	MaxListenersPerLB         = 50 // AWS's default quota
-	MaxSubnetsPerLB           = 16
-	MaxServicesPerAccount     = 200
-	MaxLBsPerService          = 10
-	MaxPrincipalsPerService   = 1_000
-	MaxEndpointsPerVPC        = 50 // AWS's default quota
-	MaxSubnetsPerEndpoint     = 16
-	MaxConnectionsPerService  = 2_000
-	MaxForwardersPerVPC       = 4
-	MaxUnderlayPerNode        = 8
-	MaxStatusNames            = 20  // in each list of a status
-	MaxItemsPerRequest        = 100 // rules, targets, principals or endpoints in one call
-	MaxResourceTags           = 50  // AWS's limit
-	MaxTagKeyLen              = 128 // characters; AWS's limit
-	MaxTagValueLen            = 256 // characters; AWS's limit
-	MaxNameLen                = 63  // one DNS label
-	MaxNodeNameLen            = 253 // a DNS name
-	MaxZoneLen                = 32  // so that VPCE-ID-ZONE fits a DNS label
-	MaxDescriptionLen         = 255 // AWS's limit for rules
-)
-
-// An account's share of one node, of what the node's datapath holds (package plan): a quarter, so that no account keeps the
-// others from a node. Only an administrator lets an account have more.
-const (
-	MaxENIsPerNodeAndAccount         = 256
-	MaxAddressesPerNodeAndAccount    = 16_384 // one VPC that is full
-	MaxServicesPerNodeAndAccount     = 4_096
-	MaxNamesPerNodeAndAccount        = 16_384
-	MaxGrantsPerNodeAndAccount       = 8_192
-	MaxGrantTargetsPerNodeAndAccount = 32_768
-)
-
-// What a view holds of rules: of the groups in its VPCs, and of those that let consumers in. MaxRulesPerSet is the datapath's.
-const (
+	MaxAccounts                       = 10_000
+	MaxDomainsPerAccount              = 100
+	MaxKeysPerAccount                 = 100
+	MaxNodes                          = 5_000
+	MaxTokens                         = 10_000
+	MaxVPCsPerAccount                 = 100
+	MaxSubnetsPerVPC                  = 200 // AWS's default quota
+	MaxENIsPerVPC                     = 16_384
+	MaxGroupsPerVPC                   = 500
+	MaxGroupsPerENI                   = 5  // AWS's default quota; the datapath holds no more
+	MaxRulesPerDirection              = 60 // of a group; AWS's default quota
+	MaxTargetGroupsPerAccount         = 1_000
+	MaxTargetsPerGroup                = 500 // Maglev tables end at 65,537 entries, at least 100 per target
+	MaxLoadBalancersPerVPC            = 50
+	MaxListenersPerLB                 = 50 // AWS's default quota
+	MaxSubnetsPerLB                   = 16
+	MaxServicesPerAccount             = 200
+	MaxLBsPerService                  = 10
+	MaxPrincipalsPerService           = 1_000
+	MaxEndpointsPerVPC                = 50 // AWS's default quota
+	MaxSubnetsPerEndpoint             = 16
+	MaxConnectionsPerService          = 2_000
+	MaxForwardersPerVPC               = 4
+	MaxUnderlayPerNode                = 8
+	MaxStatusNames                    = 20  // in each list of a status
+	MaxItemsPerRequest                = 100 // rules, targets, principals or endpoints in one call
+	MaxResourceTags                   = 50  // AWS's limit
+	MaxTagKeyLen                      = 128 // characters; AWS's limit
+	MaxTagValueLen                    = 256 // characters; AWS's limit
+	MaxNameLen                        = 63  // one DNS label
+	MaxNodeNameLen                    = 253 // a DNS name
+	MaxZoneLen                        = 32  // so that VPCE-ID-ZONE fits a DNS label
+	MaxDescriptionLen                 = 255 // AWS's limit for rules
+	MaxENIsPerNodeAndAccount          = 256
+	MaxAddressesPerNodeAndAccount     = 16_384 // one VPC that is full
+	MaxServicesPerNodeAndAccount      = 4_096
+	MaxNamesPerNodeAndAccount         = 16_384
+	MaxGrantsPerNodeAndAccount        = 8_192
+	MaxGrantTargetsPerNodeAndAccount  = 32_768
 	MaxGroupRulesPerNode              = 131_072
 	MaxGroupRulesPerNodeAndAccount    = 32_768 // 273 groups that are full, and an even share of the node at most
 	MaxRulesPerSet                    = 320    // of one endpoint: five groups of 60 (AWS's limits), rounded up
@@ -63,64 +54,37 @@ const MaxViewBytes = 32 << 20
 
 // How often one API key, or one node, may ask: so many at once, and then so many a second. Administrators' keys may always.
 const (
-	ReadsPerSecond  = 100
-	ReadBurst       = 400
-	WritesPerSecond = 20
-	WriteBurst      = 200
-)
-
-// How many watches may be open at a time: of one API key, and of all together.
-const (
-	MaxWatchesPerKey = 32
-	MaxWatches       = 1024
-)
-
-// The answers that are kept for repeated calls of one API key, in number and bytes; each is kept for a day.
-const (
-	MaxAnswersPerKey     = 10_000
-	MaxAnswerBytesPerKey = 4 << 20
-)
-
-// What is kept of the audit log. An event takes about a kilobyte of the store, so all of them take an eighth of its 4 GB; 400 days
-// let a yearly review look at a whole year.
-const (
+	ReadsPerSecond           = 100
+	ReadBurst                = 400
+	WritesPerSecond          = 20
+	WriteBurst               = 200
+	MaxWatchesPerKey         = 32
+	MaxWatches               = 1024
+	MaxAnswersPerKey         = 10_000
+	MaxAnswerBytesPerKey     = 4 << 20
 	MaxAuditEvents           = 500_000
 	MaxAuditEventsPerAccount = 50_000
 	AuditRetentionDays       = 400
-)
-
-// VPC and subnet sizes in prefix bits, AWS's.
-const (
-	MinPrefixBits = 16
-	MaxPrefixBits = 28
+	AuditDocumentsBurst      = 16 << 20
+	AuditDocumentsPerDay     = 32 << 20
+	AuditBytesBurst          = 64 << 20
+	AuditBytesPerDay         = 128 << 20
+	MaxAuditSources          = 10
+	MaxAuditAsked            = 64
+	MinPrefixBits            = 16
+	MaxPrefixBits            = 28
 	// BlockBits is the size of an address block lent to a node.
-	BlockBits = 28
-)
-
-// Idle timeouts in seconds, AWS NLB's figures.
-const (
+	BlockBits             = 28
 	MinTCPIdleTimeout     = 60
 	MaxTCPIdleTimeout     = 6000
 	DefaultTCPIdleTimeout = 350
 	UDPIdleTimeout        = 120
-)
-
-// What a node reports of its state.
-const (
-	MaxStatusErrors   = 100  // in one report
-	MaxStatusErrorLen = 4096 // bytes
-)
-
-// Join tokens' lifetimes in seconds.
-const (
-	MinTokenTTL     = 60
-	MaxTokenTTL     = 30 * 24 * 3600
-	DefaultTokenTTL = 3600
-)
-
-// Default ports.
-const (
-	DefaultWireGuardPort = 51820
-	DefaultGossipPort    = 7946
-	DefaultServerPort    = 7443
+	MaxStatusErrors       = 100  // in one report
+	MaxStatusErrorLen     = 4096 // bytes
+	MinTokenTTL           = 60
+	MaxTokenTTL           = 30 * 24 * 3600
+	DefaultTokenTTL       = 3600
+	DefaultWireGuardPort  = 51820
+	DefaultGossipPort     = 7946
+	DefaultServerPort     = 7443
 )

@@ -237,6 +237,12 @@ type Status struct {
 	Waiting []string `json:"nodesWaiting,omitempty"`
 }
 
+// AuditGrowth is what an account's calls added to the audit log.
+type AuditGrowth struct {
+	Account string `json:"account,omitempty"` // "": of no account, such as administrators' and the server's own
+	Bytes   uint64 `json:"bytes"`
+}
+
 // Caller is whom the server takes the caller for.
 type Caller struct {
 	Key         string `json:"keyId"`
@@ -333,20 +339,4 @@ type FlowReceipt struct {
 	Stored     int `json:"stored"`
 	Duplicates int `json:"duplicates"`
 	Refused    int `json:"refused"` // about what the node has nothing to do with; sending them again does not help
-}
-
-// AuditEvent says who did what.
-type AuditEvent struct {
-	Seq       uint64    `json:"seq"`
-	At        time.Time `json:"at"`
-	Actor     string    `json:"actor"` // API key id, node id or "system"
-	Account   string    `json:"account,omitempty"`
-	Action    string    `json:"action"` // operation id, such as create-vpc
-	Resource  string    `json:"resource,omitempty"`
-	RequestID string    `json:"requestId"`
-	Source    string    `json:"source,omitempty"` // address that the request came from
-	Outcome   string    `json:"outcome"`          // "success" or an ErrorCode
-	// Count is how many requests the event stands for when it is not one: refusals of one kind within a minute, of which the
-	// first has an event of its own and the last is described here; for prune-audit, how many events were forgotten.
-	Count uint64 `json:"count,omitempty"`
 }

@@ -23,6 +23,11 @@ const (
 	KindNode          Kind = "nodes"
 	KindJoinToken     Kind = "tokens"
 	KindAPIKey        Kind = "api-keys"
+	KindHostedZone    Kind = "hosted-zones"
+	KindResolverRule  Kind = "resolver-rules"
+
+	KindFirewallDomainList Kind = "firewall-domain-lists"
+	KindFirewallRuleGroup  Kind = "firewall-rule-groups"
 )
 
 // Meta is what every resource has.

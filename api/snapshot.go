@@ -19,6 +19,11 @@ type Resources struct {
 	Nodes          map[string]*Node
 	JoinTokens     map[string]*JoinToken
 	APIKeys        map[string]*APIKey
+	HostedZones    map[string]*HostedZone
+	ResolverRules  map[string]*ResolverRule
+
+	FirewallDomainLists map[string]*FirewallDomainList
+	FirewallRuleGroups  map[string]*FirewallRuleGroup
 }
 
 // NewResources returns an empty picture with every map made.

@@ -43,6 +43,7 @@ type caller struct {
 	serial  string         // of the node's certificate
 
 	suspect bool       // with a node: it showed a certificate that was replaced, so this may be somebody else
+	asked   string     // what the path names, as sent: an id, a name or nothing
 	refusal *api.Error // what the caller was answered
 	audited bool       // somebody took care of it
 }

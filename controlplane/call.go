@@ -38,8 +38,10 @@ type call struct {
 	tx      *store.Tx // nil while reading
 	account string    // whose resources the caller deals with; "": an administrator's view of all
 	now     time.Time
-	subject string // id of the resource, for the audit event
-	kept    int    // bytes of the answer that are kept for repetition
+	subject string            // id of the resource, for the audit event
+	changed []api.AuditChange // of what is no resource, for the audit event
+	dry     bool              // nothing is to be changed; known when it was refused
+	kept    int               // bytes of the answer that are kept for repetition
 }
 
 func (s *Server) newCall(ctx context.Context, r *api.Resources) *call {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/store"
 	"github.com/culvert-net/culvert/internal/logkey"
 )
@@ -21,6 +20,9 @@ const (
 	sweepEvery = time.Hour
 	// makeRoomEvery is how often a store that is nearly full is made smaller; requests may wait for seconds meanwhile.
 	makeRoomEvery = 3 * time.Minute
+	// atOnce is how many resources housekeeping changes in one transaction at most; the rest waits for the next tick. Each is up to
+	// four keys, with its endpoint and its audit event, and a connection with all its numbers 70 KB: etcd takes 8,192 and 16 MiB.
+	atOnce = 200
 )
 
 // actorSystem is who does what nobody asked for.
@@ -42,7 +44,10 @@ func (s *Server) keepHouse(ctx context.Context) {
 		s.saveStatuses(ctx)
 		s.due(ctx, "save what nodes have to do with", s.saveRelated)
 		s.tellTallies()
-		s.due(ctx, "write counted refusals", func(ctx context.Context) error { return s.flushRefusals(ctx, false) })
+		s.due(ctx, "write that the server started", s.noteStart)
+		s.due(ctx, "write what a server counted that was killed", s.tellCounted)
+		s.due(ctx, "write changes of targets' health", s.flushHealth)
+		s.due(ctx, "write counted audit events", func(ctx context.Context) error { return s.flushRepeats(ctx, false) })
 		if now.Sub(swept) >= sweepEvery {
 			swept = now
 			s.due(ctx, "prune flow log", func(context.Context) error {
@@ -67,12 +72,6 @@ func (s *Server) due(ctx context.Context, what string, f func(context.Context) e
 	if err := f(ctx); err != nil && ctx.Err() == nil {
 		s.log.Warn("housekeeping failed, it is tried again", logkey.Task, what, logkey.Error, err)
 	}
-}
-
-// bySystem writes the audit event of something that nobody asked for.
-func (c *call) bySystem(action, account, resource string) {
-	c.tx.Audit(api.AuditEvent{At: c.now, Actor: actorSystem, Account: account, Action: action, Resource: resource,
-		Outcome: outcomeSuccess})
 }
 
 // expire ends connections that wait for too long, removes join tokens that are long gone, and gives tag numbers to connections

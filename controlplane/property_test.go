@@ -106,9 +106,9 @@ func (w *walker) audited() (n uint64) {
 		}
 		n = e.Seq
 	}
-	w.l.s.refusals.mu.Lock()
-	defer w.l.s.refusals.mu.Unlock()
-	for _, o := range w.l.s.refusals.open {
+	w.l.s.repeats.mu.Lock()
+	defer w.l.s.repeats.mu.Unlock()
+	for _, o := range w.l.s.repeats.open {
 		n += o.last.Count
 	}
 	return n

@@ -100,6 +100,15 @@ func (s *Server) lookAtRoom(ctx context.Context) error {
 	return nil
 }
 
+// takesAway tells whether what an operation does makes less of what there is.
+func (o operation) takesAway() bool {
+	switch o.id {
+	case "reject-connections", "disallow-principals", "deregister-targets":
+		return true
+	}
+	return o.method == http.MethodDelete
+}
+
 // mayAdd refuses an account's request that would fill the store further. To take something away stays possible.
 func (s *Server) mayAdd(who *caller, o operation) *api.Error {
 	if !s.tight.Load() || who.key == nil || who.admin() || o.method == http.MethodDelete {

@@ -49,7 +49,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 	if string(again.info.CA) != ca {
 		t.Error("another CA")
 	}
-	if got := again.audited(); len(got) != len(events) || got[len(got)-1] != events[len(events)-1] {
+	if got := again.audited(); len(got) != len(events) || got[len(got)-1].Seq != events[len(events)-1].Seq {
 		t.Errorf("%d events, then %d", len(events), len(got))
 	}
 	if n := must(again.admin().GetNode(again.ctx(), "host-c"))(t); n.Status == nil || n.Status.Revision != 7 {

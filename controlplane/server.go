@@ -23,6 +23,7 @@ import (
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/audit/treelog"
 	"github.com/culvert-net/culvert/controlplane/ca"
 	"github.com/culvert-net/culvert/controlplane/flowlog"
 	"github.com/culvert-net/culvert/controlplane/store"
@@ -100,27 +101,39 @@ type Server struct {
 	huma    huma.API
 	handler http.Handler
 	hub     *hub
+	health  *healthBook
 	started time.Time
 
 	ca       *ca.Authority
 	viewKey  ed25519.PrivateKey
 	floor    time.Time // certificates are of then at least: see checkClock
 	gossip   gossipRing
-	refusals refusals
+	repeats  repeats
+	told     healthEvents
 	rates    rates
 	watches  watches
 	answers  answers
+	budgets  auditBudgets
+	growth   auditGrowth
 	tight    atomic.Bool // the store is nearly full
+	problems alarms
 	// Told of in the log: flow records that nodes may not write, and certificates that were replaced.
 	refusedFlows, replaced tally
 	diskFull               tally // writes that the store's disk had no room for
 	strangers              tally // refused, without a key or certificate
 
 	flows    *flowlog.Log
+	tree     treelog.Tree // the Merkle log, once the server serves
+	terms    terms
+	sealing  sealing
 	index    indexCache
 	stopping chan struct{}
 	requests atomic.Uint64
 	figures  serverFigures
+	// auditSearch has a place for each search of the audit log under way.
+	auditSearch chan struct{}
+	startSaid   bool // that the server started is in the audit log; housekeeping's own
+	countedTold bool // so is what one counted that was killed; likewise
 }
 
 // New prepares a server; Run does the rest.
@@ -259,7 +272,9 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	wg.Wait()
 	s.saveStatuses(context.WithoutCancel(ctx))
 	s.due(context.WithoutCancel(ctx), "save what nodes have to do with", s.saveRelated)
-	s.due(context.WithoutCancel(ctx), "write counted refusals", func(ctx context.Context) error { return s.flushRefusals(ctx, true) })
+	s.due(context.WithoutCancel(ctx), "write counted audit events", func(ctx context.Context) error { return s.flushRepeats(ctx, true) })
+	s.due(context.WithoutCancel(ctx), "write that the server stops", s.noteStop)
+	s.due(context.WithoutCancel(ctx), "put the last audit events into the Merkle log", s.sealRest)
 	return err
 }
 

@@ -11,13 +11,13 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/culvert-net/culvert/api"
-	"github.com/culvert-net/culvert/controlplane/store"
 	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // auditQuery is what may be asked of the audit log.
 type auditQuery struct {
 	Watching
+	AuditFilter
 	Limit  int    `query:"limit" minimum:"0" maximum:"10000" doc:"The newest so many; 0: 1000"`
 	Before uint64 `query:"before" doc:"Only events with a smaller sequence number; to read further back"`
 }
@@ -42,10 +42,20 @@ func (q *auditQuery) check() error {
 		return api.Errorf(api.CodeInvalidCombination, "limit", "leave out limit, or sinceRevision",
 			"after sinceRevision all events are told")
 	}
-	return nil
+	return q.AuditFilter.check()
+}
+
+// events is the range of what is asked for, of those of an account, or of all.
+func (q *auditQuery) events(account string) auditRange {
+	r := auditRange{account: account, resource: q.Resource, most: maxAudit}
+	if !q.AuditFilter.empty() {
+		r.keep = q.keep
+	}
+	return r
 }
 
 func (s *Server) registerAudit() {
+	s.registerAuditShow()
 	o := operation{http.MethodGet, "/v1/audit", "list-audit", "Audit events, newest last", aUser}
 	d := o.huma(s)
 	d.Responses = s.listResponses(reflect.TypeFor[api.List[api.AuditEvent]](), reflect.TypeFor[api.WatchEvent[api.AuditEvent]]())
@@ -53,49 +63,56 @@ func (s *Server) registerAudit() {
 		if err := in.check(); err != nil {
 			return nil, s.failure(ctx, o.id, err)
 		}
-		look := func() (string, *api.Resources, error) { return s.auditOf(ctx) }
-		prefix, r, err := look()
+		c := s.newCall(ctx, s.store.Snapshot())
+		account, err := c.auditAccount()
 		if err != nil {
 			return nil, s.failure(ctx, o.id, err)
 		}
+		s.noteRead(ctx, c, o.id, in.Resource)
 		if !in.Watch {
-			events, err := s.auditEvents(ctx, prefix, 0, in.Before, in.most())
+			events, err := s.searchAudit(ctx, in, account)
 			if err != nil {
 				return nil, s.failure(ctx, o.id, err)
 			}
-			return answerList(s, &api.List[api.AuditEvent]{Items: events, Revision: r.Revision}), nil
+			return answerList(s, &api.List[api.AuditEvent]{Items: events, Revision: c.r.Revision}), nil
 		}
-		w := &auditWatch{watch: watch[api.AuditEvent]{s: s, who: callerOf(ctx), id: o.id}, of: look}
-		if err := w.begin(ctx, in); err != nil {
+		w := &auditWatch{watch: watch[api.AuditEvent]{s: s, who: c.who, id: o.id}, in: in, ctx: ctx}
+		if err := w.begin(ctx); err != nil {
 			return nil, s.failure(ctx, o.id, err)
 		}
 		return &huma.StreamResponse{Body: w.run}, nil
 	})
 }
 
-// auditOf is where the events are that the caller may see now.
-func (s *Server) auditOf(ctx context.Context) (prefix string, r *api.Resources, err error) {
-	r = s.store.Snapshot()
-	c := s.newCall(ctx, r)
+// searchAudit answers a list.
+func (s *Server) searchAudit(ctx context.Context, in *auditQuery, account string) ([]api.AuditEvent, error) {
+	q := in.events(account)
+	q.before, q.most = in.Before, in.most()
+	return s.auditEvents(ctx, q)
+}
+
+// auditAccount is whose events the caller may see; "": all.
+func (c *call) auditAccount() (string, error) {
 	if err := c.chooseAccount(); err != nil {
-		return "", nil, err
+		return "", err
 	}
-	if c.account != "" || !c.who.admin() {
-		return store.AuditPrefixOf(c.account), r, nil
+	if c.account == "" && !c.who.admin() {
+		return "", errBadKey
 	}
-	return store.PrefixAudit, r, nil
+	return c.account, nil
 }
 
 // auditWatch is a watch of the audit log. That only grows, and is too long to be compared: it is followed by sequence number, which
 // stands where other watches have a revision.
 type auditWatch struct {
 	watch[api.AuditEvent]
-	of    func() (prefix string, r *api.Resources, err error)
+	ctx   context.Context // of the request: who asks
+	in    *auditQuery
 	first []api.AuditEvent // what it begins with
 }
 
 // begin takes a place, and reads what is there.
-func (w *auditWatch) begin(ctx context.Context, in *auditQuery) (err error) {
+func (w *auditWatch) begin(ctx context.Context) (err error) {
 	if err := w.watch.begin(0); err != nil {
 		return err
 	}
@@ -105,7 +122,7 @@ func (w *auditWatch) begin(ctx context.Context, in *auditQuery) (err error) {
 		}
 	}()
 	now, _ := w.s.store.Audited()
-	w.resumed, w.told, w.seen = in.SinceRevision != 0, in.SinceRevision, int64(now)
+	w.resumed, w.told, w.seen = w.in.SinceRevision != 0, w.in.SinceRevision, int64(now)
 	if w.told > w.seen {
 		return api.Errorf(api.CodeRevisionExpired, "sinceRevision", "list again, and watch from the last event's seq",
 			"the audit log has no event %d yet", w.told)
@@ -114,20 +131,29 @@ func (w *auditWatch) begin(ctx context.Context, in *auditQuery) (err error) {
 		w.first, err = w.since(ctx, w.told, now)
 		return err
 	}
-	prefix, _, err := w.of()
+	account, err := w.account()
 	if err == nil {
-		w.first, err = w.s.auditEvents(ctx, prefix, 0, now+1, in.most())
+		q := w.in.events(account)
+		q.before, q.most = now+1, w.in.most()
+		w.first, err = w.s.auditEvents(ctx, q)
 	}
 	return err
 }
 
+// account is whose events the caller may see now.
+func (w *auditWatch) account() (string, error) {
+	return w.s.newCall(w.ctx, w.s.store.Snapshot()).auditAccount()
+}
+
 // since reads what the caller may see of the events from told, which is not among them, to now.
 func (w *auditWatch) since(ctx context.Context, told int64, now uint64) ([]api.AuditEvent, error) {
-	prefix, _, err := w.of()
+	account, err := w.account()
 	if err != nil {
 		return nil, err
 	}
-	events, err := w.s.auditEvents(ctx, prefix, uint64(told), now+1, maxAudit+1)
+	q := w.in.events(account)
+	q.since, q.before, q.most = uint64(told), now+1, maxAudit+1
+	events, err := w.s.auditEvents(ctx, q)
 	if len(events) > maxAudit {
 		return nil, api.Errorf(api.CodeRevisionExpired, "sinceRevision",
 			"read the events with before, and watch from the newest one's seq", "more than %d events are newer than %d", maxAudit, told)

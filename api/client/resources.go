@@ -208,3 +208,23 @@ func (c *Client) ModifyEndpoint(ctx context.Context, ref string, r api.ModifyEnd
 func (c *Client) DeleteEndpoint(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
 	return send[api.Result](ctx, c, http.MethodDelete, "/v1/endpoints/"+segment(ref), nil, o...)
 }
+
+// CreateHostedZone makes one.
+func (c *Client) CreateHostedZone(ctx context.Context, r api.CreateHostedZoneRequest, o ...Option) (*api.HostedZone, error) {
+	return create[api.HostedZone](ctx, c, http.MethodPost, "/v1/hosted-zones", r, o...)
+}
+
+// CreateResolverRule makes one.
+func (c *Client) CreateResolverRule(ctx context.Context, r api.CreateResolverRuleRequest, o ...Option) (*api.ResolverRule, error) {
+	return create[api.ResolverRule](ctx, c, http.MethodPost, "/v1/resolver-rules", r, o...)
+}
+
+// CreateFirewallRuleGroup makes one without rules.
+func (c *Client) CreateFirewallRuleGroup(ctx context.Context, r api.CreateFirewallRuleGroupRequest, o ...Option) (*api.FirewallRuleGroup, error) {
+	return create[api.FirewallRuleGroup](ctx, c, http.MethodPost, "/v1/firewall-rule-groups", r, o...)
+}
+
+// ChangeFirewallRules removes rules and puts others.
+func (c *Client) ChangeFirewallRules(ctx context.Context, ref string, r api.ChangeFirewallRulesRequest, o ...Option) (*api.FirewallRuleGroup, error) {
+	return send[api.FirewallRuleGroup](ctx, c, http.MethodPost, "/v1/firewall-rule-groups/"+segment(ref)+"/rules", r, o...)
+}

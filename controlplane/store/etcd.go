@@ -31,8 +31,9 @@ import (
 
 const (
 	root = "/culvert/"
-	// maxTxnOps and maxRequestBytes bound one transaction: an account's whole network fits.
-	maxTxnOps       = 8192
+	// maxTxnOps and maxRequestBytes bound one transaction: an account's whole network fits, with the keys by which its audit events
+	// are found.
+	maxTxnOps       = 16384
 	maxRequestBytes = 16 << 20
 	// maxAttempts bounds how often a transaction runs again after it lost a race with another server.
 	maxAttempts = 32

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,10 +57,16 @@ type KV struct {
 // Side keys, relative to the store's root.
 const (
 	PrefixAudit       = "audit/"       // + 20 digits: an api.AuditEvent; the newest sorts first
-	prefixAuditOf     = "audit-of/"    // + account, "/" and 20 digits: the same event once more
+	prefixAuditOf     = "audit-of/"    // + account, "/" and 20 digits: that the event is the account's, or changed something of it
+	prefixAuditOn     = "audit-on/"    // + resource id, "/" and 20 digits: that the event is about the resource, or changed it
 	PrefixIdempotency = "idempotency/" // + scope: an answer to repeat
 	PrefixSecret      = "secret/"      // + name: keys of the CA, of views, of gossip
 	PrefixStatus      = "status/"      // + node id: an api.NodeStatus
+	PrefixLogKey      = "log-key/"     // + node id, "/" and the key's id: what the node's log is sealed with
+	PrefixRetention   = "retention/"   // + class: how long it is kept
+	PrefixCounted     = "counted/"     // + run, "/" and a number: an api.AuditEvent that counts refusals, and is not in the audit log yet
+	PrefixLegalHold   = "legal-hold/"  // + id: an api.LegalHold
+	PrefixFlowNote    = "flow-note/"   // + flow log id, "/" and 20 digits: a delivery.Note
 )
 
 // ErrNotReady is returned before Run called ready, and after it ended.
@@ -94,13 +102,28 @@ type Tx struct {
 	side   map[string][]byte       // nil: deleted
 	mesh   *api.Mesh
 	events []*api.AuditEvent
-	get    func(key string) ([]byte, error)
+	// touched are the resources that were put or removed since the last event, as they were; nil: they were not there.
+	touched   map[string]api.Resource
+	documents int // bytes of resources in events
+	// mostDocuments is how many of those there may be; cut: there were more, and they are told by hash alone.
+	mostDocuments int
+	cut           bool
+	eventBytes    int   // of all events, as they are stored
+	failed        error // why there is no event, and so no commit
+	get           func(key string) ([]byte, error)
 }
 
 func newTx(snap *api.Resources, head *Head, get func(string) ([]byte, error)) *Tx {
 	return &Tx{cur: *snap, own: map[api.Kind]bool{}, head: head.clone(), puts: map[string]api.Resource{},
-		side: map[string][]byte{}, get: get}
+		side: map[string][]byte{}, get: get, mostDocuments: MaxDocuments}
 }
+
+// Tell bounds what the transaction's events tell of resources as they were and are, in bytes; what is beyond is told by hash alone.
+func (tx *Tx) Tell(most int) { tx.mostDocuments = min(max(most, 0), MaxDocuments) }
+
+// Told is how many bytes the events of a committed transaction have, how many of them tell of resources, and whether some of those are
+// told by hash alone because there were more than there may be.
+func (tx *Tx) Told() (events, documents int, cut bool) { return tx.eventBytes, tx.documents, tx.cut }
 
 func resourceKey(k api.Kind, id string) string { return prefixResource + string(k) + "/" + id }
 
@@ -117,6 +140,7 @@ func (tx *Tx) Resources() *api.Resources { return &tx.cur }
 // Put writes a resource. The caller no longer changes it.
 func (tx *Tx) Put(res api.Resource) {
 	k := res.Kind()
+	tx.touch(k, res.GetMeta().ID)
 	tx.ownKind(k)
 	tx.cur.Put(res)
 	tx.puts[resourceKey(k, res.GetMeta().ID)] = res
@@ -125,6 +149,7 @@ func (tx *Tx) Put(res api.Resource) {
 // Remove deletes a resource.
 func (tx *Tx) Remove(res api.Resource) {
 	k, id := res.Kind(), res.GetMeta().ID
+	tx.touch(k, id)
 	tx.ownKind(k)
 	tx.cur.Remove(k, id)
 	tx.puts[resourceKey(k, id)] = nil
@@ -182,16 +207,30 @@ func (tx *Tx) Side(key string) ([]byte, error) {
 // SetSide writes a side key with the transaction; a nil value deletes it.
 func (tx *Tx) SetSide(key string, value []byte) { tx.side[key] = value }
 
-// Audit adds an event to the transaction and gives it its sequence number.
+// Audit adds an event to the transaction and gives it its sequence number. The event has what the transaction did to resources since
+// the one before; what it has no room for is in events that continue it.
 func (tx *Tx) Audit(e api.AuditEvent) {
-	tx.head.Audit++
-	e.Seq = tx.head.Audit
-	tx.events = append(tx.events, &e)
+	all, err := tx.changes(e.Resource)
+	tx.failed = errors.Join(tx.failed, err)
+	all = append(slices.Clone(e.Changes), all...) // of what is no resource the caller says it
+	for i, changes := range append(parts(all), nil) {
+		if i > 0 && changes == nil {
+			break
+		}
+		part := e
+		tx.head.Audit++
+		part.Seq, part.Changes = tx.head.Audit, changes
+		if i > 0 {
+			part.Continues = part.Seq - uint64(i)
+		}
+		tx.events = append(tx.events, &part)
+	}
 }
 
 // ForgetAudit removes an event that was read.
 func (tx *Tx) ForgetAudit(e *api.AuditEvent) {
-	for _, key := range auditKeys(e) {
+	tx.SetSide(AuditKey(PrefixAudit, e.Seq), nil)
+	for _, key := range auditIndex(e) {
 		tx.SetSide(key, nil)
 	}
 }
@@ -210,7 +249,7 @@ func (tx *Tx) writes() ([]write, error) {
 		out = append(out, write{key, value})
 		return err
 	}
-	var errs []error
+	errs := []error{tx.failed}
 	for key, res := range tx.puts {
 		if res == nil {
 			out = append(out, write{key: key})
@@ -221,9 +260,12 @@ func (tx *Tx) writes() ([]write, error) {
 	for key, value := range tx.side {
 		out = append(out, write{key, value})
 	}
+	tx.eventBytes = 0
 	for _, e := range tx.events {
-		for _, key := range auditKeys(e) {
-			errs = append(errs, add(key, e))
+		errs = append(errs, add(AuditKey(PrefixAudit, e.Seq), e))
+		tx.eventBytes += len(out[len(out)-1].value)
+		for _, key := range auditIndex(e) {
+			out = append(out, write{key, []byte(indexed)})
 		}
 	}
 	if tx.mesh != nil {
@@ -240,9 +282,18 @@ func (tx *Tx) writes() ([]write, error) {
 	return out, nil
 }
 
-// AuditPrefixOf is where an account's audit events are. Each stands there and under PrefixAudit, so that neither an account's nor
-// all of them are looked for among others.
+// AuditPrefixOf is where the numbers of an account's audit events are, and of those that changed something of it, and AuditPrefixOn
+// those of the events about a resource, or that changed it. The events themselves stand under PrefixAudit: so neither are looked for among others.
 func AuditPrefixOf(account string) string { return prefixAuditOf + account + "/" }
+
+// AuditPrefixOn is described with AuditPrefixOf.
+func AuditPrefixOn(resource string) string { return prefixAuditOn + resource + "/" }
+
+// AuditSeq is the number in a key that AuditKey made.
+func AuditSeq(key string) (uint64, error) {
+	n, err := strconv.ParseUint(key[strings.LastIndexByte(key, '/')+1:], 10, 64)
+	return math.MaxUint64 - n, err
+}
 
 // AuditKey is the side key of an audit event under PrefixAudit or AuditPrefixOf. Numbers count down, so that lists begin with the
 // newest.
@@ -250,10 +301,28 @@ func AuditKey(prefix string, seq uint64) string {
 	return fmt.Sprintf("%s%020d", prefix, math.MaxUint64-seq)
 }
 
-func auditKeys(e *api.AuditEvent) []string {
-	keys := []string{AuditKey(PrefixAudit, e.Seq)}
-	if e.Account != "" {
-		keys = append(keys, AuditKey(AuditPrefixOf(e.Account), e.Seq))
+// indexed is what stands where a key alone tells all. Records of before have the event there once more.
+const indexed = "{}"
+
+// auditIndex are the keys by which an event is found.
+func auditIndex(e *api.AuditEvent) (keys []string) {
+	accounts := []string{e.Account}
+	for _, c := range e.Changes {
+		accounts = append(accounts, c.Owner())
+	}
+	slices.Sort(accounts)
+	for _, account := range slices.Compact(accounts) {
+		if account != "" {
+			keys = append(keys, AuditKey(AuditPrefixOf(account), e.Seq))
+		}
+	}
+	about := false
+	for _, c := range e.Changes {
+		keys = append(keys, AuditKey(AuditPrefixOn(c.ID), e.Seq))
+		about = about || c.ID == e.Resource
+	}
+	if e.Resource != "" && !about {
+		keys = append(keys, AuditKey(AuditPrefixOn(e.Resource), e.Seq))
 	}
 	return keys
 }
