@@ -189,6 +189,13 @@ const (
 	ServiceFailed    ServiceState = "Failed"
 )
 
+// Caps bound what one endpoint connection may use of a service. 0: no bound.
+type Caps struct {
+	MaxConnectionsPerSecond uint32 `json:"maxConnectionsPerSecond,omitempty"` // new flows, of every protocol
+	MaxFlows                uint32 `json:"maxFlows,omitempty"`                // at a time
+	MaxBitsPerSecond        uint64 `json:"maxBitsPerSecond,omitempty"`        // of IP packets, in each direction
+}
+
 // Service is an endpoint service: what a provider offers. Its Name is unique in its account; consumers write ACCOUNT/NAME.
 type Service struct {
 	Meta
@@ -253,6 +260,8 @@ type Connection struct {
 	// Approver is who accepted or rejected last: an API key's id, or "automatic" where acceptance is not required.
 	Approver  string    `json:"approver,omitempty"`
 	DecidedAt time.Time `json:"decidedAt,omitzero"`
+	// Caps of this connection in place of the service's; nil: those.
+	Caps *Caps `json:"caps,omitempty"`
 }
 
 // NodeState of a node.

@@ -41,6 +41,14 @@ func (s *State) Account() string {
 	return s.last.change.Account
 }
 
+// Newer takes what an event says that is newer than all before.
+func (s *State) Newer(e *api.AuditEvent, c *api.AuditChange) {
+	s.last = factOf(e, c)
+	if decides(c) {
+		s.decision = s.last
+	}
+}
+
 // Older takes what an event says that is older than all before, and reports whether a still older one can tell nothing more.
 func (s *State) Older(e *api.AuditEvent, c *api.AuditChange) (complete bool) {
 	if s.last == nil {
@@ -69,6 +77,26 @@ func Decided(c *api.AuditChange) (*api.Connection, bool) {
 	}
 	return &after, !after.DecidedAt.IsZero() && !after.DecidedAt.Equal(before.DecidedAt)
 }
+
+// Book has the states of all resources of which the events told that were added.
+type Book map[string]*State
+
+// Add takes an event that is newer than all before, unless it is of a later time than asked for.
+func (b Book) Add(e *api.AuditEvent, at time.Time) {
+	if e.At.After(at) {
+		return
+	}
+	for i := range e.Changes {
+		c := &e.Changes[i]
+		if b[c.ID] == nil {
+			b[c.ID] = &State{}
+		}
+		b[c.ID].Newer(e, c)
+	}
+}
+
+// Look is for Show.
+func (b Book) Look(id string) (*State, error) { return b[id], nil }
 
 // Show tells how a resource was, and what decided over it: of an endpoint connection its endpoint and service, of an endpoint, load
 // balancer or interface the security groups, of a load balancer the target groups. Look gives the state of a resource at the time
