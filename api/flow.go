@@ -53,11 +53,25 @@ type FlowRecord struct {
 	Translated FlowTuple `json:"translated"`
 	Direction  string    `json:"direction"` // egress or ingress, of Interface
 
-	Packets      uint64 `json:"packets"` // opening direction, in this interval
-	Bytes        uint64 `json:"bytes"`
-	ReplyPackets uint64 `json:"replyPackets"`
-	ReplyBytes   uint64 `json:"replyBytes"`
-	TCPFlags     int    `json:"tcpFlags,omitempty"`
+	Packets       uint64 `json:"packets"` // opening direction, in this interval
+	Bytes         uint64 `json:"bytes"`
+	ReplyPackets  uint64 `json:"replyPackets"`
+	ReplyBytes    uint64 `json:"replyBytes"`
+	TCPFlags      int    `json:"tcpFlags,omitempty"`
+	ReplyTCPFlags int    `json:"replyTcpFlags,omitempty"`
+	// TCPState is how far the connection was at the end of the interval, in RFC 9293's words: SYN_SENT, SYN_RECEIVED, ESTABLISHED,
+	// FIN_WAIT (one direction is finished), TIME_WAIT (both are), CLOSED (reset).
+	TCPState string `json:"tcpState,omitempty"`
+
+	// HandshakeMicros is how long the TCP handshake took, from the SYN to the acknowledgement of its answer, as this node saw them.
+	HandshakeMicros uint64 `json:"handshakeMicros,omitempty"`
+	// RTTMicros is the TCP connection's round trip time at the end of the interval, smoothed (RFC 6298): from this node to the
+	// answering end and back. A provider's node tells the target's part of what the consumer's tells.
+	RTTMicros uint64 `json:"rttMicros,omitempty"`
+	// Retransmits and ReplyRetransmits are packets of the interval with bytes that had been sent before; what is reordered before it
+	// reaches this node counts as well.
+	Retransmits      uint64 `json:"retransmits,omitempty"` // opening direction
+	ReplyRetransmits uint64 `json:"replyRetransmits,omitempty"`
 
 	FlowID          string `json:"flowId,omitempty"`
 	Endpoint        string `json:"endpointId,omitempty"`
