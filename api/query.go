@@ -1,0 +1,42 @@
+package api
+
+import (
+	"time"
+)
+
+// QueryRecord is one question that a node's resolver answered, of a VPC with a query log.
+type QueryRecord struct {
+	// Node, Boot and Sequence identify the record, together with flow records, which are numbered with it.
+	Node     string `json:"node"` // node id
+	Boot     string `json:"boot"`
+	Sequence uint64 `json:"sequence"`
+
+	Account   string    `json:"accountId"` // owner of the VPC
+	VPC       string    `json:"vpcId"`
+	Interface string    `json:"interfaceId,omitempty"` // of the workload that asked
+	Client    string    `json:"clientAddr,omitempty"`  // its IPv4 form, in either family
+	Start     time.Time `json:"start"`                 // when the question came
+	End       time.Time `json:"end"`                   // when it was answered
+
+	Name      string `json:"name"`  // as it was asked, with trailing dot; empty where it could not be read
+	Type      string `json:"type"`  // such as A, or TYPE65280
+	Class     string `json:"class"` // such as IN
+	RCODE     string `json:"rcode"` // such as NOERROR
+	Transport string `json:"transport"`
+	Answers   int    `json:"answers"` // records in the answer
+	// Addresses are those of the answer, at most 16, and TTLSeconds how long they may be used.
+	Addresses  []string `json:"addresses,omitempty"`
+	TTLSeconds uint32   `json:"ttlSeconds,omitempty"`
+
+	Endpoint     string `json:"endpointId,omitempty"`     // whose private name it is
+	HostedZone   string `json:"hostedZoneId,omitempty"`   // that answered
+	ResolverRule string `json:"resolverRuleId,omitempty"` // by which forwarders were asked; empty: the VPC's own, if Upstream is one
+	Upstream     string `json:"upstream,omitempty"`       // the forwarder whose answer it is
+	CacheHit     bool   `json:"cacheHit,omitempty"`       // it gave the answer before
+	Stale        bool   `json:"stale,omitempty"`          // and did so too long ago, but none answers now
+
+	FirewallAction FirewallAction `json:"firewallAction,omitempty"`
+	FirewallRule   string         `json:"firewallRule,omitempty"` // GROUP/PRIORITY
+	// Lost counts questions of the VPC that are in no record, since a record said so last. One without Client stands for them only.
+	Lost uint64 `json:"lost,omitempty"`
+}
