@@ -1,6 +1,8 @@
 package api
 
 import (
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -40,3 +42,36 @@ type QueryRecord struct {
 	// Lost counts questions of the VPC that are in no record, since a record said so last. One without Client stands for them only.
 	Lost uint64 `json:"lost,omitempty"`
 }
+
+// QueryLine is a line of a node's log that is a QueryRecord.
+type QueryLine struct {
+	Query QueryRecord `json:"query"`
+}
+
+// QueryFilter selects query records. Zero fields select all.
+type QueryFilter struct {
+	Since, Until   time.Time // of End; the second one is not in it
+	VPC            string
+	Interface      string
+	Client         string // address
+	Name           string // it and what is below it, whatever the case; with or without trailing dot
+	Type           string
+	RCODE          string
+	FirewallAction FirewallAction
+	Address        string // among the answer's
+	Limit          int
+}
+
+// Match reports whether the record is selected; Limit is the caller's.
+func (f QueryFilter) Match(r *QueryRecord) bool {
+	eq := func(want, have string) bool { return want == "" || want == have }
+	if !f.Since.IsZero() && r.End.Before(f.Since) || !f.Until.IsZero() && !r.End.Before(f.Until) {
+		return false
+	}
+	return eq(f.VPC, r.VPC) && eq(f.Interface, r.Interface) && eq(f.Client, r.Client) && eq(f.Type, r.Type) && eq(f.RCODE, r.RCODE) &&
+		eq(string(f.FirewallAction), string(r.FirewallAction)) && (f.Address == "" || slices.Contains(r.Addresses, f.Address)) &&
+		(f.Name == "" || WithinDomain(bareName(r.Name), bareName(f.Name)))
+}
+
+// bareName is a name in lower case without trailing dot.
+func bareName(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
