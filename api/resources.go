@@ -94,11 +94,12 @@ const (
 // ENI is a network interface: one address in a subnet.
 type ENI struct {
 	Meta
-	Type           ENIType    `json:"type"`
-	VPC            string     `json:"vpcId"`
-	Subnet         string     `json:"subnetId"`
-	Address        netip.Addr `json:"address"`
-	SecurityGroups []string   `json:"securityGroupIds"`
+	Type           ENIType       `json:"type"`
+	VPC            string        `json:"vpcId"`
+	Subnet         string        `json:"subnetId"`
+	Address        netip.Addr    `json:"address"`
+	IPAddressType  IPAddressType `json:"ipAddressType"`
+	SecurityGroups []string      `json:"securityGroupIds"`
 	// Node is the node that hosts a workload ENI; "" while it is bound to none.
 	Node string `json:"nodeId,omitempty"`
 	// Owner is the endpoint or load balancer that an ENI of those types belongs to.
@@ -116,15 +117,20 @@ const (
 	TCP  Protocol = "tcp"
 	UDP  Protocol = "udp"
 	ICMP Protocol = "icmp"
-	All  Protocol = "-1" // AWS's word for every protocol; in rules only
+	// ICMPv6 in rules only.
+	ICMPv6 Protocol = "icmpv6"
+	All    Protocol = "-1" // AWS's word for every protocol; in rules only
 )
 
 // Rule is one allowance of a security group. Exactly one of CIDR and Group is set.
 type Rule struct {
-	ID          string       `json:"id"` // sgr-…, given by the control plane
-	Protocol    Protocol     `json:"protocol"`
-	FromPort    uint16       `json:"fromPort"` // for TCP and UDP; 0 with ICMP and All
-	ToPort      uint16       `json:"toPort"`
+	ID       string   `json:"id"` // sgr-…, given by the control plane
+	Protocol Protocol `json:"protocol"`
+	FromPort uint16   `json:"fromPort"` // for TCP and UDP; 0 with ICMP and All
+	ToPort   uint16   `json:"toPort"`
+	// ICMPType and ICMPCode are for ICMP and ICMPv6. Echo requests (8, and 128 of ICMPv6) are what opens a flow.
+	ICMPType    ICMPNumber   `json:"icmpType,omitzero"`
+	ICMPCode    ICMPNumber   `json:"icmpCode,omitzero"` // any unless the type is said
 	CIDR        netip.Prefix `json:"cidr,omitzero"`
 	Group       string       `json:"groupId,omitempty"` // a security group of the same VPC: every ENI in it
 	Description string       `json:"description,omitempty"`
@@ -143,8 +149,9 @@ type SecurityGroup struct {
 
 // Target is one receiver in a target group.
 type Target struct {
-	ENI  string `json:"eniId"`
-	Port uint16 `json:"port"` // 0: the group's port
+	ENI    string `json:"eniId"`
+	Port   uint16 `json:"port"`   // 0: the group's port
+	Weight uint16 `json:"weight"` // 0..999: its share of new flows among the group's; 0: none
 }
 
 // TargetGroup is a set of targets of one VPC.
@@ -175,6 +182,12 @@ type LoadBalancer struct {
 	SecurityGroups []string   `json:"securityGroupIds"`
 	ENIs           []string   `json:"eniIds"`
 	Listeners      []Listener `json:"listeners"`
+	// CrossZone is AWS's load_balancing.cross_zone.enabled: targets of every zone are used, not only those of the zone whose address was
+	// dialled. Default true.
+	CrossZone bool `json:"crossZone"`
+	// Number and TagNumbers are for flows from its own VPC, as a connection's.
+	Number     uint32      `json:"number"`
+	TagNumbers []TagNumber `json:"tagNumbers"`
 }
 
 // ServiceState is AWS's ServiceState.
@@ -196,6 +209,16 @@ type Caps struct {
 	MaxBitsPerSecond        uint64 `json:"maxBitsPerSecond,omitempty"`        // of IP packets, in each direction
 }
 
+// ClientIdentity says how the targets of a service learn who a client is; decision 0016.
+type ClientIdentity string
+
+// Client identities. The first is the default.
+const (
+	IdentityLoadBalancer  ClientIdentity = "loadBalancer"    // not: they see an address of the load balancer
+	IdentityProxyProtocol ClientIdentity = "proxyProtocolV2" // TCP: by a header before the first byte of each connection
+	IdentityClientAddress ClientIdentity = "clientAddress"   // targets that have IPv6: they see its own overlay address
+)
+
 // Service is an endpoint service: what a provider offers. Its Name is unique in its account; consumers write ACCOUNT/NAME.
 type Service struct {
 	Meta
@@ -204,8 +227,12 @@ type Service struct {
 	AcceptanceRequired bool         `json:"acceptanceRequired"`
 	// AllowedPrincipals: account ids, or "*".
 	AllowedPrincipals []string `json:"allowedPrincipals"`
-	// PrivateDNSName lies in a domain that the account owns; lower case, "*." allowed as first label.
+	// PrivateDNSNames lie in domains that the account owns; lower case, "*." allowed as first label. Services may have some in common.
+	PrivateDNSNames []string `json:"privateDnsNames,omitempty"`
+	// PrivateDNSName is the first of them, the one that AWS has. Records of before have it alone: see PrivateNames.
 	PrivateDNSName string `json:"privateDnsName,omitempty"`
+	// ClientIdentity holds for connections that are opened from then on; "" is IdentityLoadBalancer.
+	ClientIdentity ClientIdentity `json:"clientIdentity,omitempty"`
 }
 
 // ConnectionState is AWS's vpcEndpointState.
@@ -232,11 +259,14 @@ type Endpoint struct {
 	Subnets           []string        `json:"subnetIds"`
 	SecurityGroups    []string        `json:"securityGroupIds"`
 	ENIs              []string        `json:"eniIds"`
-	State             ConnectionState `json:"state"` // mirrors the connection's
+	IPAddressType     IPAddressType   `json:"ipAddressType"` // what its names answer with; its interfaces take both families
+	State             ConnectionState `json:"state"`         // mirrors the connection's
 	Connection        string          `json:"connectionId"`
 	PrivateDNSEnabled bool            `json:"privateDnsEnabled"`
-	DNSNames          []string        `json:"dnsNames"` // regional name first
-	Message           string          `json:"message,omitempty"`
+	// PrivateDNSPriority: of the VPC's endpoints with a private name in common the one with the smallest number answers it. 0: the default.
+	PrivateDNSPriority uint16   `json:"privateDnsPriority,omitempty"`
+	DNSNames           []string `json:"dnsNames"` // regional name first
+	Message            string   `json:"message,omitempty"`
 }
 
 // TagNumber is the overlay tag number of one (endpoint ENI, listener) of a connection; see decision 0002.

@@ -18,14 +18,15 @@ var all = netip.MustParsePrefix("0.0.0.0/0")
 // 10.0.1.200 to pay's service at 10.0.1.9.
 func mesh() *api.Resources {
 	r := api.NewResources()
+	r.Mesh.Number = 0x6a7564
 	meta := func(id, account string) api.Meta {
 		return api.Meta{ID: id, Account: account, Name: id, CreatedAt: time.Unix(0, 0)}
 	}
 	r.Put(&api.Node{Meta: meta("node-a", ""), State: api.NodeReady})
 	r.Put(&api.Node{Meta: meta("node-b", ""), State: api.NodeReady})
-	for _, name := range []string{"shop", "pay"} {
+	for i, name := range []string{"shop", "pay"} {
 		r.Put(&api.Account{Meta: meta("account-"+name, "")})
-		r.Put(&api.VPC{Meta: meta("vpc-"+name, "account-"+name), CIDR: netip.MustParsePrefix("10.0.0.0/16")})
+		r.Put(&api.VPC{Meta: meta("vpc-"+name, "account-"+name), CIDR: netip.MustParsePrefix("10.0.0.0/16"), Number: uint32(i + 1)})
 		r.Put(&api.Subnet{Meta: meta("subnet-"+name, ""), VPC: "vpc-" + name, CIDR: netip.MustParsePrefix("10.0.1.0/24"), Zone: "a"})
 	}
 	group := func(id, vpc string, in ...api.Rule) {
@@ -46,10 +47,11 @@ func mesh() *api.Resources {
 	eni("ledger", api.ENIWorkload, "pay", "10.0.1.5", "sg-ledger", "node-b", "")
 	eni("vpce", api.ENIEndpoint, "shop", "10.0.1.200", "sg-vpce", "", "vpce-1")
 	eni("front", api.ENILoadBalancer, "pay", "10.0.1.9", "sg-lb", "", "lb-1")
-	r.Put(&api.TargetGroup{Meta: meta("tg-1", ""), VPC: "vpc-pay", Protocol: api.TCP, Port: 8443, Targets: []api.Target{{ENI: "ledger"}}})
+	r.Put(&api.TargetGroup{Meta: meta("tg-1", ""), VPC: "vpc-pay", Protocol: api.TCP, Port: 8443, Targets: []api.Target{{ENI: "ledger", Weight: 100}}})
 	r.Put(&api.LoadBalancer{
 		Meta: meta("lb-1", ""), VPC: "vpc-pay", SecurityGroups: []string{"sg-lb"}, ENIs: []string{"front"},
 		Listeners: []api.Listener{{ID: "l-1", Protocol: api.TCP, Port: 443, TargetGroup: "tg-1"}},
+		CrossZone: true, Number: 9, TagNumbers: []api.TagNumber{{ENI: "front", Listener: "l-1", Number: 3}},
 	})
 	r.Put(&api.Service{
 		Meta: meta("ledger-svc", "account-pay"), LoadBalancers: []string{"lb-1"}, PrivateDNSName: "*.pay.internal", State: api.ServiceAvailable,
@@ -91,15 +93,31 @@ func TestTruthTable(t *testing.T) {
 		"itself":             {nil, to("cart", "10.0.1.5", api.TCP, 443), judge.NoDestination},
 		"nowhere":            {nil, to("cart", "10.0.1.99", api.TCP, 443), judge.NoDestination},
 		"other VPC's LB":     {nil, to("cart", "10.0.1.9", api.TCP, 443), judge.NoDestination},
-		"own LB":             {nil, to("ledger", "10.0.1.9", api.TCP, 443), judge.NoDestination},
-		"provider to shop":   {nil, to("ledger", "10.0.1.7", api.TCP, 443), judge.NoDestination},
-		"provider to vpce":   {nil, to("ledger", "10.0.1.200", api.TCP, 443), judge.NoDestination},
-		"other port":         {nil, to("cart", "10.0.1.200", api.TCP, 444), judge.EndpointGroup},
-		"udp":                {nil, to("cart", "10.0.1.200", api.UDP, 443), judge.EndpointGroup},
-		"unbound source":     {func(r *api.Resources) { r.ENIs["cart"].Node = "" }, viaEndpoint, judge.UnknownLink},
-		"revoked source":     {func(r *api.Resources) { r.Nodes["node-a"].State = api.NodeRevoked }, viaEndpoint, judge.NoState},
-		"draining source":    {func(r *api.Resources) { r.Nodes["node-a"].State = api.NodeDraining }, viaEndpoint, judge.Forwarded},
-		"revoked target":     {func(r *api.Resources) { r.Nodes["node-b"].State = api.NodeRevoked }, viaEndpoint, judge.NoTarget},
+		"own LB":             {nil, to("ledger", "10.0.1.9", api.TCP, 443), judge.Forwarded},
+		"own LB's port":      {nil, to("ledger", "10.0.1.9", api.TCP, 444), judge.LBGroupIngress},
+		"own LB, no groups": {func(r *api.Resources) { r.LoadBalancers["lb-1"].SecurityGroups = nil }, to("ledger", "10.0.1.9", api.TCP, 444),
+			judge.NoListener},
+		"own LB, no egress": {func(r *api.Resources) { r.SecurityGroups["sg-ledger"].Egress = nil }, to("ledger", "10.0.1.9", api.TCP, 443),
+			judge.GroupEgress},
+		"own LB, by group": {func(r *api.Resources) {
+			r.SecurityGroups["sg-lb"].Ingress = []api.Rule{{ID: "self", Protocol: api.All, Group: "sg-ledger"}}
+		}, to("ledger", "10.0.1.9", api.TCP, 443), judge.Forwarded},
+		"own LB, other group": {func(r *api.Resources) {
+			r.SecurityGroups["sg-lb"].Ingress = []api.Rule{{ID: "self", Protocol: api.All, Group: "sg-lb"}}
+		}, to("ledger", "10.0.1.9", api.TCP, 443), judge.LBGroupIngress},
+		"own LB, no number": {func(r *api.Resources) { r.LoadBalancers["lb-1"].Number = 0 }, to("ledger", "10.0.1.9", api.TCP, 443),
+			judge.NoListener},
+		"own LB that tells": {func(r *api.Resources) { r.Services["ledger-svc"].ClientIdentity = api.IdentityProxyProtocol },
+			to("ledger", "10.0.1.9", api.TCP, 443), judge.NoListener},
+		"weight 0":         {func(r *api.Resources) { r.TargetGroups["tg-1"].Targets[0].Weight = 0 }, viaEndpoint, judge.NoTarget},
+		"provider to shop": {nil, to("ledger", "10.0.1.7", api.TCP, 443), judge.NoDestination},
+		"provider to vpce": {nil, to("ledger", "10.0.1.200", api.TCP, 443), judge.NoDestination},
+		"other port":       {nil, to("cart", "10.0.1.200", api.TCP, 444), judge.EndpointGroup},
+		"udp":              {nil, to("cart", "10.0.1.200", api.UDP, 443), judge.EndpointGroup},
+		"unbound source":   {func(r *api.Resources) { r.ENIs["cart"].Node = "" }, viaEndpoint, judge.UnknownLink},
+		"revoked source":   {func(r *api.Resources) { r.Nodes["node-a"].State = api.NodeRevoked }, viaEndpoint, judge.NoState},
+		"draining source":  {func(r *api.Resources) { r.Nodes["node-a"].State = api.NodeDraining }, viaEndpoint, judge.Forwarded},
+		"revoked target":   {func(r *api.Resources) { r.Nodes["node-b"].State = api.NodeRevoked }, viaEndpoint, judge.NoTarget},
 		"revoked neighbour": {func(r *api.Resources) { r.Nodes["node-b"].State = api.NodeRevoked }, to("cart", "10.0.1.7", api.TCP, 22),
 			judge.NotHere},
 		"no egress":       {func(r *api.Resources) { r.SecurityGroups["sg-shop"].Egress = nil }, viaEndpoint, judge.GroupEgress},
@@ -157,7 +175,7 @@ func TestWhatAVerdictTells(t *testing.T) {
 	second := *r.ENIs["ledger"]
 	second.ID, second.Address, second.SecurityGroups = "books", netip.MustParseAddr("10.0.1.6"), nil
 	r.Put(&second)
-	r.TargetGroups["tg-1"].Targets = append(r.TargetGroups["tg-1"].Targets, api.Target{ENI: "books", Port: 9})
+	r.TargetGroups["tg-1"].Targets = append(r.TargetGroups["tg-1"].Targets, api.Target{ENI: "books", Port: 9, Weight: 100})
 	if v = judge.Judge(r, viaEndpoint); !v.Allowed || v.To != "ledger" || len(v.Targets) != 2 {
 		t.Errorf("%+v", v)
 	}

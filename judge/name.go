@@ -15,10 +15,11 @@ type Meaning struct {
 	Wildcard  bool         // a "*." name stands for it
 }
 
-// Resolve says what a name means to the workloads of a VPC: every endpoint whose Available connection gives it, by endpoint
-// id. The endpoint's own names are ENDPOINT[-ZONE].SERVICE.ACCOUNT.vpce.culvert.internal; its service's private name
-// counts when the endpoint asked for it, and one that begins with "*." for everything below that no other name is at or above.
-// Nothing: the name is not private here.
+// Resolve says what a name means to the workloads of a VPC: the endpoint whose Available connection gives it, of several the one
+// of the smallest priority, of equals the oldest. The endpoint's own names are
+// ENDPOINT[-ZONE].SERVICE.ACCOUNT.vpce.culvert.internal, by names, and ENDPOINT-SUFFIX[-ZONE].SERVICE.REGION…, by ids; its
+// service's private names count when the endpoint asked for them, and one that begins with "*." for everything below that no
+// other name is at or above. Nothing: the name is not private here.
 func Resolve(r *api.Resources, vpc, name string) []Meaning {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	var exact, below []Meaning
@@ -45,9 +46,30 @@ func Resolve(r *api.Resources, vpc, name string) []Meaning {
 		}
 	}
 	if len(exact) > 0 {
-		return exact
+		return first(r, exact)
 	}
-	return below
+	return first(r, below)
+}
+
+// first is the one of several endpoints that answers: of the smallest priority, and of equals the oldest.
+func first(r *api.Resources, all []Meaning) []Meaning {
+	var best []Meaning
+	place := func(m Meaning) (uint16, uint32) {
+		e := r.Endpoints[m.Endpoint]
+		return e.Priority(), r.Connections[e.Connection].Number
+	}
+	for _, m := range all {
+		if best == nil {
+			best = []Meaning{m}
+			continue
+		}
+		mine, number := place(m)
+		other, older := place(best[0])
+		if mine < other || mine == other && number < older {
+			best[0] = m
+		}
+	}
+	return best
 }
 
 func endpointIDs(r *api.Resources) []string {
@@ -73,12 +95,19 @@ func namesOf(r *api.Resources, e *api.Endpoint) map[string][]netip.Addr {
 			continue
 		}
 		rest := "." + s.Name + "." + account.Name + "." + api.ReservedDomain
-		list := []string{e.ID + rest, e.ID + "-" + zoneOf(r, eni) + rest}
-		if e.PrivateDNSEnabled && s.PrivateDNSName != "" {
-			list = append(list, s.PrivateDNSName)
+		ids := "." + s.ID + "." + r.Mesh.Region + "." + api.ReservedDomain
+		long, zone := e.ID+"-"+api.EndpointSuffix(e.ID), "-"+zoneOf(r, eni)
+		list := []string{e.ID + rest, e.ID + zone + rest, long + ids, long + zone + ids}
+		if e.PrivateDNSEnabled {
+			list = append(list, s.PrivateNames()...)
 		}
 		for _, n := range list {
-			names[n] = append(names[n], eni.Address)
+			if e.IPAddressType != api.IPv6Only {
+				names[n] = append(names[n], eni.Address)
+			}
+			if e.IPAddressType == api.IPv6Only || e.IPAddressType == api.DualStack {
+				names[n] = append(names[n], ipv6(r, e.VPC, eni.Address))
+			}
 		}
 	}
 	for _, a := range names {
