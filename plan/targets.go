@@ -23,6 +23,12 @@ func TableSize(targets int) uint32 {
 	return 0
 }
 
+// TableTarget is one target of a table. Weight 0: it keeps its flows and gets no new ones.
+type TableTarget struct {
+	netip.AddrPort
+	Weight uint16 // 0..api.MaxTargetWeight
+}
+
 // Targets reads the table's text back, in its order.
 func (t TargetTable) Targets() ([]netip.AddrPort, error) {
 	var targets []netip.AddrPort
