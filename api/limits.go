@@ -74,18 +74,22 @@ const (
 	MinPrefixBits            = 16
 	MaxPrefixBits            = 28
 	// BlockBits is the size of an address block lent to a node.
-	BlockBits                 = 28
-	DefaultPrivateDNSPriority = 100
-	MinTCPIdleTimeout         = 60
-	MaxTCPIdleTimeout         = 6000
-	DefaultTCPIdleTimeout     = 350
-	UDPIdleTimeout            = 120
-	MaxStatusErrors           = 100  // in one report
-	MaxStatusErrorLen         = 4096 // bytes
-	MinTokenTTL               = 60
-	MaxTokenTTL               = 30 * 24 * 3600
-	DefaultTokenTTL           = 3600
-	DefaultWireGuardPort      = 51820
-	DefaultGossipPort         = 7946
-	DefaultServerPort         = 7443
+	BlockBits                  = 28
+	DefaultPrivateDNSPriority  = 100
+	MinTCPIdleTimeout          = 60
+	MaxTCPIdleTimeout          = 6000
+	DefaultTCPIdleTimeout      = 350
+	UDPIdleTimeout             = 120
+	MaxStatusErrors            = 100  // in one report
+	MaxStatusErrorLen          = 4096 // bytes
+	MaxCapConnectionsPerSecond = 10_000_000
+	MaxCapFlows                = 100_000_000
+	MinCapBitsPerSecond        = 12_000
+	MaxCapBitsPerSecond        = 1_000_000_000_000
+	MinTokenTTL                = 60
+	MaxTokenTTL                = 30 * 24 * 3600
+	DefaultTokenTTL            = 3600
+	DefaultWireGuardPort       = 51820
+	DefaultGossipPort          = 7946
+	DefaultServerPort          = 7443
 )

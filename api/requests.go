@@ -157,6 +157,13 @@ type CreateServiceRequest struct {
 	Tags               map[string]string `json:"tags,omitempty"`
 }
 
+// CapsRequest changes caps; nil leaves one as it is, 0 takes it away.
+type CapsRequest struct {
+	MaxConnectionsPerSecond *uint32 `json:"maxConnectionsPerSecond,omitempty"`
+	MaxFlows                *uint32 `json:"maxFlows,omitempty"`
+	MaxBitsPerSecond        *uint64 `json:"maxBitsPerSecond,omitempty"`
+}
+
 // ModifyServiceRequest is the body of PATCH /v1/services/{id}; nil leaves a field as it is.
 type ModifyServiceRequest struct {
 	AcceptanceRequired  *bool    `json:"acceptanceRequired,omitempty"`

@@ -231,6 +231,8 @@ type Service struct {
 	PrivateDNSNames []string `json:"privateDnsNames,omitempty"`
 	// PrivateDNSName is the first of them, the one that AWS has. Records of before have it alone: see PrivateNames.
 	PrivateDNSName string `json:"privateDnsName,omitempty"`
+	// Caps are those of each connection that has none of its own.
+	Caps Caps `json:"caps,omitzero"`
 	// ClientIdentity holds for connections that are opened from then on; "" is IdentityLoadBalancer.
 	ClientIdentity ClientIdentity `json:"clientIdentity,omitempty"`
 }

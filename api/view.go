@@ -24,6 +24,9 @@ type View struct {
 	Endpoints     []ViewEndpoint `json:"endpoints"`
 	Admitted      []ViewAdmitted `json:"admitted"`
 	Grants        []ViewGrant    `json:"grants"`
+	// LoadBalancers are those of local VPCs, for workloads of the same VPC: as endpoints and grants whose connection is the load
+	// balancer. They stand apart because no endpoint's groups admit to them.
+	LoadBalancers []ViewEndpoint `json:"loadBalancers,omitempty"`
 	Names         []ViewName     `json:"names"`
 }
 
@@ -124,6 +127,7 @@ type ViewEndpoint struct {
 	Groups           []string           `json:"groups"`
 	ENIs             []ViewEndpointENI  `json:"enis"`
 	Listeners        []ViewListenerPool `json:"listeners"`
+	Caps             Caps               `json:"caps,omitzero"` // this node's part: as many as there are nodes of the consumer's VPC
 }
 
 // ViewEndpointENI is one address of an endpoint.
@@ -169,7 +173,8 @@ type ViewGrant struct {
 	Port               uint16            `json:"port"` // the listener's
 	IdleTimeoutSeconds uint32            `json:"idleTimeoutSeconds"`
 	LoadBalancerGroups []string          `json:"loadBalancerGroups"`
-	Targets            []ViewGrantTarget `json:"targets"` // hosted on this node only
+	Targets            []ViewGrantTarget `json:"targets"`       // hosted on this node only
+	Caps               Caps              `json:"caps,omitzero"` // this node's part, by its targets' weights; equal in all grants of a connection
 }
 
 // ViewAdmitted is whom an endpoint with grants on this node lets in: the inward rules of its groups, with the fewest prefixes that

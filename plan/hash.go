@@ -21,6 +21,12 @@ func Hash(saddr, daddr uint32, sport, dport uint16, protocol uint8, vpc, salt ui
 	return h ^ h>>16
 }
 
+// Source ports that are tried at SNAT, as bpf/lib/abi.h has them.
+const (
+	PortSpare = 1_024
+	PortOpen  = 17_408
+)
+
 // SNATPort is the port that the datapath tries at the given try (1, 2, …) after the client's own port was taken.
 func SNATPort(saddr, daddr uint32, sport, dport uint16, protocol uint8, vpc, try uint32) uint16 {
 	return uint16(1024 + Hash(saddr, daddr, sport, dport, protocol, vpc, try)%64512)

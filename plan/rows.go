@@ -28,6 +28,7 @@ type Plan struct {
 	TargetTables []TargetTable
 	Grants       []Grant
 	GrantTargets []GrantTarget
+	Quotas       []Quota
 	Zones        []Zone
 	Names        []Name
 
@@ -103,6 +104,8 @@ type ENI struct {
 	IngressRules uint32 // id of a RuleSet
 	EgressRules  uint32
 	Groups       Groups
+	Account      uint32 // number in this plan
+	Lane         uint8  // of the account, below Lanes; 0: it has none of its own
 }
 
 // Key is VPC and address.
@@ -198,6 +201,7 @@ type Grant struct {
 	DialedPort    uint16
 	Protocol      uint8
 	IdleSeconds   uint32
+	Account       uint32 // consumer's, its number in this plan
 	ConnectionID  string
 }
 
@@ -212,6 +216,7 @@ type GrantTarget struct {
 	Port        uint16
 	Source      netip.Addr
 	SourceENI   uint32
+	Ports       uint32 // source ports toward the target that the connection is guaranteed
 }
 
 // Key is consumer VPC, tag, address, port.
@@ -249,6 +254,7 @@ type Facts struct {
 	Config      Config // TunnelIfindex, TunnelMTU, HostIfindex, HostMAC, DPMAC, ExpiresNS; the rest is Compile's
 	Attachments []Attachment
 	Ready       []ReadyLink
+	Shares      Shares
 }
 
 // Attachment is a user's wish that an ENI be in a namespace.
