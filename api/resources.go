@@ -157,11 +157,19 @@ type Target struct {
 // TargetGroup is a set of targets of one VPC.
 type TargetGroup struct {
 	Meta
-	VPC      string   `json:"vpcId"`
-	Protocol Protocol `json:"protocol"` // tcp or udp
-	Port     uint16   `json:"port"`
-	Targets  []Target `json:"targets"`
-	Number   uint32   `json:"number"`
+	VPC         string      `json:"vpcId"`
+	Protocol    Protocol    `json:"protocol"` // tcp or udp
+	Port        uint16      `json:"port"`
+	Targets     []Target    `json:"targets"`
+	Number      uint32      `json:"number"`
+	HealthCheck HealthCheck `json:"healthCheck"`
+	// UnhealthyConnectionTermination: flows of a target that is unhealthy are ended (AWS's default), at once or when
+	// UnhealthyDrainingIntervalSeconds are over: 0..360000, default 0.
+	UnhealthyConnectionTermination   bool   `json:"unhealthyConnectionTermination"`
+	UnhealthyDrainingIntervalSeconds uint32 `json:"unhealthyDrainingIntervalSeconds"`
+	// SlowStartSeconds is how long a target that has become healthy takes to get its whole share: 0 (at once) or 30..900.
+	SlowStartSeconds      uint32         `json:"slowStartSeconds"`
+	MinimumHealthyTargets MinimumHealthy `json:"minimumHealthyTargets"`
 }
 
 // Listener is a port of a load balancer.

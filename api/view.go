@@ -26,8 +26,11 @@ type View struct {
 	Grants        []ViewGrant    `json:"grants"`
 	// LoadBalancers are those of local VPCs, for workloads of the same VPC: as endpoints and grants whose connection is the load
 	// balancer. They stand apart because no endpoint's groups admit to them.
-	LoadBalancers []ViewEndpoint `json:"loadBalancers,omitempty"`
-	Names         []ViewName     `json:"names"`
+	LoadBalancers      []ViewEndpoint `json:"loadBalancers,omitempty"`
+	LoadBalancerGrants []ViewGrant    `json:"loadBalancerGrants,omitempty"`
+	Names              []ViewName     `json:"names"`
+	// HealthChecks are of the targets that this node hosts, and asks.
+	HealthChecks []ViewHealthCheck `json:"healthChecks,omitempty"`
 }
 
 // ViewNode is the node itself.
@@ -147,6 +150,10 @@ type ViewListenerPool struct {
 	TargetGroup        uint32       `json:"targetGroup"` // number
 	Targets            []ViewTarget `json:"targets"`
 	TagNumbers         []TagNumber  `json:"tagNumbers"` // one per endpoint ENI
+	// Resting are targets that keep their flows and get no new ones: of weight 0, deregistered, on draining nodes.
+	Resting []ViewTarget `json:"resting,omitempty"`
+	// Health is nil where the targets' health is not asked for.
+	Health *ViewPoolHealth `json:"health,omitempty"`
 }
 
 // ViewTarget is a target as a consumer's node sees it: nothing but where to send.
@@ -172,6 +179,7 @@ type ViewGrant struct {
 	Protocol           Protocol          `json:"protocol"`
 	Port               uint16            `json:"port"` // the listener's
 	IdleTimeoutSeconds uint32            `json:"idleTimeoutSeconds"`
+	TargetGroup        uint32            `json:"targetGroup,omitempty"` // number
 	LoadBalancerGroups []string          `json:"loadBalancerGroups"`
 	Targets            []ViewGrantTarget `json:"targets"`       // hosted on this node only
 	Caps               Caps              `json:"caps,omitzero"` // this node's part, by its targets' weights; equal in all grants of a connection

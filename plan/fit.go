@@ -10,7 +10,7 @@ import (
 
 // limits are how many rows of each table a plan may have.
 type limits struct {
-	Zones, Links, Addresses, Peers, AllowedIPs, RuleSets, Services, TargetTables, Grants, GrantTargets, Names int
+	Zones, Links, Addresses, Peers, AllowedIPs, RuleSets, Services, TargetTables, Grants, GrantTargets, Probes, Paths, Names int
 }
 
 var nodeLimits = limits{

@@ -28,6 +28,7 @@ type Plan struct {
 	TargetTables []TargetTable
 	Grants       []Grant
 	GrantTargets []GrantTarget
+	Probes       []Probe
 	Quotas       []Quota
 	Zones        []Zone
 	Names        []Name
@@ -224,6 +225,17 @@ func (g GrantTarget) Key() string {
 	return pad(uint64(g.ConsumerVPC)) + "/" + pad(uint64(g.Tag)) + "/" + g.Address.String() + "/" + pad(uint64(g.Port))
 }
 
+// Probe is a target here that the node itself may open a TCP connection to, to see whether it is alive.
+type Probe struct {
+	VPC     uint32
+	Address netip.Addr // the target's
+	Port    uint16
+	Source  netip.Addr // the load balancer's, which the target sees
+}
+
+// Key is VPC, address and port.
+func (p Probe) Key() string { return vpcKey(p.VPC, p.Address) + "/" + pad(uint64(p.Port)) }
+
 // Zone is a VPC's name space.
 type Zone struct {
 	VPC        uint32
@@ -255,6 +267,7 @@ type Facts struct {
 	Attachments []Attachment
 	Ready       []ReadyLink
 	Shares      Shares
+	Health      map[HealthKey]HealthFact // of targets; what is not in it is unknown
 }
 
 // Attachment is a user's wish that an ENI be in a namespace.
