@@ -29,6 +29,7 @@ type Plan struct {
 	Grants       []Grant
 	GrantTargets []GrantTarget
 	Probes       []Probe
+	Paths        []Path
 	Quotas       []Quota
 	Zones        []Zone
 	Names        []Name
@@ -236,6 +237,12 @@ type Probe struct {
 // Key is VPC, address and port.
 func (p Probe) Key() string { return vpcKey(p.VPC, p.Address) + "/" + pad(uint64(p.Port)) }
 
+// Path is an overlay prefix whose node is reached with less than the tunnel's MTU. The longest prefix counts.
+type Path struct {
+	Prefix netip.Prefix // of 64 to 96 bits: a VPC's, a block of addresses, or one
+	MTU    uint16       // bytes of an overlay packet
+}
+
 // Zone is a VPC's name space.
 type Zone struct {
 	VPC        uint32
@@ -266,6 +273,7 @@ type Facts struct {
 	Config      Config // TunnelIfindex, TunnelMTU, HostIfindex, HostMAC, DPMAC, ExpiresNS; the rest is Compile's
 	Attachments []Attachment
 	Ready       []ReadyLink
+	PathMTU     map[string]uint16 // bytes of an overlay packet to a peer, by its public key; absent: the tunnel's
 	Shares      Shares
 	Health      map[HealthKey]HealthFact // of targets; what is not in it is unknown
 }
