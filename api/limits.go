@@ -22,7 +22,12 @@ const (
 	MaxServicesPerAccount             = 200
 	MaxLBsPerService                  = 10
 	MaxPrincipalsPerService           = 1_000
-	MaxEndpointsPerVPC                = 50 // AWS's default quota
+	MaxPrivateNamesPerService         = 10 // AWS has one
+	MaxVPCsPerHostedZone              = 100
+	MaxRecordSetsPerZone              = 1_000
+	MaxRecordsPerSet                  = 100
+	MaxRecordValueLen                 = 4_000 // bytes; AWS's limit
+	MaxEndpointsPerVPC                = 50    // AWS's default quota
 	MaxSubnetsPerEndpoint             = 16
 	MaxConnectionsPerService          = 2_000
 	MaxForwardersPerVPC               = 4
@@ -47,6 +52,18 @@ const (
 	MaxRulesPerSet                    = 320    // of one endpoint: five groups of 60 (AWS's limits), rounded up
 	MaxAdmittedRulesPerNode           = 65_536
 	MaxAdmittedRulesPerNodeAndAccount = 16_384 // of one consumer, and an even share of the node at most
+	MaxVPCsPerResolverRule            = 100
+	MaxForwardersPerRule              = MaxForwardersPerVPC
+	MaxVPCsPerFirewallRuleGroup       = 100
+	MaxRulesPerFirewallRuleGroup      = 100 // AWS's default quota
+	MaxDomainsPerFirewallRule         = 5_000
+	MaxDomainsPerList                 = 5_000
+	MaxFirewallPriority               = 10_000  // of rules in their group, and of groups in a VPC
+	DefaultFirewallPriority           = 1_000   // of groups in a VPC
+	MaxBlockOverrideTTL               = 604_800 // seconds; AWS's limit
+	MaxVPCsPerQueryLog                = 100
+	MaxHostedZoneBytes                = 256 << 10
+	MaxRecordTTL                      = 1<<31 - 1 // seconds; RFC 2181
 )
 
 // MaxViewBytes is how much JSON a view may be. It travels as base64 in one line, which a node cuts off at 64 MiB.

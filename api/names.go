@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
+	"slices"
 	"strings"
 )
 
@@ -13,6 +14,31 @@ func (s *Service) PrivateNames() []string {
 		return []string{s.PrivateDNSName}
 	}
 	return s.PrivateDNSNames
+}
+
+// SetPrivateNames replaces them.
+func (s *Service) SetPrivateNames(names []string) {
+	s.PrivateDNSNames, s.PrivateDNSName = names, ""
+	if len(names) > 0 {
+		s.PrivateDNSName = names[0]
+	}
+}
+
+func (s *Service) validateNames() *Error {
+	names := s.PrivateNames()
+	if len(names) > MaxPrivateNamesPerService {
+		return Errorf(CodeLimitExceeded, "privateDnsNames", "remove some", "%d private names, at most %d are allowed", len(names),
+			MaxPrivateNamesPerService)
+	}
+	for i, n := range names {
+		if e := ValidatePrivateDNSName("privateDnsNames", n); e != nil {
+			return e
+		}
+		if slices.Contains(names[:i], n) {
+			return invalid("privateDnsNames", "give it once", "%s is given twice", n)
+		}
+	}
+	return nil
 }
 
 // Priority of an endpoint for private names.

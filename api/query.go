@@ -6,6 +6,24 @@ import (
 	"time"
 )
 
+// Transports of questions.
+const (
+	TransportUDP = "udp"
+	TransportTCP = "tcp"
+)
+
+// QueryLog has the questions of VPCs' workloads recorded, with what they were answered.
+type QueryLog struct {
+	Meta
+	VPCs []string `json:"vpcIds"`
+}
+
+// Validate checks the name and the VPCs.
+func (q *QueryLog) Validate() error {
+	return firstError(ValidateName("name", q.Name), validateMeta(KindQueryLog, &q.Meta, false),
+		validateRefs(KindVPC, "vpcIds", q.VPCs, 0, MaxVPCsPerQueryLog))
+}
+
 // QueryRecord is one question that a node's resolver answered, of a VPC with a query log.
 type QueryRecord struct {
 	// Node, Boot and Sequence identify the record, together with flow records, which are numbered with it.
@@ -75,3 +93,9 @@ func (f QueryFilter) Match(r *QueryRecord) bool {
 
 // bareName is a name in lower case without trailing dot.
 func bareName(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
+
+// QueriesQuery selects query records of the caller's account.
+type QueriesQuery struct {
+	QueryFilter      // Limit: the newest so many; 0: 1000
+	Follow      bool // go on with new records as they come; Until is ignored
+}

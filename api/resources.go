@@ -23,11 +23,13 @@ const (
 	KindNode          Kind = "nodes"
 	KindJoinToken     Kind = "tokens"
 	KindAPIKey        Kind = "api-keys"
+	KindDomain        Kind = "domains"
 	KindHostedZone    Kind = "hosted-zones"
 	KindResolverRule  Kind = "resolver-rules"
 
 	KindFirewallDomainList Kind = "firewall-domain-lists"
 	KindFirewallRuleGroup  Kind = "firewall-rule-groups"
+	KindQueryLog           Kind = "query-logs"
 )
 
 // Meta is what every resource has.

@@ -29,6 +29,11 @@ type View struct {
 	LoadBalancers      []ViewEndpoint `json:"loadBalancers,omitempty"`
 	LoadBalancerGrants []ViewGrant    `json:"loadBalancerGrants,omitempty"`
 	Names              []ViewName     `json:"names"`
+	// StandbyNames are private names of endpoints that other ones of the VPC go before, for as long as something behind those is well.
+	StandbyNames  []ViewName         `json:"standbyNames,omitempty"`
+	HostedZones   []ViewHostedZone   `json:"hostedZones,omitempty"`
+	ResolverRules []ViewResolverRule `json:"resolverRules,omitempty"`
+	Firewalls     []ViewFirewall     `json:"firewalls,omitempty"`
 	// HealthChecks are of the targets that this node hosts, and asks.
 	HealthChecks []ViewHealthCheck `json:"healthChecks,omitempty"`
 }
@@ -73,6 +78,7 @@ type ViewVPC struct {
 	PlainForwarders bool           `json:"plainForwarders,omitempty"`
 	Local           bool           `json:"local"`
 	Blocks          []netip.Prefix `json:"blocks,omitempty"` // lent to this node
+	QueryLog        bool           `json:"queryLog,omitempty"`
 }
 
 // ViewSubnet is a subnet of a local VPC.
@@ -209,6 +215,46 @@ type ViewName struct {
 	Name     string     `json:"name"` // lower case, no trailing dot; first label may be "*"
 	Address  netip.Addr `json:"address"`
 	Endpoint string     `json:"endpointId"`
+	// Rank is 0 of the endpoint that goes first, and 1, 2, … of those that stand by.
+	Rank uint16 `json:"rank,omitempty"`
+}
+
+// ViewHostedZone is a hosted zone of local VPCs.
+type ViewHostedZone struct {
+	ID         string      `json:"id"`
+	Account    string      `json:"account"`
+	Domain     string      `json:"domain"`
+	VPCs       []uint32    `json:"vpcs"` // numbers, of local ones
+	RecordSets []RecordSet `json:"recordSets"`
+	// LeftOut says why the records are not here, and no name in the domain exists: they are more than a node takes.
+	LeftOut string `json:"leftOut,omitempty"`
+}
+
+// ViewResolverRule is a resolver rule of local VPCs. LeftOut says why it has no forwarders: nobody is asked about the domain then.
+type ViewResolverRule struct {
+	ID              string   `json:"id"`
+	Account         string   `json:"account"`
+	Domain          string   `json:"domain"`
+	VPCs            []uint32 `json:"vpcs"` // numbers, of local ones
+	Forwarders      []string `json:"forwarders"`
+	PlainForwarders bool     `json:"plainForwarders,omitempty"`
+	LeftOut         string   `json:"leftOut,omitempty"`
+}
+
+// ViewFirewall is what decides about questions of local VPCs, each of which has one at most: a firewall rule group, or several in their
+// order as one, whose rules are numbered anew. LeftOut says why it has no rules: nothing is answered then.
+type ViewFirewall struct {
+	ID      string             `json:"id"` // of several groups the first one's, and those of the others without prefix behind dots
+	Account string             `json:"account"`
+	VPCs    []uint32           `json:"vpcs"` // numbers, of local ones
+	Rules   []ViewFirewallRule `json:"rules"`
+	LeftOut string             `json:"leftOut,omitempty"`
+}
+
+// ViewFirewallRule is a rule whose domains are all there, and where it stands.
+type ViewFirewallRule struct {
+	FirewallRule
+	Rule string `json:"rule,omitempty"` // GROUP/PRIORITY; "": of the group by its own priority
 }
 
 // SignedView is a View as it travels and rests: the exact bytes that were signed.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -58,7 +57,9 @@ type compiler struct {
 	admitted   map[string]*admission // by endpoint
 	tables     *idBook
 	tableTexts map[uint32]string // target group number → text of its targets
-	excess     excesses
+	// Endpoints' ENIs by number, of one of their listeners each: targets are well, near the ENI, or anywhere; one is ill; one is not.
+	alive, well, ill, hope map[uint32]bool
+	excess                 excesses
 }
 
 // newCompiler sorts copies of the lists, so that nothing below depends on the order of the input.
@@ -280,42 +281,6 @@ func (c *compiler) addresses() error {
 		for _, a := range slices.Compact(resolvers) {
 			c.plan.Addresses = append(c.plan.Addresses, Address{VPC: v.Number, Address: a, Type: AddressResolver})
 		}
-	}
-	return nil
-}
-
-// names fills Zones and Names.
-func (c *compiler) names() error {
-	for _, v := range c.view.VPCs {
-		if !v.Local {
-			continue
-		}
-		forwarders := v.Forwarders
-		if len(forwarders) > MaxForwarders {
-			forwarders = forwarders[:MaxForwarders]
-			c.leave("forwarders", v.Number, fmt.Sprintf("a VPC has at most %d", MaxForwarders), v.ID)
-		}
-		c.plan.Zones = append(c.plan.Zones, Zone{
-			VPC: v.Number, ID: v.ID, Account: v.Account, CIDR: v.CIDR, Forwarders: strings.Join(forwarders, ","),
-			Plain: v.PlainForwarders,
-		})
-	}
-	for _, n := range c.view.Names {
-		field := fmt.Sprintf("names[%q]", n.Name)
-		vpc := c.vpcs[n.VPC]
-		if vpc == nil || !vpc.Local {
-			return fmt.Errorf("%s.vpc: %d is no VPC of this node", field, n.VPC)
-		}
-		if !validName(n.Name) {
-			return fmt.Errorf("%s.name: not a lower-case DNS name", field)
-		}
-		if !n.Address.Is4() || !vpc.CIDR.Contains(n.Address) {
-			return fmt.Errorf("%s.address: %s is outside the VPC's %s", field, n.Address, vpc.CIDR)
-		}
-		if err := checkIDs(field, n.Endpoint); err != nil {
-			return err
-		}
-		c.plan.Names = append(c.plan.Names, Name{VPC: n.VPC, Name: n.Name, Address: n.Address, Endpoint: n.Endpoint})
 	}
 	return nil
 }

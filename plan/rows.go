@@ -33,6 +33,9 @@ type Plan struct {
 	Quotas       []Quota
 	Zones        []Zone
 	Names        []Name
+	HostedZones  []HostedZone
+	Rules        []ResolverRule
+	Firewalls    []Firewall
 
 	// Problems name what was left out, closed, because it does not fit the datapath, while the rest of the view is good:
 	// what one tenant fills must not hold up the others. Sorted.
@@ -251,6 +254,7 @@ type Zone struct {
 	CIDR       netip.Prefix
 	Forwarders string // comma separated
 	Plain      bool
+	QueryLog   bool // its questions are recorded
 }
 
 // Key is the VPC.
@@ -266,6 +270,32 @@ type Name struct {
 
 // Key is VPC, name, address.
 func (n Name) Key() string { return pad(uint64(n.VPC)) + "/" + n.Name + "/" + n.Address.String() }
+
+// HostedZone is a private hosted zone of VPCs of this node.
+type HostedZone struct {
+	ID      string
+	Account string
+	Domain  string
+	VPCs    string // numbers, sorted, comma separated
+	Text    string // one record a line: NAME TTL TYPE VALUE; sorted, those of one name and type together
+}
+
+// ResolverRule sends questions about a domain to forwarders of its own, in VPCs of this node.
+type ResolverRule struct {
+	ID         string
+	Domain     string
+	VPCs       string // numbers, sorted, comma separated
+	Forwarders string // comma separated; "": nobody is asked
+	Plain      bool
+}
+
+// Firewall is a firewall rule group of VPCs of this node, or several as one.
+type Firewall struct {
+	ID     string
+	VPCs   string // numbers, sorted, comma separated
+	Text   string // a line for each rule; see Rules
+	Closed bool   // nothing is answered
+}
 
 // Facts are what was observed on the host and what its user asked for.
 type Facts struct {
