@@ -36,12 +36,13 @@ const (
 
 // udpSide is one socket.
 type udpSide struct {
-	six  bool
-	file *os.File
-	raw  syscall.RawConn
-	gso  atomic.Bool // the kernel cuts what is sent
-	ctx  sync.Pool   // of *sender
-	log  *slog.Logger
+	six   bool
+	file  *os.File
+	raw   syscall.RawConn
+	gso   atomic.Bool // the kernel cuts what is sent
+	ctx   sync.Pool   // of *sender
+	whole sync.Mutex  // held while a datagram is sent that nobody may cut
+	log   *slog.Logger
 }
 
 func newUDPBind(log *slog.Logger) *udpBind { return &udpBind{log: log, left: [2]int{-1, -1}} }
@@ -250,4 +251,16 @@ func (b *udpBind) Send(bufs [][]byte, to conn.Endpoint) error {
 	err := s.send(bufs, e)
 	side.ctx.Put(s)
 	return err
+}
+
+// side is the socket of an address's family.
+func (b *udpBind) side(e *endpoint) (*udpSide, error) {
+	i := side6
+	if e.dst.Addr().Is4() {
+		i = side4
+	}
+	if side := b.sides[i].Load(); side != nil {
+		return side, nil
+	}
+	return nil, fmt.Errorf("send to %s: %w", e.dst, unix.EAFNOSUPPORT)
 }

@@ -33,6 +33,12 @@ func openInterface(name string, mtu int) (fd int, err error) {
 	return fd, nil
 }
 
+func closeFiles(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
 // ErrKernel says that the interface is one of the kernel's WireGuard.
 var ErrKernel = errors.New("it is the kernel's WireGuard, for which culvert agent --wireguard kernel needs no culvert " +
 	"tunnel; an agent started with --wireguard user removes it")

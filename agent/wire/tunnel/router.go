@@ -38,6 +38,10 @@ type queue struct {
 	live  atomic.Bool   // a packet was sent, and none was seen to get stuck since
 	row   atomic.Uint32 // of the packets that wait now
 
+	reachable atomic.Bool // an underlay address is known, or was heard from
+	large     atomic.Bool // a datagram was sent that not every path carries, since this one was asked about
+
+	window window // of what is on its way
 	// Owned by the reader of the interface.
 	flushed time.Time     // when those that wait began to
 	flushIn time.Duration // after which time they are replaced
@@ -62,6 +66,7 @@ type table struct {
 	budget  int64
 	lengths []int // of IPv6 prefixes, longest first
 	owner   map[netip.Prefix]uint32
+	first   []netip.Addr // the lowest address of each queue's peer: the tunnel's own; invalid: it has none of its own
 }
 
 func newRouter() *router {
@@ -195,6 +200,15 @@ func (r *router) dropped(w turn) {
 			return
 		}
 	}
+}
+
+// queue is the one of that index, nil when there is none.
+func (r *router) queue(peer uint32) *queue {
+	t := r.table.Load()
+	if peer >= uint32(len(t.queues)) {
+		return nil
+	}
+	return t.queues[peer]
 }
 
 // sent notes that a packet of a peer's queue was handed to the socket: there is a session.

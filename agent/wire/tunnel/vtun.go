@@ -35,7 +35,8 @@ type vnetTun struct {
 	name string
 	file *os.File
 	raw  syscall.RawConn
-	udp  bool // the kernel cuts and takes joined datagrams
+	in   *queues // of all lanes
+	udp  bool    // the kernel cuts and takes joined datagrams
 	mark bool
 	bad  atomic.Uint64 // packets from the kernel that could not be understood
 
@@ -104,6 +105,9 @@ func (t *vnetTun) Events() <-chan tun.Event { return nil }
 
 // Close closes the file; the interface stays.
 func (t *vnetTun) Close() error { return t.file.Close() }
+
+// wake ends a call of Read that waits, or the next one, with what was read so far.
+func (t *vnetTun) wake() { t.in.poll.wake() }
 
 // Read implements tun.Device.
 func (t *vnetTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {

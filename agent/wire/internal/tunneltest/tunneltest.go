@@ -78,7 +78,8 @@ type Node struct {
 	Overlay netip.Addr // its address inside the tunnel
 	Process *netlab.Process
 
-	t testing.TB
+	meter wire.PathMeter
+	t     testing.TB
 }
 
 // NewNode describes a node; nothing runs yet. Overlay addresses are fd00::N.
@@ -131,6 +132,29 @@ func (n *Node) Wire() wire.Device {
 		return wire.NewKernel(n.Config.Interface, n.Namespace.Path())
 	}
 	return n.Device
+}
+
+// Meter measures the node's paths: its process, or for a device that cannot a meter, which runs from the first call on.
+func (n *Node) Meter() wire.PathMeter {
+	n.t.Helper()
+	if n.meter == nil && !n.Kernel && n.Body != "stock" {
+		n.meter = n.Device
+	}
+	if n.meter != nil {
+		return n.meter
+	}
+	m := tunnel.NewMeter(n.Wire(), n.Config.Interface, slog.New(slog.NewTextHandler(n.t.Output(), nil)))
+	ctx, cancel := context.WithCancel(n.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Namespace.Do(func() error { return m.Run(ctx) }) }()
+	n.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			n.t.Error(err)
+		}
+	})
+	n.meter = m
+	return m
 }
 
 // Start starts the process and waits until its socket answers, or makes the kernel's link.
