@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,21 +24,30 @@ const handoverEnv = "CULVERT_TUNNEL_HANDOVER"
 // attached and the port bound, so that packets wait in the kernel meanwhile. Session keys are not handed over: a nonce
 // used twice would break the cipher. The next process starts new sessions at once instead.
 type handover struct {
-	tun, udp4, udp6, listener, lock int
-	state                           int // a memory file with the device's configuration, private key included
+	tun                        []int // the lanes', in their order
+	udp4, udp6, listener, lock int
+	state                      int // a memory file with the device's configuration, private key included
+	prefixes, numbers          int // maps by which the kernel counts what is given to the tunnel; -1: it does not
 }
 
-var noHandover = handover{-1, -1, -1, -1, -1, -1}
+var noHandover = handover{nil, -1, -1, -1, -1, -1, -1, -1}
 
 func (h *handover) fields() map[string]*int {
 	return map[string]*int{
-		"tun": &h.tun, "udp4": &h.udp4, "udp6": &h.udp6, "listener": &h.listener, "lock": &h.lock, "state": &h.state,
+		"udp4": &h.udp4, "udp6": &h.udp6, "listener": &h.listener, "lock": &h.lock, "state": &h.state,
+		"prefixes": &h.prefixes, "numbers": &h.numbers,
 	}
 }
 
-// String is the environment's form: NAME=DESCRIPTOR, separated by spaces.
+// tunField is the name of the interface's descriptors.
+const tunField = "tun"
+
+// String is the environment's form: NAME=DESCRIPTOR, separated by spaces; tun=DESCRIPTOR for each lane.
 func (h *handover) String() string {
 	var parts []string
+	for _, fd := range h.tun {
+		parts = append(parts, fmt.Sprintf("%s=%d", tunField, fd))
+	}
 	for name, fd := range h.fields() {
 		if *fd >= 0 {
 			parts = append(parts, fmt.Sprintf("%s=%d", name, *fd))
@@ -52,12 +62,16 @@ func parseHandover(text string) (handover, error) {
 	for _, part := range strings.Fields(text) {
 		name, value, _ := strings.Cut(part, "=")
 		fd, err := strconv.ParseUint(value, 10, 31)
-		if err != nil || fields[name] == nil {
+		switch {
+		case err == nil && name == tunField && len(h.tun) < Lanes:
+			h.tun = append(h.tun, int(fd))
+		case err == nil && fields[name] != nil:
+			*fields[name] = int(fd)
+		default:
 			return h, fmt.Errorf("take over: %q in %s: want NAME=DESCRIPTOR", part, handoverEnv)
 		}
-		*fields[name] = int(fd)
 	}
-	if h.tun < 0 || h.listener < 0 || h.lock < 0 || h.state < 0 {
+	if len(h.tun) == 0 || h.listener < 0 || h.lock < 0 || h.state < 0 {
 		return h, fmt.Errorf("take over: %s=%q: interface, listener, lock and state must be there", handoverEnv, text)
 	}
 	return h, nil
@@ -75,22 +89,27 @@ func inherited() (*handover, error) {
 		return nil, err
 	}
 	failpoint.Here("handover.inherited")
-	for _, fd := range h.fields() {
-		if *fd >= 0 {
-			unix.CloseOnExec(*fd)
-		}
+	for _, fd := range h.open() {
+		unix.CloseOnExec(fd)
 	}
 	return &h, nil
 }
 
-// close gives up what was prepared.
-func (h *handover) close() {
+// open are all descriptors.
+func (h *handover) open() []int {
+	all := slices.Clone(h.tun)
 	for _, fd := range h.fields() {
 		if *fd >= 0 {
-			unix.Close(*fd)
-			*fd = -1
+			all = append(all, *fd)
 		}
 	}
+	return all
+}
+
+// close gives up what was prepared.
+func (h *handover) close() {
+	closeFiles(h.open())
+	*h = noHandover
 }
 
 // socket is the control socket, continued.
@@ -162,6 +181,7 @@ type upgrader struct {
 	bind   *udpBind
 	socket *controlSocket
 	server *server
+	taken  *taken // nil: the kernel does not count
 }
 
 // prepare collects all that is handed over and checks that there is a program to hand it to. The function returned does
@@ -189,7 +209,9 @@ func (u *upgrader) prepare() (commit func() error, err error) {
 		defer release()
 		failpoint.Here("handover.before")
 		env := append(os.Environ(), handoverEnv+"="+h.String())
+		thaw := u.iface.freeze()
 		err := syscall.Exec(program, os.Args, env)
+		thaw()
 		h.close()
 		u.server.resume(u.socket.listener)
 		return fmt.Errorf("upgrade: execute %s: %w", program, err)
@@ -197,11 +219,17 @@ func (u *upgrader) prepare() (commit func() error, err error) {
 }
 
 func (u *upgrader) collect(h *handover) error {
-	errs := []error{keep(&h.tun, u.iface.file), keep(&h.listener, u.socket.listener), keep(&h.lock, u.socket.lock)}
+	tun, err := u.iface.in.keep()
+	h.tun = tun
+	errs := []error{err, keep(&h.listener, u.socket.listener), keep(&h.lock, u.socket.lock)}
 	for i, fd := range []*int{&h.udp4, &h.udp6} {
 		if side := u.bind.sides[i].Load(); side != nil {
 			errs = append(errs, keep(fd, side.file))
 		}
+	}
+	if u.taken != nil {
+		h.prefixes, h.numbers, err = u.taken.keep()
+		errs = append(errs, err)
 	}
 	text, err := u.server.dev.IpcGet()
 	errs = append(errs, err)

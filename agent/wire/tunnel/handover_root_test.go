@@ -65,6 +65,27 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestUpgradesAtOnce: whoever asks while another upgrade is under way gets one, too.
+func TestUpgradesAtOnce(t *testing.T) {
+	n := tunneltest.NewNode(t, netlab.New(t).Namespace("a"), 1)
+	n.Start()
+	for round := range 5 {
+		since := startedAt(t, n)
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				if err := n.Device.Upgrade(t.Context()); err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			})
+		}
+		wg.Wait()
+		if !startedAt(t, n).After(since) {
+			t.Errorf("round %d: the process is the same", round)
+		}
+	}
+}
+
 // TestUpgradeThatFailsGoesOn has no program to upgrade to, and then one that is none.
 func TestUpgradeThatFailsGoesOn(t *testing.T) {
 	lab := netlab.New(t)

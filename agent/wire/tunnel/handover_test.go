@@ -1,14 +1,15 @@
 package tunnel
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 )
 
 func TestHandoverText(t *testing.T) {
-	want := handover{tun: 3, udp4: 7, udp6: -1, listener: 9, lock: 10, state: 11}
+	want := handover{tun: []int{3, 4, 5}, udp4: 7, udp6: -1, listener: 9, lock: 10, state: 11, prefixes: 12, numbers: -1}
 	got, err := parseHandover(want.String())
-	if err != nil || got != want {
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%s comes back as %+v, %v", want.String(), got, err)
 	}
 	for _, bad := range []string{

@@ -13,24 +13,40 @@ import (
 const (
 	clonePath = "/dev/net/tun"
 	tunFlags  = unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+
+	// queueLen is how many packets wait in a lane at most: as many as at an Ethernet interface. The kernel's own for a TUN, 500, is
+	// eight for each of 64 streams: each that is dropped is dozens of segments.
+	queueLen = 1000
 )
 
 // openInterface attaches to the TUN interface of that name and makes it persistent. One that does not exist is created,
-// and is down; one that exists keeps its state.
-func openInterface(name string, mtu int) (fd int, err error) {
-	if fd, err = attach(name); err != nil {
-		return -1, err
+// and is down; one that exists keeps its state. A descriptor for each lane comes back; one alone when the interface was
+// made by a tunnel of before lanes.
+func openInterface(name string, mtu int) (fds []int, err error) {
+	fd, queued, err := attachAny(name)
+	if err != nil {
+		return nil, err
 	}
+	fds = []int{fd}
 	failpoint.Here("tunnel.attached")
+	defer func() {
+		if err != nil {
+			closeFiles(fds)
+		}
+	}()
 	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
-		unix.Close(fd)
-		return -1, fmt.Errorf("make interface %s persistent: %w", name, err)
+		return fds, fmt.Errorf("make interface %s persistent: %w", name, err)
 	}
 	if err := setMTU(name, mtu); err != nil {
-		unix.Close(fd)
-		return -1, fmt.Errorf("set MTU of interface %s to %d: %w", name, mtu, err)
+		return fds, fmt.Errorf("set MTU of interface %s to %d: %w", name, mtu, err)
 	}
-	return fd, nil
+	for queued && len(fds) < Lanes {
+		if fd, err = attach(name, unix.IFF_MULTI_QUEUE); err != nil {
+			return fds, fmt.Errorf("lane %d: %w", len(fds), err)
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
 }
 
 func closeFiles(fds []int) {
@@ -39,18 +55,46 @@ func closeFiles(fds []int) {
 	}
 }
 
+// attachAny attaches to an interface with queues, which it creates, or to one without that was there before. The kernel
+// keeps a second process from the latter only.
+func attachAny(name string) (fd int, queued bool, err error) {
+	fd, err = attach(name, unix.IFF_MULTI_QUEUE)
+	if errors.Is(err, unix.EINVAL) && !errors.Is(err, ErrKernel) {
+		if fd, err = attach(name, 0); err == nil {
+			return fd, false, nil
+		}
+	}
+	if err != nil {
+		return -1, false, err
+	}
+	n, err := attached(name)
+	if err == nil && n > 1 {
+		err = errHeld(name, unix.EBUSY)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, false, err
+	}
+	return fd, true, nil
+}
+
+func errHeld(name string, err error) error {
+	return fmt.Errorf("attach to interface %s: another process holds it: stop that tunnel first: %w", name, err)
+}
+
 // ErrKernel says that the interface is one of the kernel's WireGuard.
 var ErrKernel = errors.New("it is the kernel's WireGuard, for which culvert agent --wireguard kernel needs no culvert " +
 	"tunnel; an agent started with --wireguard user removes it")
 
-func attach(name string) (int, error) {
+// attach opens another queue of an interface, or the only one.
+func attach(name string, queued uint16) (int, error) {
 	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", clonePath, err)
 	}
 	ifr, err := unix.NewIfreq(name)
 	if err == nil {
-		ifr.SetUint16(tunFlags)
+		ifr.SetUint16(tunFlags | queued)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
 	}
 	if err == nil {
@@ -59,7 +103,7 @@ func attach(name string) (int, error) {
 	unix.Close(fd)
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return -1, fmt.Errorf("attach to interface %s: another process holds it: stop that tunnel first: %w", name, err)
+		return -1, errHeld(name, err)
 	case errors.Is(err, unix.EINVAL):
 		if linkKind(name) == kernelKind {
 			return -1, fmt.Errorf("attach to interface %s: %w: %w", name, ErrKernel, err)
@@ -81,7 +125,7 @@ func Delete(name string) error {
 	} else if err != nil {
 		return fmt.Errorf("delete interface %s: %w", name, err)
 	}
-	fd, err := attach(name)
+	fd, _, err := attachAny(name)
 	if err != nil {
 		return fmt.Errorf("delete interface: %w", err)
 	}
@@ -139,6 +183,18 @@ func getMTU(name string) (int, error) {
 		return 0, err
 	}
 	return int(ifr.Uint32()), nil
+}
+
+// lengthenQueues gives each lane room for queueLen packets, unless somebody gave it more.
+func lengthenQueues(name string) error {
+	ifr, err := linkIoctl(name, unix.SIOCGIFTXQLEN, nil)
+	if err == nil && ifr.Uint32() < queueLen {
+		_, err = linkIoctl(name, unix.SIOCSIFTXQLEN, func(ifr *unix.Ifreq) { ifr.SetUint32(queueLen) })
+	}
+	if err != nil {
+		return fmt.Errorf("lengthen the queues of interface %s to %d packets: %w", name, queueLen, err)
+	}
+	return nil
 }
 
 func setMTU(name string, mtu int) error {

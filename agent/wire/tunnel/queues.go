@@ -50,6 +50,39 @@ func (q *queues) control(op, i int) error {
 	return unix.EpollCtl(q.epfd, op, q.all[i].fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(i)})
 }
 
+// empty notes that a lane has nothing, and has the next packet tell.
+func (q *queues) empty(i int) error {
+	q.drain(i)
+	return q.control(unix.EPOLL_CTL_MOD, i)
+}
+
+// look notes which lanes have packets now.
+func (q *queues) look() error {
+	n, err := unix.EpollWait(q.epfd, q.events[:], 0)
+	for err == unix.EINTR {
+		n, err = unix.EpollWait(q.epfd, q.events[:], 0)
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range q.events[:n] {
+		q.fill(int(e.Fd))
+	}
+	return nil
+}
+
+// keep returns descriptors that stay open across execve.
+func (q *queues) keep() (fds []int, err error) {
+	for _, l := range q.all {
+		fd, err := unix.FcntlInt(uintptr(l.fd), unix.F_DUPFD, 3)
+		if err != nil {
+			return fds, fmt.Errorf("interface: %w", err)
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
 // stop ends waiting, for good.
 func (q *queues) stop() error {
 	switch {

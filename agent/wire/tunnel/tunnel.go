@@ -109,6 +109,7 @@ type runner struct {
 	iface  *vnetTun
 	link   *linkWatch
 	bind   *udpBind
+	taken  *taken // nil: the kernel does not count what is given to the tunnel
 
 	upgrade chan os.Signal
 }
@@ -131,24 +132,65 @@ func (r *runner) open(h *handover) (err error) {
 }
 
 func (r *runner) openInterface(h *handover) (err error) {
-	fd := -1
+	var fds []int
 	if h != nil {
-		fd, h.tun = h.tun, -1
+		fds, h.tun = h.tun, nil
 		r.bind.adopt(h.udp4, h.udp6)
 		err = setMTU(r.cfg.Interface, r.cfg.MTU)
 	} else {
-		fd, err = openInterface(r.cfg.Interface, r.cfg.MTU)
+		fds, err = openInterface(r.cfg.Interface, r.cfg.MTU)
 	}
 	if err == nil {
-		r.iface, err = newVnetTun(fd, r.cfg.Interface, r.cfg.PartialChecksums)
+		if err := lengthenQueues(r.cfg.Interface); err != nil { // in a user namespace of its own, or for want of memory
+			r.cfg.Log.Warn("queues of the tunnel's interface stay short", logkey.Interface, r.cfg.Interface, logkey.Error, err)
+		}
+		r.iface, err = newVnetTun(fds, r.cfg.Interface, r.cfg.PartialChecksums)
 	}
 	if err != nil {
 		return err
 	}
+	r.lanes(fds, h)
 	if r.link, err = watchLink(r.cfg.Interface); err != nil {
 		return errors.Join(err, r.iface.Close())
 	}
 	return nil
+}
+
+// lanes has packets find their lanes, as far as it can be had: whoever has no lane is served too. A process that took over
+// may not be allowed to, and need not: the interface has the program of the one before.
+func (r *runner) lanes(fds []int, h *handover) {
+	if len(fds) == 1 {
+		r.cfg.Log.Warn("the interface was made by an earlier version: accounts share its one queue until this machine boots",
+			logkey.Interface, r.cfg.Interface)
+	} else {
+		r.steer(fds[0], h)
+	}
+	if err := dropRights(); err != nil {
+		r.cfg.Log.Warn("rights that are needed no more are kept", logkey.Error, err)
+	}
+}
+
+// steer has the kernel pick lanes and count what they are given. Where it cannot count, it only picks.
+func (r *runner) steer(fd int, h *handover) {
+	var err error
+	if h != nil && h.prefixes >= 0 && h.numbers >= 0 {
+		r.taken, err = inheritTaken(h.prefixes, h.numbers)
+		h.prefixes, h.numbers = -1, -1
+	} else {
+		r.taken, err = makeTaken()
+	}
+	if err == nil {
+		if err = steer(fd, r.taken); err == nil || r.taken.inherited { // its program is there
+			return
+		}
+		r.taken.close()
+		r.taken = nil
+	}
+	r.cfg.Log.Warn("what the tunnel's interface has no room for is not counted by peer", logkey.Interface, r.cfg.Interface, logkey.Error, err)
+	if err := steer(fd, nil); err != nil && !(h != nil && errors.Is(err, unix.EPERM)) {
+		r.cfg.Log.Warn("accounts share the queues of the tunnel's interface by flow", logkey.Interface, r.cfg.Interface,
+			logkey.Error, err)
+	}
 }
 
 // run runs a device over the interface and the sockets, and closes both.

@@ -54,6 +54,8 @@ type readSide struct {
 	n      int
 	err    error
 	step   func(fd uintptr) bool // made once: a closure per call would be garbage
+
+	stepping sync.Mutex // held while packets are read, not while they are waited for
 }
 
 type writeSide struct {
@@ -66,23 +68,25 @@ type writeSide struct {
 	step  func(fd uintptr) bool
 }
 
-// newVnetTun takes over the file descriptor of a TUN interface with virtio headers.
-func newVnetTun(fd int, name string, mark bool) (*vnetTun, error) {
-	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetLen); err != nil {
+// newVnetTun takes over the file descriptors of a TUN interface with virtio headers, one for each lane.
+func newVnetTun(fds []int, name string, mark bool) (*vnetTun, error) {
+	if err := unix.IoctlSetPointerInt(fds[0], unix.TUNSETVNETHDRSZ, vnetLen); err != nil {
 		return nil, fmt.Errorf("interface %s: set length of virtio header: %w", name, err)
 	}
-	udp := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP|offloadUDP) == nil
+	udp := unix.IoctlSetInt(fds[0], unix.TUNSETOFFLOAD, offloadTCP|offloadUDP) == nil
 	if !udp {
-		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP); err != nil {
+		if err := unix.IoctlSetInt(fds[0], unix.TUNSETOFFLOAD, offloadTCP); err != nil {
 			return nil, fmt.Errorf("interface %s: set offloads: %w", name, err)
 		}
 	}
-	t := &vnetTun{name: name, file: os.NewFile(uintptr(fd), clonePath), udp: udp, mark: mark}
-	raw, err := t.file.SyscallConn()
-	if err != nil {
+	t := &vnetTun{name: name, file: os.NewFile(uintptr(fds[0]), clonePath), udp: udp, mark: mark}
+	var err error
+	if t.raw, err = t.file.SyscallConn(); err != nil {
 		return nil, fmt.Errorf("interface %s: %w", name, err)
 	}
-	t.raw = raw
+	if t.in, err = newQueues(fds); err != nil {
+		return nil, fmt.Errorf("interface %s: %w", name, err)
+	}
 	t.rd.buf, t.rd.step = make([]byte, readLen), t.readStep
 	t.wr.join, t.wr.step = joiner{udp: udp, marks: mark}, t.writeStep
 	return t, nil
@@ -109,6 +113,9 @@ func (t *vnetTun) Close() error { return t.file.Close() }
 // wake ends a call of Read that waits, or the next one, with what was read so far.
 func (t *vnetTun) wake() { t.in.poll.wake() }
 
+// rouse ends it when there are packets, which the runtime may have missed.
+func (t *vnetTun) rouse() { t.in.poll.rouse() }
+
 // Read implements tun.Device.
 func (t *vnetTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	r := &t.rd
@@ -121,6 +128,16 @@ func (t *vnetTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		return r.n, os.ErrClosed
 	}
 	return r.n, r.err
+}
+
+// freeze stops the interface between two packets, so that all that was read or written is counted. Who waits for packets goes on waiting.
+func (t *vnetTun) freeze() (thaw func()) {
+	t.rd.stepping.Lock()
+	t.wr.mu.Lock()
+	return func() {
+		t.wr.mu.Unlock()
+		t.rd.stepping.Unlock()
+	}
 }
 
 // readStep fills the buffers with what is there; false waits for more.

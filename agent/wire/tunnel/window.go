@@ -72,6 +72,9 @@ type stone struct {
 
 func (w *window) full() bool { return w.room > 0 && w.sent-w.passed >= w.size }
 
+// waits reports whether lanes that have their part on the way wait for the window.
+func (w *window) waits() bool { return w.closed.Load() && !w.overdue.Load() }
+
 // pass notes that what was sent until then is on its way no more. Whose that was nobody counted: all lanes' parts shrink alike.
 func (w *window) pass(sent uint64) {
 	before, after := w.sent-w.passed, w.sent-sent
