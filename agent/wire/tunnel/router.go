@@ -42,6 +42,9 @@ type queue struct {
 	large     atomic.Bool // a datagram was sent that not every path carries, since this one was asked about
 
 	window window // of what is on its way
+
+	passed atomic.Pointer[pass] // counts what passes; nil: nobody does
+
 	// Owned by the reader of the interface.
 	flushed time.Time     // when those that wait began to
 	flushIn time.Duration // after which time they are replaced

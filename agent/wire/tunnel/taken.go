@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +17,8 @@ import (
 // Of bpf(2), as in linux/bpf.h.
 const (
 	bpfMapCreate = 0
+	bpfMapUpdate = 2
+	bpfMapDelete = 3
 
 	bpfArray  = 2
 	bpfTrie   = 11
@@ -70,14 +74,50 @@ func (t *taken) close() {
 	closeAll([2]int{t.prefixes, t.numbers})
 }
 
+// of is what was given so far for the peer of a slot, since the maps were made.
+func (t *taken) of(slot int) *atomic.Uint64 { return (*atomic.Uint64)(unsafe.Pointer(&t.mem[8*slot])) }
+
 // prefixKeyLen is a trie's key: the number of bits, and an IPv6 address.
 const prefixKeyLen = 4 + 16
+
+func prefixKey(p netip.Prefix) (key [prefixKeyLen]byte) {
+	binary.NativeEndian.PutUint32(key[:], uint32(p.Bits()))
+	a := p.Addr().As16()
+	copy(key[4:], a[:])
+	return key
+}
 
 // keep returns descriptors that stay open across execve.
 func (t *taken) keep() (prefixes, numbers int, err error) {
 	prefixes, err1 := unix.FcntlInt(uintptr(t.prefixes), unix.F_DUPFD, 3)
 	numbers, err2 := unix.FcntlInt(uintptr(t.numbers), unix.F_DUPFD, 3)
 	return prefixes, numbers, errors.Join(err1, err2)
+}
+
+// find has the program find these prefixes, and no others, by slot.
+func (t *taken) find(want map[netip.Prefix]uint32) error {
+	for p := range t.known {
+		if _, ok := want[p]; ok {
+			continue
+		}
+		key := prefixKey(p)
+		if err := changeMap(bpfMapDelete, t.prefixes, key[:], nil); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		delete(t.known, p)
+	}
+	for p, slot := range want {
+		if had, ok := t.known[p]; ok && had == slot {
+			continue
+		}
+		key, value := prefixKey(p), make([]byte, 4)
+		binary.NativeEndian.PutUint32(value, slot)
+		if err := changeMap(bpfMapUpdate, t.prefixes, key[:], value); err != nil {
+			return err
+		}
+		t.known[p] = slot
+	}
+	return nil
 }
 
 func makeMap(kind, key, value, entries, flags uint32) (fd int, err error) {
@@ -87,6 +127,24 @@ func makeMap(kind, key, value, entries, flags uint32) (fd int, err error) {
 		return -1, fmt.Errorf("make a map of kind %d: %w", kind, errno)
 	}
 	return int(r), nil
+}
+
+func changeMap(command uintptr, fd int, key, value []byte) error {
+	attr := struct {
+		fd, _      uint32
+		key, value uint64
+		flags      uint64
+	}{fd: uint32(fd), key: uint64(uintptr(unsafe.Pointer(&key[0])))}
+	if value != nil {
+		attr.value = uint64(uintptr(unsafe.Pointer(&value[0])))
+	}
+	_, _, errno := unix.Syscall(unix.SYS_BPF, command, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	runtime.KeepAlive(key)
+	runtime.KeepAlive(value)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // Instructions of BPF, as in linux/bpf_common.h and linux/bpf.h; registers are in the order destination, source.

@@ -39,9 +39,15 @@ type vnetTun struct {
 	udp  bool    // the kernel cuts and takes joined datagrams
 	mark bool
 	bad  atomic.Uint64 // packets from the kernel that could not be understood
+	full atomic.Uint64 // and those to peers that did not say for long that they have room
 
-	rd readSide
-	wr writeSide
+	// owes counts what was read, unless pass is false: then it is dropped. The lane waits for the window returned; nil: for none.
+	owes func(lane int, packet []byte, datagrams int) (wait *window, pass bool)
+	// told is called when some were, before anybody else gets them; nil: nobody wants to know. came is called with a packet of those that
+	// were written, and how many like it were; likewise.
+	told func()
+	rd   readSide
+	wr   writeSide
 }
 
 type readSide struct {

@@ -13,6 +13,9 @@ import (
 //
 // A milestone or answer that is lost is made up for by the next one. Who does not answer is sent to without bound.
 const (
+	// datagramCost is what a datagram takes of a socket's buffer beside its bytes, at least: struct sk_buff and what data is
+	// rounded up to. Those that the kernel joined take less.
+	datagramCost = 512
 
 	// roomPart is the part of a receiver's buffer that is given away. The kernel counts memory, which is up to twice the bytes.
 	roomPart = 4
@@ -28,6 +31,23 @@ const (
 	// that holds more than the receiver.
 	stones     = 4
 	stonesKept = 64
+
+	// tryEvery is the time between milestones to a peer that does not say what it has room for. One that once did is asked more
+	// often: its sockets overflow, and most milestones are lost there.
+	tryEvery   = 200 * time.Millisecond
+	tryAgainIn = 25 * time.Millisecond
+
+	// In a window that stands closed for stoneAgain a milestone or its answer may be lost. After windowPatience another one
+	// begins, and after windowTries in a row without an answer the peer is sent to without bound.
+	stoneAgain     = 30 * time.Millisecond
+	windowPatience = 150 * time.Millisecond
+	windowTries    = 3
+
+	// lanesWait is how long lanes wait for a window that stands closed: what they have for other peers waits as well. They wait
+	// longer by lendMost in all every wayFor: for a receiver that gets no CPU for a while, and for one that is far, whose window
+	// begins small and has to grow to what the way holds. Then what they have for this peer is dropped.
+	lanesWait = stoneAgain
+	lendMost  = time.Second
 
 	// wayFor is how long the shortest round trip is believed in, when a longer one was measured on a way with nothing on it.
 	wayFor = 10 * time.Second
@@ -70,10 +90,50 @@ type stone struct {
 	at       time.Time // when
 }
 
+// admits reports whether a lane may send to the peer at all.
+func (w *window) admits(lane int) bool {
+	if !w.overdue.Load() {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.full() || !w.sated(lane)
+}
+
+// take counts what a lane sends to the peer, and reports whether that fills the window, and whether the lane waits.
+func (w *window) take(lane, bytes, datagrams int) (full, wait bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.parts == nil {
+		w.parts = make([]uint64, Lanes)
+	}
+	cost := uint64(bytes + datagrams*datagramCost)
+	w.sent += cost
+	w.parts[lane] += cost
+	full = w.full()
+	return full, full && !w.overdue.Load() && w.sated(lane)
+}
+
 func (w *window) full() bool { return w.room > 0 && w.sent-w.passed >= w.size }
 
 // waits reports whether lanes that have their part on the way wait for the window.
 func (w *window) waits() bool { return w.closed.Load() && !w.overdue.Load() }
+
+// sated reports whether a lane has its part of the window on the way: an equal one for each lane that has something there. Where
+// the window is full, at least one has. Lane 0 never has: it carries what nodes tell each other, which is little, and no peer may
+// keep that from the others.
+func (w *window) sated(lane int) bool {
+	if lane == 0 {
+		return false
+	}
+	var lanes uint64
+	for _, part := range w.parts {
+		if part > 0 {
+			lanes++
+		}
+	}
+	return w.parts[lane]*lanes >= w.size
+}
 
 // pass notes that what was sent until then is on its way no more. Whose that was nobody counted: all lanes' parts shrink alike.
 func (w *window) pass(sent uint64) {
@@ -85,6 +145,24 @@ func (w *window) pass(sent uint64) {
 	for lane, part := range w.parts {
 		w.parts[lane] = uint64(float64(part) * (float64(after) / float64(before)))
 	}
+}
+
+// mark sets a milestone, if one is due, and returns its number; 0: none is.
+func (w *window) mark(now func() time.Time) (seq uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.room > 0 && w.sent-w.marked < min(w.room, w.size)/stones {
+		return 0
+	}
+	at := now()
+	every := tryEvery
+	if w.spoke {
+		every = tryAgainIn
+	}
+	if w.room == 0 && at.Sub(w.markAt) < every {
+		return 0
+	}
+	return w.set(at)
 }
 
 func (w *window) set(now time.Time) uint32 {
@@ -159,6 +237,54 @@ func (w *window) reopen() bool {
 	w.overdue.Store(false)
 	w.timer.Stop()
 	return true
+}
+
+// close closes a window that is full until it is answered. Meanwhile overdue is called from time to time.
+func (w *window) close(now time.Time, overdue func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.full() || w.closed.Load() {
+		return
+	}
+	w.closing = now
+	w.closed.Store(true)
+	if w.timer == nil {
+		w.timer = time.AfterFunc(stoneAgain, overdue)
+	} else {
+		w.timer.Reset(stoneAgain)
+	}
+}
+
+// late is what is to be done about a window that stood closed for a while: to set the milestone returned, and if opened to
+// send again.
+func (w *window) late(now time.Time) (seq uint32, opened bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed.Load() {
+		return 0, false
+	}
+	if waited := now.Sub(w.closing); waited < windowPatience {
+		if waited >= lanesWait && !w.overdue.Load() && !w.lend(now) {
+			w.overdue.Store(true)
+		}
+		w.timer.Reset(stoneAgain)
+		return w.set(now), false
+	}
+	w.pass(w.sent)
+	w.size = leastRoom
+	if w.misses++; w.misses == windowTries {
+		w.room, w.size, w.misses = 0, 0, 0
+	}
+	return w.set(now), w.reopen()
+}
+
+// lend reports whether lanes wait for a closed window for another stoneAgain.
+func (w *window) lend(now time.Time) bool {
+	if now.Sub(w.lentAt) >= wayFor {
+		w.lent, w.lentAt = 0, now
+	}
+	w.lent += stoneAgain
+	return w.lent <= lendMost
 }
 
 // askers counts the peers that send much at a time, so that each is given its part of the buffer.
