@@ -21,6 +21,8 @@ type Mem struct {
 	owner map[netip.Prefix]PublicKey
 	kicks int
 	fail  error
+
+	passages map[PublicKey]*Passage // of the device's file: they outlive its process
 }
 
 var (

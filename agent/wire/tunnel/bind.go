@@ -26,7 +26,8 @@ type udpBind struct {
 
 	mu    sync.Mutex // of opening and closing
 	sides [2]atomic.Pointer[udpSide]
-	left  [2]int // sockets that the process before left, until they are used; -1: none
+	space atomic.Int64 // of a socket's buffer that receives, as the kernel counts; 0: not open yet
+	left  [2]int       // sockets that the process before left, until they are used; -1: none
 }
 
 const (
@@ -207,6 +208,9 @@ func (b *udpBind) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// buffer is what the kernel keeps for a socket until it is read, in bytes of memory.
+func (b *udpBind) buffer() int { return int(b.space.Load()) }
 
 // SetMark sets SO_MARK on what is sent.
 func (b *udpBind) SetMark(mark uint32) error {

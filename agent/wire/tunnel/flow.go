@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"encoding/binary"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -149,8 +150,10 @@ func (g *gatedTun) Write(bufs [][]byte, offset int) (int, error) {
 
 // gatedBind is the sockets' side.
 type gatedBind struct {
-	conn.Bind
+	*udpBind
 	f       *flow
+	probes  *prober
+	other   func() // has the interface's reader look
 	open    atomic.Bool
 	changed chan struct{} // gets a value when open changed; capacity 1
 	ready   chan struct{} // closed when the sockets opened for the first time
@@ -158,8 +161,10 @@ type gatedBind struct {
 	refused uint16 // the port that could not be had last; calls of Open do not overlap
 }
 
-func newGatedBind(bind conn.Bind, f *flow) *gatedBind {
-	return &gatedBind{Bind: bind, f: f, changed: make(chan struct{}, 1), ready: make(chan struct{})}
+func newGatedBind(bind *udpBind, f *flow, probes *prober, other func()) *gatedBind {
+	return &gatedBind{
+		udpBind: bind, f: f, probes: probes, other: other, changed: make(chan struct{}, 1), ready: make(chan struct{}),
+	}
 }
 
 // Open wraps the functions that receive. A device forgets a port that it could not have and would take any the next
@@ -168,7 +173,7 @@ func (g *gatedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if port == 0 {
 		port = g.refused
 	}
-	fns, actual, err := openRetry(g.Bind, port)
+	fns, actual, err := openRetry(g.udpBind, port)
 	g.refused = 0
 	if err != nil {
 		g.refused = port
@@ -183,7 +188,7 @@ func (g *gatedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 // Close closes the sockets.
 func (g *gatedBind) Close() error {
 	g.set(false)
-	return g.Bind.Close()
+	return g.udpBind.Close()
 }
 
 func (g *gatedBind) set(open bool) {
@@ -221,10 +226,17 @@ func isData(b []byte) bool {
 	return len(b) > device.MessageKeepaliveSize && binary.LittleEndian.Uint32(b) == device.MessageTransportType
 }
 
-// Send is called by one goroutine per peer, and for handshakes.
+// Send is called by one goroutine per peer, and for handshakes. Questions about the path go out alone.
 func (g *gatedBind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	to, ok := ep.(*endpoint)
+	if !ok {
+		return conn.ErrWrongEndpointType
+	}
 	t, peer := tally{f: g.f}, noPeer
-	for _, buf := range bufs { // before the call, which may use the buffers' free part
+	defer t.done()
+	var err error
+	from, largest := 0, 0
+	for i, buf := range bufs { // before the call, which may use the buffers' free part
 		v, ok := g.f.tags.take(buf)
 		if !ok {
 			continue
@@ -234,7 +246,28 @@ func (g *gatedBind) Send(bufs [][]byte, ep conn.Endpoint) error {
 			peer = v.peer
 			g.f.dst.sent(peer)
 		}
+		if v.probe == 0 {
+			largest = max(largest, len(buf))
+			continue
+		}
+		err = errors.Join(err, g.pass(bufs[from:i], to))
+		if g.probes.asks(v.peer, v.probe, to.dst, len(buf)) {
+			if failed := g.sendWhole(buf, to); failed != nil {
+				g.probes.failed(v.peer, v.probe, failed)
+			}
+		}
+		from = i + 1
 	}
-	defer t.done()
-	return g.Bind.Send(bufs, ep)
+	err = errors.Join(err, g.pass(bufs[from:], to))
+	if largest > device.MessageTransportSize+floorMTU {
+		g.probes.seen(peer)
+	}
+	return err
+}
+
+func (g *gatedBind) pass(bufs [][]byte, to *endpoint) error {
+	if len(bufs) == 0 {
+		return nil
+	}
+	return g.udpBind.Send(bufs, to)
 }

@@ -117,7 +117,8 @@ const (
 type tag struct {
 	dir   direction
 	epoch uint32
-	turn  // outbound: its place in its peer's queue
+	turn         // outbound: its place in its peer's queue
+	probe uint32 // outbound: the number of a question about the path; 0: an ordinary packet
 }
 
 // turn is a packet's place in its peer's queue.

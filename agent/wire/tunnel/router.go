@@ -55,6 +55,8 @@ type router struct {
 	table atomic.Pointer[table]
 	flush func(wire.PublicKey) // drops what waits for a peer's session
 
+	assign func(*table) // gives peers what counts for them; nil: nothing does
+
 	pending atomic.Int64  // sum of the queues' since
 	refused atomic.Uint64 // packets dropped for want of a session, ever
 

@@ -29,9 +29,12 @@ type server struct {
 	dst      *router
 	log      *slog.Logger
 	commands map[string]func() (reply string, err error) // by their line without "=1"
+	paths    func(body string) (reply string, err error)
 
 	// upgrade prepares to replace this process; what it returns does so, once the request is answered.
 	upgrade func() (commit func() error, err error)
+
+	follow func() // after a change of peers
 
 	set sync.Mutex // one change at a time, with the router's copy made from it
 
@@ -39,6 +42,8 @@ type server struct {
 	conns  map[net.Conn]bool // nil once closed
 	paused bool              // connections wait for the next process
 	wg     sync.WaitGroup
+
+	accepting sync.WaitGroup // who accepts
 }
 
 func newServer(dev *device.Device, dst *router, log *slog.Logger) *server {
@@ -63,6 +68,21 @@ func (s *server) resume(l *net.UnixListener) {
 	if l.SetDeadline(time.Time{}) == nil && s.conns != nil {
 		s.wg.Go(func() { s.serve(l) })
 	}
+}
+
+// listener is a *net.UnixListener, but in tests.
+type listener interface {
+	net.Listener
+	SetDeadline(time.Time) error
+}
+
+// start accepts connections from now on.
+func (s *server) start(l listener) {
+	s.accepting.Add(1)
+	s.wg.Go(func() {
+		defer s.accepting.Done()
+		s.serve(l)
+	})
 }
 
 func (s *server) isPaused() bool {

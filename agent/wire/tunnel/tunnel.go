@@ -201,7 +201,13 @@ func (r *runner) run(ctx context.Context, h *handover) error {
 	defer cancel()
 
 	f := newFlow(r.cfg.MTU)
-	gated := newGatedBind(r.bind, f)
+	probes := newProber(f.dst, r.iface.MTU, r.iface.wake, r.cfg.Log)
+	probes.buffer = r.bind.buffer
+	d := &debtor{probes: probes}
+	r.iface.owes, r.iface.told = d.sends, d.tell
+	r.iface.came = (&arrivals{dst: f.dst}).came
+	passes := r.count(f.dst)
+	gated := newGatedBind(r.bind, f, probes, r.iface.rouse)
 	dev := device.NewDevice(&gatedTun{Device: r.iface, f: f, link: r.link, bind: gated}, gated, deviceLog(r.cfg.Log))
 	defer dev.Close()
 	f.dst.flush = func(key wire.PublicKey) {
@@ -210,9 +216,14 @@ func (r *runner) run(ctx context.Context, h *handover) error {
 		}
 	}
 	s := newServer(dev, f.dst, r.cfg.Log)
+	s.paths, s.follow = probes.list, probes.nudge
 	k := newKicker(dev, gated, s.state, r.cfg.Log)
-	u := &upgrader{iface: r.iface, bind: r.bind, socket: r.socket, server: s}
+	u := &upgrader{iface: r.iface, bind: r.bind, socket: r.socket, server: s, taken: r.taken}
 	s.commands["kick"], s.upgrade = k.kick, u.prepare
+	if passes != nil {
+		s.commands["passages"] = passes.sync
+		defer passes.sync()
+	}
 	started := time.Now()
 	s.commands["counters"] = func() (string, error) { return counters(f, r.iface, started), nil }
 	failpoint.Here("tunnel.opened")
@@ -222,9 +233,11 @@ func (r *runner) run(ctx context.Context, h *handover) error {
 	}
 	r.link.start()
 	wg.Go(func() { k.run(ctx) })
-	wg.Go(func() { s.serve(r.socket.listener) })
+	wg.Go(func() { probes.run(ctx) })
+	s.start(r.socket.listener)
 	defer s.close()
 	defer r.socket.listener.Close()
+	defer cancel() // whoever waits for news of a path holds a connection open
 	return r.await(ctx, dev, u)
 }
 

@@ -464,3 +464,18 @@ func fetched(t *testing.T, n *tunneltest.Node) int {
 	}
 	return links[0].Stats.TX.Packets
 }
+
+// queued is how many packets a node's interface had room for, and how many not.
+func queued(t *testing.T, n *tunneltest.Node) (packets, dropped int) {
+	t.Helper()
+	var links []struct {
+		Stats struct {
+			TX struct{ Packets, Dropped int } `json:"tx"`
+		} `json:"stats64"`
+	}
+	text := n.Exec("ip", "-j", "-s", "link", "show", "dev", n.Config.Interface)
+	if err := json.Unmarshal([]byte(text), &links); err != nil || len(links) != 1 {
+		t.Fatalf("statistics: %v: %s", err, text)
+	}
+	return links[0].Stats.TX.Packets, links[0].Stats.TX.Dropped
+}

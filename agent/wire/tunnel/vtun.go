@@ -46,8 +46,10 @@ type vnetTun struct {
 	// told is called when some were, before anybody else gets them; nil: nobody wants to know. came is called with a packet of those that
 	// were written, and how many like it were; likewise.
 	told func()
-	rd   readSide
-	wr   writeSide
+	came func(packet []byte, packets int)
+
+	rd readSide
+	wr writeSide
 }
 
 type readSide struct {
