@@ -103,6 +103,7 @@ func (u *UAPI) Kick(ctx context.Context) error {
 type Counters struct {
 	Started   time.Time
 	NoSession uint64 // packets to peers dropped because there was no session with them
+	NoRoom    uint64 // packets to peers dropped because the peer did not say for long that it has room
 	Malformed uint64 // packets from the interface that could not be understood, and were dropped
 
 	// Packets that stayed inside the device so long that they were no longer waited for, on their way to peers and from
@@ -119,7 +120,7 @@ func (u *UAPI) Counters(ctx context.Context) (Counters, error) {
 	var c Counters
 	var started uint64 // nanoseconds since 1970
 	fields := map[string]*uint64{
-		"started": &started, "no_session": &c.NoSession, "malformed": &c.Malformed,
+		"started": &started, "no_session": &c.NoSession, "no_room": &c.NoRoom, "malformed": &c.Malformed,
 		"forgiven_out": &c.ForgivenOut, "forgiven_in": &c.ForgivenIn,
 	}
 	for line := range strings.Lines(reply) {
@@ -134,9 +135,25 @@ func (u *UAPI) Counters(ctx context.Context) (Counters, error) {
 	return c, nil
 }
 
+// upgradeTries bounds how often an upgrade is asked for: once more for each other one at the same time.
+const upgradeTries = 5
+
 // Upgrade asks Culvert's tunnel process to replace itself by the program now installed, handing over its interface,
 // its sockets and its configuration. It returns when the new process answers.
 func (u *UAPI) Upgrade(ctx context.Context) error {
+	err := u.upgrade(ctx)
+	for try := 1; try < upgradeTries && lost(err); try++ {
+		err = u.upgrade(ctx) // another upgrade took the connection away, maybe to a program that is not the newest
+	}
+	return err
+}
+
+// lost reports whether the other end of a connection went without an answer.
+func lost(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+func (u *UAPI) upgrade(ctx context.Context) error {
 	before, err := u.Counters(ctx)
 	if err != nil {
 		return fmt.Errorf("upgrade tunnel: %w", err)

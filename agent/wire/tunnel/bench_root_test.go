@@ -52,6 +52,7 @@ func compare(b *testing.B, unit string, measure func(testing.TB, *tunneltest.Nod
 	results := make([][]float64, len(kinds))
 	for i, k := range kinds {
 		x, y := tunneltest.Pair(b, false, k.configure)
+		tenants(b, x, y) // whose packets are counted
 		if plain {
 			for _, n := range []*tunneltest.Node{x, y} {
 				if err := n.Do(func() error { return noJoining("eth0") }); err != nil {

@@ -37,12 +37,12 @@ const (
 
 // udpSide is one socket.
 type udpSide struct {
-	six   bool
-	file  *os.File
+	six bool
+	waiter
 	raw   syscall.RawConn
-	gso   atomic.Bool // the kernel cuts what is sent
-	ctx   sync.Pool   // of *sender
-	whole sync.Mutex  // held while a datagram is sent that nobody may cut
+	gso   bool       // the kernel cuts what is sent
+	ctx   sync.Pool  // of *sender
+	whole sync.Mutex // held while a datagram is sent that nobody may cut
 	log   *slog.Logger
 }
 
@@ -178,8 +178,14 @@ func (b *udpBind) use(fds [2]int, port uint16) ([]conn.ReceiveFunc, uint16, erro
 			b.log.Warn("the kernel does not join datagrams: expect a third of the throughput",
 				logkey.Family, i, logkey.Send, noGSO, logkey.Receive, noGRO)
 		}
-		side := &udpSide{six: i == side6, file: os.NewFile(uintptr(fd), "udp"), log: b.log}
-		side.gso.Store(noGSO == nil)
+		side := &udpSide{six: i == side6, waiter: waiter{file: os.NewFile(uintptr(fd), "udp"), fd: fd}, log: b.log}
+		side.gso = noGSO == nil
+		if err := side.setDiscover(fd, discoverData); err != nil {
+			return nil, 0, fmt.Errorf("open UDP port %d: leave path MTU discovery to the tunnel: %w", port, err)
+		}
+		if space, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil {
+			b.space.Store(int64(space))
+		}
 		side.ctx.New = func() any { return newSender(side) }
 		raw, err := side.file.SyscallConn()
 		if err != nil {
@@ -212,6 +218,15 @@ func (b *udpBind) Close() error {
 // buffer is what the kernel keeps for a socket until it is read, in bytes of memory.
 func (b *udpBind) buffer() int { return int(b.space.Load()) }
 
+// rouse has those who receive look, when there is something that the runtime may have missed.
+func (b *udpBind) rouse() {
+	for i := range b.sides {
+		if side := b.sides[i].Load(); side != nil {
+			side.rouse()
+		}
+	}
+}
+
 // SetMark sets SO_MARK on what is sent.
 func (b *udpBind) SetMark(mark uint32) error {
 	b.mu.Lock()
@@ -243,16 +258,12 @@ func (b *udpBind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if !ok {
 		return conn.ErrWrongEndpointType
 	}
-	i := side6
-	if e.dst.Addr().Is4() {
-		i = side4
-	}
-	side := b.sides[i].Load()
-	if side == nil {
-		return fmt.Errorf("send to %s: %w", e.dst, unix.EAFNOSUPPORT)
+	side, err := b.side(e)
+	if err != nil {
+		return err
 	}
 	s := side.ctx.Get().(*sender)
-	err := s.send(bufs, e)
+	err = s.send(bufs, e)
 	side.ctx.Put(s)
 	return err
 }

@@ -15,21 +15,39 @@ import (
 
 // endpoint is a peer's underlay address and the own address to which it sent, from which it is answered: on a host with
 // several addresses an answer from another one would be taken for a peer that moved. Only the address is kept, not the
-// interface, so that routes may change. Endpoints are shared and do not change, but for the two marks.
+// interface, so that routes may change. Endpoints are shared and do not change, but for the marks.
 type endpoint struct {
 	dst   netip.AddrPort // IPv4 unmapped; with a zone for link-local IPv6
 	scope uint32         // the zone's interface index
 	src   netip.Addr     // invalid: the kernel chooses
 
-	forget atomic.Bool  // the kernel shall choose the source
-	plain  atomic.Int64 // until this time, in ns since 1970, send datagrams one by one
+	forget  atomic.Bool  // the kernel shall choose the source
+	plain   atomic.Int64 // until this time, in ns since 1970, do not join datagrams of plainAt bytes and more
+	plainAt atomic.Int64
 }
 
 var _ conn.Endpoint = (*endpoint)(nil)
 
-// plainFor is how long an address gets its datagrams one by one after the kernel refused joined ones: the path's MTU is
-// smaller than a datagram for now.
+// plainFor is how long an address gets datagrams of a size one by one after the kernel refused joined ones: the
+// interface's MTU is smaller than that, or it cannot compute checksums, for now.
 const plainFor = 10 * time.Second
+
+// refuse notes the size of joined datagrams that the kernel refused; 0: any.
+func (e *endpoint) refuse(size int, now time.Time) {
+	if now.UnixNano() < e.plain.Load() {
+		size = min(size, int(e.plainAt.Load()))
+	}
+	e.plainAt.Store(int64(size))
+	e.plain.Store(now.Add(plainFor).UnixNano())
+}
+
+// joins is the size below which datagrams may be joined.
+func (e *endpoint) joins() int {
+	if until := e.plain.Load(); until != 0 && time.Now().UnixNano() < until {
+		return int(e.plainAt.Load())
+	}
+	return maxSend4
+}
 
 // parseEndpoint reads ADDRESS:PORT; link-local addresses need a zone, as a name or an index.
 func parseEndpoint(text string) (*endpoint, error) {

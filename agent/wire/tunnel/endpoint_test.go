@@ -2,7 +2,9 @@ package tunnel
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -113,5 +115,46 @@ func TestHeardSharesAndForgets(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(100, func() { h.endpoint(&from, own, false) }); n != 0 {
 		t.Errorf("a known sender costs %v allocations", n)
+	}
+}
+
+// TestRefusedJoinsAreOfASize: what the kernel refused to join goes one by one for a while, smaller datagrams go on joined.
+func TestRefusedJoinsAreOfASize(t *testing.T) {
+	e, err := parseEndpoint("198.18.0.1:51820")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bufs := make([][]byte, 0, 8)
+	for _, n := range []int{1452, 1452, 1452, 100, 100, 100} {
+		bufs = append(bufs, make([]byte, n))
+	}
+	messages := func() (counts []int) {
+		s := newSender(&udpSide{gso: true})
+		s.bufs, s.to = bufs, e
+		s.build(0)
+		for i := range s.n {
+			counts = append(counts, int(s.msgs[i].Iovlen))
+		}
+		return counts
+	}
+	for _, c := range []struct {
+		refused int // -1: nothing
+		want    []int
+	}{
+		{-1, []int{4, 2}}, // one smaller may end a row
+		{1452, []int{1, 1, 1, 3}},
+		{4000, []int{1, 1, 1, 3}}, // 1452 stays refused
+		{0, []int{1, 1, 1, 1, 1, 1}},
+	} {
+		if c.refused >= 0 {
+			e.refuse(c.refused, time.Now())
+		}
+		if got := messages(); !slices.Equal(got, c.want) {
+			t.Errorf("after %d was refused datagrams go as %v, want %v", c.refused, got, c.want)
+		}
+	}
+	e.plain.Store(time.Now().Add(-time.Second).UnixNano())
+	if got := messages(); !slices.Equal(got, []int{4, 2}) {
+		t.Errorf("later datagrams go as %v", got)
 	}
 }

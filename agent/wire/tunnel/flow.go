@@ -94,7 +94,8 @@ type gatedTun struct {
 	f    *flow
 	link *linkWatch
 	bind *gatedBind
-	last int // buffers that the last Read filled
+	last int      // buffers that the last Read filled
+	seqs []uint32 // of the questions among them
 }
 
 // Events reports the link's changes.
@@ -114,8 +115,16 @@ func (g *gatedTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	case <-g.link.done:
 	}
 	g.f.reclaim(bufs[:g.last])
+	g.bind.rouse()
 	g.f.out.wait()
-	n, err := g.Device.Read(bufs, sizes, offset)
+	n, err := g.Device.Read(bufs[:len(bufs)-min(g.bind.probes.waiting(), len(bufs)-1)], sizes, offset)
+	if len(g.seqs) < len(bufs) {
+		g.seqs = make([]uint32, len(bufs))
+	}
+	clear(g.seqs[:n])
+	if err == nil {
+		n += g.bind.probes.fill(bufs[n:], sizes[n:], offset, g.seqs[n:])
+	}
 	g.last = n
 	if n == 0 {
 		return n, err
@@ -130,22 +139,32 @@ func (g *gatedTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 			sizes[i] = 0
 			continue
 		}
-		uncounted -= g.f.mark(bufs[i], offset+sizes[i], tag{dir: outbound, epoch: epoch, turn: turn})
+		uncounted -= g.f.mark(bufs[i], offset+sizes[i], tag{dir: outbound, epoch: epoch, turn: turn, probe: g.seqs[i]})
 	}
 	g.f.out.leave(uncounted, epoch)
 	return n, err
 }
 
-// Write is called by one goroutine per peer.
+// Write is called by one goroutine per peer. Probes end here.
 func (g *gatedTun) Write(bufs [][]byte, offset int) (int, error) {
 	t := tally{f: g.f}
+	keep := bufs[:0]
 	for _, buf := range bufs { // before the write, which may use the buffers' free part
 		if v, ok := g.f.tags.take(buf); ok {
 			t.add(v)
 		}
+		if packet := buf[offset:]; isProbe(packet) {
+			g.bind.probes.hear(packet)
+		} else {
+			keep = append(keep, buf)
+		}
 	}
 	defer t.done()
-	return g.Device.Write(bufs, offset)
+	if len(keep) == 0 {
+		return len(bufs), nil
+	}
+	n, err := g.Device.Write(keep, offset)
+	return n + len(bufs) - len(keep), err
 }
 
 // gatedBind is the sockets' side.
@@ -206,6 +225,7 @@ func (g *gatedBind) gated(receive conn.ReceiveFunc) conn.ReceiveFunc {
 	last := 0
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 		g.f.reclaim(bufs[:last])
+		g.other()
 		g.f.in.wait()
 		n, err := receive(bufs, sizes, eps)
 		last = n

@@ -137,7 +137,7 @@ type tags struct {
 }
 
 const (
-	tagLen = 24
+	tagLen = 28
 
 	// bufferLen is the capacity by which a message buffer of the device is known.
 	bufferLen = device.MaxMessageSize
@@ -172,6 +172,7 @@ func (t *tags) put(buf []byte, used int, v tag) bool {
 	binary.NativeEndian.PutUint32(room[12:], v.peer)
 	binary.NativeEndian.PutUint32(room[16:], v.row)
 	room[20] = byte(v.dir)
+	binary.NativeEndian.PutUint32(room[24:], v.probe)
 	return true
 }
 
@@ -186,5 +187,6 @@ func (t *tags) take(buf []byte) (tag, bool) {
 		dir:   direction(room[20]),
 		epoch: binary.NativeEndian.Uint32(room[8:]),
 		turn:  turn{peer: binary.NativeEndian.Uint32(room[12:]), row: binary.NativeEndian.Uint32(room[16:])},
+		probe: binary.NativeEndian.Uint32(room[24:]),
 	}, true
 }

@@ -13,8 +13,12 @@ const (
 
 	// labelDF is the flow label's bit, in the packet's second byte, under which the data path carries IPv4's "don't
 	// fragment"; the 16 bits below it carry IPv4's id (decision 0002). An id means nothing under DF (RFC 6864), so it
-	// keeps no two packets apart.
+	// keeps no two packets apart. The flow label of an IPv6 workload's packet is its own.
 	labelDF = 0x01
+
+	// familyIPv4 is the family bit of an overlay address (decision 0011), familyAt where the source has it in a packet.
+	familyIPv4 = 0x80
+	familyAt   = 8 + 12
 )
 
 // run is a row of packets of one flow that can go to the kernel as one: their payloads follow each other, and all but
@@ -169,7 +173,7 @@ func sameHeaders(r, c *run) bool {
 		return false
 	}
 	label := a[1]&0xf == b[1]&0xf && a[2] == b[2] && a[3] == b[3]
-	atomic := a[1]&b[1]&labelDF != 0 && a[1]&0xe == b[1]&0xe
+	atomic := a[familyAt]&familyIPv4 != 0 && a[1]&b[1]&labelDF != 0 && a[1]&0xe == b[1]&0xe
 	if !label && !atomic {
 		return false
 	}

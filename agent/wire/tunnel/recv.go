@@ -1,7 +1,9 @@
 package tunnel
 
 import (
+	"errors"
 	"net"
+	"os"
 	"time"
 	"unsafe"
 
@@ -31,6 +33,7 @@ type receiver struct {
 	n     int
 	errno unix.Errno
 	step  func(fd uintptr) bool
+	once  func(fd uintptr) // a step without waiting
 }
 
 // receivePause follows an error that is not the socket's end: the library gives a socket up after ten in a row.
@@ -40,6 +43,7 @@ func newReceiver(side *udpSide) *receiver {
 	r := &receiver{side: side, buf: make([]byte, 1<<16)}
 	r.iov = iovec(r.buf)
 	r.step = r.receiveStep
+	r.once = func(fd uintptr) { r.receiveStep(fd); r.side.waits.Store(false) }
 	return r
 }
 
@@ -55,8 +59,13 @@ func (r *receiver) receiveIPv6(bufs [][]byte, sizes []int, eps []conn.Endpoint) 
 func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 	r.bufs, r.sizes, r.eps, r.n, r.errno = bufs, sizes, eps, 0, 0
 	err := r.side.raw.Read(r.step)
+	if errors.Is(err, os.ErrDeadlineExceeded) { // woken
+		if err = r.side.awake(); err == nil && r.n == 0 {
+			err = r.side.raw.Control(r.once)
+		}
+	}
 	r.bufs, r.sizes, r.eps = nil, nil, nil
-	if err != nil { // without deadlines there is no other than that the file was closed
+	if err != nil { // there is no other than that the file was closed
 		return 0, net.ErrClosed
 	}
 	if r.n == 0 && r.errno != 0 {
@@ -68,6 +77,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 
 // receiveStep fills the buffers with what is there; false waits for more.
 func (r *receiver) receiveStep(fd uintptr) bool {
+	r.side.waits.Store(false)
 	for reads := 0; ; reads++ {
 		for r.at < r.end {
 			if r.n == len(r.bufs) {
@@ -93,6 +103,7 @@ func (r *receiver) receiveStep(fd uintptr) bool {
 		case 0:
 			r.load(int(n))
 		case unix.EAGAIN:
+			r.side.waits.Store(r.n == 0)
 			return r.n > 0
 		case unix.EINTR:
 		default:

@@ -13,9 +13,9 @@ import (
 // not answer, gate or no gate. So packets for such a peer are counted by destination before the device sees them, and
 // beyond a small budget they are dropped; now and then the ones that wait are replaced by fresh ones.
 const (
-	budgetAll = 2048 // packets that may wait for sessions, all peers together
+	budgetAll = 1024 // packets that may wait for sessions, all peers together
 	budgetMax = 32   // the largest share of one peer
-	budgetMin = 2    // the smallest, with very many peers
+	budgetMin = 1    // the smallest, with very many peers
 
 	// Packets that wait are replaced first after flushFirst, then after twice the time each, up to flushEvery. The
 	// first is short, for packets taken before a peer's start do not wait but are lost, and nothing tells.
@@ -27,6 +27,10 @@ const (
 	// ended at once, and each peer is held to its budget.
 	lostAfter = 2 * gateMax
 	lostAll   = 2 * budgetAll
+
+	// sweepEvery is how often, while that many wait, it is looked whose packets do: who sent none from one time to the next
+	// lost its session, and what waits for it is dropped, so that the others are held to budgets for no longer.
+	sweepEvery = 50 * time.Millisecond
 
 	noPeer = ^uint32(0)
 )
@@ -41,11 +45,14 @@ type queue struct {
 	reachable atomic.Bool // an underlay address is known, or was heard from
 	large     atomic.Bool // a datagram was sent that not every path carries, since this one was asked about
 
+	moved atomic.Bool // a packet was sent since the last sweep
+
 	window window // of what is on its way
 
 	passed atomic.Pointer[pass] // counts what passes; nil: nobody does
 
 	// Owned by the reader of the interface.
+	waits   bool          // packets waited at the last sweep
 	flushed time.Time     // when those that wait began to
 	flushIn time.Duration // after which time they are replaced
 }
@@ -64,6 +71,8 @@ type router struct {
 	lastTable *table
 	lastDst   [16]byte
 	lastPeer  uint32
+
+	swept time.Time // owned likewise
 }
 
 type table struct {
@@ -114,10 +123,17 @@ func (r *router) update(peers []wire.PeerStatus) {
 			index[q.key] = uint32(i)
 		}
 	}
+	t.first = make([]netip.Addr, len(t.queues))
 	for _, p := range peers {
+		if p.Underlay.IsValid() {
+			t.queues[index[p.PublicKey]].reachable.Store(true)
+		}
 		for _, prefix := range p.AllowedIPs {
 			if !prefix.Addr().Is6() {
 				continue // nothing but IPv6 is sent through the tunnel
+			}
+			if at := &t.first[index[p.PublicKey]]; prefix.IsSingleIP() && (!at.IsValid() || prefix.Addr().Less(*at)) {
+				*at = prefix.Addr()
 			}
 			t.owner[prefix] = index[p.PublicKey]
 			if !slices.Contains(t.lengths, prefix.Bits()) {
@@ -126,6 +142,9 @@ func (r *router) update(peers []wire.PeerStatus) {
 		}
 	}
 	slices.SortFunc(t.lengths, func(a, b int) int { return b - a })
+	if r.assign != nil {
+		r.assign(t)
+	}
 	r.table.Store(t)
 	r.pending.Store(t.pending())
 }
@@ -170,8 +189,13 @@ func (r *router) admit(packet []byte, now time.Time) (turn, bool) {
 
 // room counts a packet into a peer's queue, or refuses it.
 func (r *router) room(q *queue, budget int64, now time.Time) bool {
+	many := r.pending.Load() >= lostAll
+	if many && now.Sub(r.swept) >= sweepEvery {
+		r.sweep(now)
+		many = r.pending.Load() >= lostAll
+	}
 	limit, since := budget, q.since.Load()
-	if q.live.Load() && r.pending.Load() < lostAll {
+	if q.live.Load() && !many {
 		limit = lostAfter
 	} else if since == 0 {
 		q.flushed, q.flushIn = now, flushFirst // the first to wait, and it shall for a while
@@ -183,13 +207,41 @@ func (r *router) room(q *queue, budget int64, now time.Time) bool {
 			return false
 		}
 		q.flushed, q.flushIn = now, min(2*q.flushIn, flushEvery)
-		r.flush(q.key)
-		q.row.Add(1)
-		r.pending.Add(-q.since.Swap(0))
+		r.drop(q)
 	}
 	q.since.Add(1)
 	r.pending.Add(1)
 	return true
+}
+
+// drop drops what waits for a peer.
+func (r *router) drop(q *queue) {
+	r.flush(q.key)
+	q.row.Add(1)
+	r.pending.Add(-q.since.Swap(0))
+}
+
+// sweep drops what waits for peers that sent nothing since the sweep before.
+func (r *router) sweep(now time.Time) {
+	again := now.Sub(r.swept) < 2*sweepEvery
+	r.swept = now
+	for _, q := range r.table.Load().queues {
+		if q == nil {
+			continue
+		}
+		if q.since.Load() == 0 {
+			q.waits = false
+			continue
+		}
+		if again && q.waits && !q.moved.Load() {
+			q.live.Store(false)
+			q.flushed, q.flushIn, q.waits = now, flushFirst, false
+			r.drop(q)
+			continue
+		}
+		q.waits = true
+		q.moved.Store(false)
+	}
 }
 
 // dropped notes that the device dropped a packet of a peer's queue: it waits no more.
@@ -223,10 +275,14 @@ func (r *router) sent(peer uint32) {
 		return
 	}
 	q := t.queues[peer]
+	if !q.moved.Load() {
+		q.moved.Store(true)
+	}
 	if q.since.Load() != 0 {
 		r.pending.Add(-q.since.Swap(0))
 	}
 	if !q.live.Load() {
 		q.live.Store(true)
+		q.reachable.Store(true)
 	}
 }

@@ -121,6 +121,44 @@ func TestManySessionsLostAtOnce(t *testing.T) {
 	}
 }
 
+// Peers that died with packets waiting, to which nobody sends any more, do not hold those that live to a budget for good.
+func TestPeersThatDiedHoldNobodyUp(t *testing.T) {
+	r := newRouter()
+	flushed := map[byte]int{}
+	r.flush = func(k wire.PublicKey) { flushed[k[0]]++ }
+	const alive, dead = 1, 4
+	r.update([]wire.PeerStatus{peerOf(alive, "fd01::/64"), peerOf(2, "fd02::/64"), peerOf(3, "fd03::/64"), peerOf(dead, "fd04::/64"),
+		peerOf(5, "fd05::/64")})
+	now := time.Unix(1000, 0)
+	for n := alive; n <= 5; n++ {
+		w, _ := r.admit(packetTo(fmt.Sprintf("fd0%d::1", n)), now)
+		r.sent(w.peer)
+	}
+	for n := alive + 1; n <= 5; n++ {
+		admitAll(r, packetTo(fmt.Sprintf("fd0%d::1", n)), lostAfter, now)
+	}
+	if r.pending.Load() < lostAll {
+		t.Fatal("too few wait")
+	}
+	refused := 0
+	for range 300 { // 300 ms, a read of 128 packets each
+		now = now.Add(time.Millisecond)
+		refused = 0
+		for range 128 {
+			if _, pass := r.admit(packetTo("fd01::1"), now); !pass {
+				refused++
+			}
+		}
+		r.sent(0)
+	}
+	if refused != 0 || r.pending.Load() >= lostAll {
+		t.Errorf("of 128 packets to the peer that lives %d are refused, %d wait", refused, r.pending.Load())
+	}
+	if flushed[dead] != 1 {
+		t.Errorf("what waits for a dead peer is dropped %d times", flushed[dead])
+	}
+}
+
 func TestUpdateKeepsWhatIsKnown(t *testing.T) {
 	r := newRouter()
 	r.update([]wire.PeerStatus{peerOf(1, "fd01::/64"), peerOf(2, "fd02::/64"), peerOf(3, "fd03::/64")})

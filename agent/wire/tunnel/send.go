@@ -8,8 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
-
-	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
@@ -70,12 +68,12 @@ func (s *sender) send(bufs [][]byte, to *endpoint) error {
 // build makes messages of the datagrams from an index on. Those of one size in a row, and one smaller at the end, go as
 // one that the kernel cuts.
 func (s *sender) build(from int) {
-	most, join := maxSend4, s.side.gso.Load()
+	most, joins := maxSend4, 0
 	if s.side.six {
 		most = maxSend6
 	}
-	if until := s.to.plain.Load(); until != 0 && time.Now().UnixNano() < until {
-		join = false
+	if s.side.gso {
+		joins = s.to.joins()
 	}
 	nameLen := s.name.put(s.to)
 	source := s.to.SrcIP()
@@ -83,7 +81,7 @@ func (s *sender) build(from int) {
 	for i := from; i < len(s.bufs); s.n++ {
 		count, total := 1, len(s.bufs[i])
 		size := total
-		for join && i+count < len(s.bufs) && count < maxDatagram {
+		for size < joins && i+count < len(s.bufs) && count < maxDatagram {
 			next := len(s.bufs[i+count])
 			if next > size || total+next > most {
 				break
@@ -126,7 +124,8 @@ func (s *sender) sourceScope() uint32 {
 // sendStep sends the messages that are left; false waits for room in the socket's buffer.
 func (s *sender) sendStep(fd uintptr) bool {
 	for s.at < s.n {
-		sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd,
+		// It does not block; a scheduler that knew of the call would wake another thread, should it take 20 µs.
+		sent, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd,
 			uintptr(unsafe.Pointer(&s.msgs[s.at])), uintptr(s.n-s.at), unix.MSG_DONTWAIT, 0, 0)
 		switch {
 		case errno == 0:
@@ -152,12 +151,11 @@ func (s *sender) sendStep(fd uintptr) bool {
 func (s *sender) recover(errno unix.Errno) bool {
 	joined := int(s.msgs[s.at].Iovlen) > 1
 	switch {
-	case errno == unix.EIO && joined && s.side.gso.Swap(false):
-		// The interface cannot compute checksums, and will not learn.
-		s.side.log.Warn("the network card does not join datagrams", logkey.Peer, s.to.dst.String())
+	case joined && errno == unix.EIO: // the interface on this way cannot compute checksums
+		s.to.refuse(0, time.Now())
 		return true
-	case joined && (errno == unix.EMSGSIZE || errno == unix.EINVAL || errno == unix.EIO):
-		s.to.plain.Store(time.Now().Add(plainFor).UnixNano())
+	case joined && (errno == unix.EMSGSIZE || errno == unix.EINVAL): // the interface is smaller: one by one the kernel cuts them
+		s.to.refuse(len(s.bufs[s.first[s.at]]), time.Now())
 		return true
 	case s.to.SrcIP().IsValid() && errno != unix.EMSGSIZE && errno != unix.ENOBUFS && errno != unix.EPERM:
 		s.to.ClearSrc() // the address may be gone

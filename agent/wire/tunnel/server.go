@@ -36,7 +36,9 @@ type server struct {
 
 	follow func() // after a change of peers
 
-	set sync.Mutex // one change at a time, with the router's copy made from it
+	set   sync.Mutex // one change at a time, with the router's copy made from it
+	gc    int        // GOGC as set last
+	limit int64      // the runtime's memory limit as set last, in bytes
 
 	mu     sync.Mutex
 	conns  map[net.Conn]bool // nil once closed
@@ -53,20 +55,22 @@ func newServer(dev *device.Device, dst *router, log *slog.Logger) *server {
 	}
 }
 
-// pause leaves new connections in the listener's queue until resume.
-func (s *server) pause(l *net.UnixListener) {
+// pause leaves new connections in the listener's queue until resume. Once it returned none is accepted any more: one that were
+// would be answered by this process, or lost with it.
+func (s *server) pause(l listener) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.paused = true
 	_ = l.SetDeadline(time.Unix(1, 0))
+	s.mu.Unlock()
+	s.accepting.Wait() // the deadline does not end an accept that has begun
 }
 
-func (s *server) resume(l *net.UnixListener) {
+func (s *server) resume(l listener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.paused = false
 	if l.SetDeadline(time.Time{}) == nil && s.conns != nil {
-		s.wg.Go(func() { s.serve(l) })
+		s.start(l)
 	}
 }
 
@@ -198,6 +202,8 @@ func (s *server) do(op, body string) (reply string, then func() error, err error
 		err = fmt.Errorf("request %q: want NAME=1: %w", op, unix.EPROTO)
 	case name == "set":
 		err = s.apply(body)
+	case name == "paths" && s.paths != nil:
+		reply, err = s.paths(body)
 	case body != "":
 		err = fmt.Errorf("request %q: takes no further lines: %w", op, unix.EINVAL)
 	case name == "get":
@@ -227,6 +233,10 @@ func (s *server) copyPeers() error {
 		return err
 	}
 	s.dst.update(state.Peers)
+	s.collect(len(state.Peers))
+	if s.follow != nil {
+		s.follow()
+	}
 	return nil
 }
 

@@ -81,8 +81,8 @@ func (s *splitter) load(in []byte, mark bool) error {
 	s.sumAt = s.l4 + int(binary.NativeEndian.Uint16(vnet[vnetCsumOffset:]))
 	gso := vnet[vnetGSOType]
 	if gso == unix.VIRTIO_NET_HDR_GSO_NONE {
-		if s.needSum && s.sumAt+2 > len(packet) {
-			return fmt.Errorf("%w: checksum at %d of %d bytes", errPacket, s.sumAt, len(packet))
+		if s.needSum && !sumOf(packet, s.l4, s.sumAt) {
+			return fmt.Errorf("%w: checksum of what begins at %d at %d of %d bytes", errPacket, s.l4, s.sumAt, len(packet))
 		}
 		s.pending = true
 		return nil
@@ -101,8 +101,9 @@ func (s *splitter) loadSuper(gso byte) error {
 	if s.six {
 		ipLen, addresses = ip6Len, 8
 	}
+	l4, proto := transport(s.packet)
 	switch {
-	case !s.six && s.packet[0]>>4 != 4, s.size == 0, s.l4 < ipLen, len(s.packet) < s.l4+udpLen:
+	case s.size == 0, s.l4 != l4, len(s.packet) < s.l4+udpLen:
 		return fmt.Errorf("%w: super-packet of %d bytes, transport at %d, segments of %d",
 			errPacket, len(s.packet), s.l4, s.size)
 	case gso == unix.VIRTIO_NET_HDR_GSO_UDP_L4:
@@ -120,12 +121,23 @@ func (s *splitter) loadSuper(gso byte) error {
 	default:
 		return fmt.Errorf("%w: segmentation %d in IP version %d", errPacket, gso, s.packet[0]>>4)
 	}
+	if s.proto != proto {
+		return fmt.Errorf("%w: segmentation %d of protocol %d", errPacket, gso, proto)
+	}
 	if len(s.packet) <= s.header {
 		return fmt.Errorf("%w: %d bytes, %d of headers", errPacket, len(s.packet), s.header)
 	}
 	s.at = s.header
 	s.pseudo = pseudoSum(s.packet[addresses:ipLen], s.proto, 0)
 	return nil
+}
+
+// segments is how many packets are to come of what was loaded.
+func (s *splitter) segments() int {
+	if s.size == 0 || len(s.packet) <= s.header {
+		return 1
+	}
+	return (len(s.packet) - s.header + s.size - 1) / s.size
 }
 
 // next writes the next packet and returns its length, or 0 when it does not fit.
@@ -210,16 +222,35 @@ func (s *splitter) whole(out []byte) int {
 	return len(out)
 }
 
-// markable reports whether the other end can finish the checksum: TCP or UDP right behind the IPv6 header.
-func markable(packet []byte, l4, sumAt int) bool {
-	if l4 != ip6Len || len(packet) < ip6Len+udpLen {
+// transport tells where the transport header is, right behind the IP header, and of which protocol it is; 0 where there is none.
+func transport(packet []byte) (l4 int, proto uint8) {
+	switch {
+	case len(packet) >= ip6Len && packet[0]>>4 == 6:
+		return ip6Len, packet[6]
+	case len(packet) >= ip4Len && packet[0]>>4 == 4 && int(packet[0]&0xf)*4 >= ip4Len:
+		return int(packet[0]&0xf) * 4, packet[9]
+	}
+	return 0, 0
+}
+
+// sumOf reports whether what stands at sumAt, and is computed from l4 on, is the checksum of TCP or UDP. The kernel passes on
+// what whoever sent the packet said: a workload that opens a packet socket with virtio headers may name any place, and have
+// bytes of addresses and ports replaced after all was checked.
+func sumOf(packet []byte, l4, sumAt int) bool {
+	at, proto := transport(packet)
+	if at == 0 || l4 != at {
 		return false
 	}
-	switch packet[6] {
+	switch proto {
 	case unix.IPPROTO_TCP:
-		return sumAt == ip6Len+tcpSum && len(packet) >= ip6Len+tcpLen
+		return sumAt == l4+tcpSum && len(packet) >= l4+tcpLen
 	case unix.IPPROTO_UDP:
-		return sumAt == ip6Len+udpSum
+		return sumAt == l4+udpSum && len(packet) >= l4+udpLen
 	}
 	return false
+}
+
+// markable reports whether the other end can finish the checksum: TCP or UDP right behind the IPv6 header.
+func markable(packet []byte, l4, sumAt int) bool {
+	return len(packet) > 0 && packet[0]>>4 == 6 && sumOf(packet, l4, sumAt)
 }

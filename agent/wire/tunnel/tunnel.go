@@ -19,6 +19,7 @@ import (
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/logkey"
+	"github.com/culvert-net/culvert/internal/resident"
 )
 
 const (
@@ -265,6 +266,9 @@ func (r *runner) await(ctx context.Context, dev *device.Device, u *upgrader) err
 		return err
 	}
 	failpoint.Here("tunnel.ready")
+	if err := resident.Shed(); err != nil {
+		r.cfg.Log.Warn("memory that only the start needed is kept", logkey.Error, err)
+	}
 	if r.cfg.ReadyFile != "" {
 		defer os.Remove(r.cfg.ReadyFile)
 	}
@@ -283,8 +287,8 @@ func (r *runner) await(ctx context.Context, dev *device.Device, u *upgrader) err
 
 // counters writes what was lost here and nowhere else counted.
 func counters(f *flow, iface *vnetTun, started time.Time) string {
-	return fmt.Sprintf("started=%d\nno_session=%d\nmalformed=%d\nforgiven_out=%d\nforgiven_in=%d\n",
-		started.UnixNano(), f.dst.refused.Load(), iface.bad.Load(), f.out.forgotten(), f.in.forgotten())
+	return fmt.Sprintf("started=%d\nno_session=%d\nno_room=%d\nmalformed=%d\nforgiven_out=%d\nforgiven_in=%d\n",
+		started.UnixNano(), f.dst.refused.Load(), iface.full.Load(), iface.bad.Load(), f.out.forgotten(), f.in.forgotten())
 }
 
 // writeReady tells whoever waits for the file that the socket answers.

@@ -24,6 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	loadMain()
 	tunneltest.Main(map[string]tunneltest.Body{"stock": tunneltest.Stock})
 	os.Exit(m.Run())
 }
@@ -453,16 +454,8 @@ func TestFloodToDeadPeers(t *testing.T) {
 // fetched is how many packets the process has taken from its interface.
 func fetched(t *testing.T, n *tunneltest.Node) int {
 	t.Helper()
-	var links []struct {
-		Stats struct {
-			TX struct{ Packets int } `json:"tx"`
-		} `json:"stats64"`
-	}
-	text := n.Exec("ip", "-j", "-s", "link", "show", "dev", n.Config.Interface)
-	if err := json.Unmarshal([]byte(text), &links); err != nil || len(links) != 1 {
-		t.Fatalf("statistics: %v: %s", err, text)
-	}
-	return links[0].Stats.TX.Packets
+	packets, _ := queued(t, n)
+	return packets
 }
 
 // queued is how many packets a node's interface had room for, and how many not.

@@ -33,7 +33,7 @@ const (
 // buffers one page is touched and not all, and a super-packet of more segments than buffers loses none.
 type vnetTun struct {
 	name string
-	file *os.File
+	file *os.File // of the first lane
 	raw  syscall.RawConn
 	in   *queues // of all lanes
 	udp  bool    // the kernel cuts and takes joined datagrams
@@ -115,8 +115,13 @@ func (t *vnetTun) BatchSize() int { return conn.IdealBatchSize }
 // Events returns nil: the link is watched elsewhere.
 func (t *vnetTun) Events() <-chan tun.Event { return nil }
 
-// Close closes the file; the interface stays.
-func (t *vnetTun) Close() error { return t.file.Close() }
+// Close closes the files; the interface stays. Lanes are closed once nobody reads them: their numbers may be others' then.
+func (t *vnetTun) Close() error {
+	err := t.in.stop() // ends a call of Read
+	t.rd.mu.Lock()
+	defer t.rd.mu.Unlock()
+	return errors.Join(err, t.in.close(), t.file.Close())
+}
 
 // wake ends a call of Read that waits, or the next one, with what was read so far.
 func (t *vnetTun) wake() { t.in.poll.wake() }
@@ -130,8 +135,14 @@ func (t *vnetTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bufs, r.sizes, r.offset, r.n, r.err = bufs, sizes, offset, 0, nil
-	err := t.raw.Read(r.step)
-	r.bufs, r.sizes = nil, nil
+	defer func() { r.bufs, r.sizes = nil, nil }()
+	err := t.in.raw.Read(r.step)
+	if errors.Is(err, os.ErrDeadlineExceeded) { // woken
+		if err = t.in.poll.awake(); err == nil && r.n == 0 { // who is woken often reads all the same
+			err = t.in.raw.Control(func(fd uintptr) { t.readStep(fd) })
+			t.in.poll.waits.Store(false)
+		}
+	}
 	if err != nil { // the file was closed
 		return r.n, os.ErrClosed
 	}
@@ -149,8 +160,23 @@ func (t *vnetTun) freeze() (thaw func()) {
 }
 
 // readStep fills the buffers with what is there; false waits for more.
-func (t *vnetTun) readStep(fd uintptr) bool {
+func (t *vnetTun) readStep(uintptr) bool {
+	t.rd.stepping.Lock()
+	defer t.rd.stepping.Unlock()
+	enough := t.readMost()
+	if t.told != nil {
+		t.told()
+	}
+	return enough
+}
+
+// readMost reads as much as one step may.
+func (t *vnetTun) readMost() bool {
 	r := &t.rd
+	t.in.poll.waits.Store(false)
+	if r.err = t.in.look(); r.err != nil {
+		return true
+	}
 	for reads := 0; ; reads++ {
 		for r.split.pending {
 			if r.n == len(r.bufs) {
@@ -163,27 +189,48 @@ func (t *vnetTun) readStep(fd uintptr) bool {
 				t.bad.Add(1)
 			}
 		}
-		if r.n == len(r.bufs) || r.n > 0 && reads > readMore {
+		if r.n == len(r.bufs) || reads > readMore { // none, if all of them were dropped: probes must not wait for the end of a flood
 			return true
 		}
-		// The descriptor does not block, so the scheduler need not know of the call.
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&r.buf[0])), uintptr(len(r.buf)))
-		switch errno {
-		case 0:
-			if r.split.load(r.buf[:n], t.mark) != nil {
-				t.bad.Add(1)
-			}
-		case unix.EAGAIN:
+		lane := t.in.next()
+		if lane < 0 {
+			t.in.poll.waits.Store(r.n == 0)
 			return r.n > 0
-		case unix.EINTR:
-		case unix.EBADFD: // the interface was removed
-			r.err = os.ErrClosed
-			return true
-		default:
-			r.err = fmt.Errorf("read interface %s: %w", t.name, errno)
+		}
+		if r.err = t.readLane(lane); r.err != nil {
 			return true
 		}
 	}
+}
+
+// readLane reads what is to be split next.
+func (t *vnetTun) readLane(lane int) error {
+	r := &t.rd
+	// The descriptor does not block, so the scheduler need not know of the call.
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(t.in.all[lane].fd), uintptr(unsafe.Pointer(&r.buf[0])), uintptr(len(r.buf)))
+	switch errno {
+	case 0:
+		if r.split.load(r.buf[:n], t.mark) != nil {
+			t.bad.Add(1)
+		}
+		segments := r.split.segments()
+		t.in.pay(lane, int(n), segments)
+		if t.owes != nil && n > vnetLen {
+			var pass bool
+			if t.in.all[lane].held, pass = t.owes(lane, r.buf[vnetLen:n], segments); !pass {
+				r.split.pending = false
+				t.full.Add(uint64(segments))
+			}
+		}
+	case unix.EAGAIN:
+		return t.in.empty(lane)
+	case unix.EINTR:
+	case unix.EBADFD: // the interface was removed
+		return os.ErrClosed
+	default:
+		return fmt.Errorf("read interface %s: %w", t.name, errno)
+	}
+	return nil
 }
 
 // Write implements tun.Device. Packets that go in one piece count as they came.
@@ -217,10 +264,14 @@ func (t *vnetTun) writeStep(fd uintptr) bool {
 		for _, payload := range r.rest {
 			w.iov = append(w.iov, iovec(payload))
 		}
-		_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(len(w.iov)))
+		// The scheduler need not know: it would wake another thread, should the call take 20 µs.
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(len(w.iov)))
 		switch errno {
 		case 0:
 			w.wrote += 1 + len(r.rest)
+			if t.came != nil {
+				t.came(r.first, 1+len(r.rest))
+			}
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:

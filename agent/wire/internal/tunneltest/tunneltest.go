@@ -4,6 +4,7 @@ package tunneltest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -162,7 +163,7 @@ func (n *Node) Start() {
 	n.t.Helper()
 	if n.Kernel {
 		n.Namespace.Exec("ip", "link", "add", n.Config.Interface, "type", "wireguard")
-		n.Namespace.Exec("ip", "link", "set", n.Config.Interface, "mtu", strconv.Itoa(tunnel.DefaultMTU))
+		n.Namespace.Exec("ip", "link", "set", n.Config.Interface, "mtu", strconv.Itoa(cmp.Or(n.Config.MTU, tunnel.DefaultMTU)))
 		return
 	}
 	n.Process = n.Launch()
