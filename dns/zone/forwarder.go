@@ -18,6 +18,7 @@ const (
 type Forwarder struct {
 	Address    netip.AddrPort
 	TLS        bool
+	TCP        bool   // plain DNS over TCP only; without it UDP comes first
 	ServerName string // whom the certificate must name; with TLS never empty: the address when nothing was given
 	Inside     bool   // the address lies in the VPC, so it is reached through the VPC and never over the underlay
 }
@@ -25,6 +26,8 @@ type Forwarder struct {
 // String is the forwarder as ParseForwarder reads it.
 func (f Forwarder) String() string {
 	switch {
+	case f.TCP:
+		return "tcp://" + f.Address.String()
 	case !f.TLS:
 		return f.Address.String()
 	case f.ServerName == f.Address.Addr().String():
@@ -33,10 +36,14 @@ func (f Forwarder) String() string {
 	return "tls://" + f.Address.String() + "#" + f.ServerName
 }
 
-// ParseForwarder reads "tls://ADDRESS[:853][#SERVERNAME]" or "ADDRESS[:53]". The latter needs plain, unless the address
-// lies in the VPC. An IPv6 address with a port is written in brackets. Whether a node asks there is Reach's business.
+// ParseForwarder reads "tls://ADDRESS[:853][#SERVERNAME]", "ADDRESS[:53]" or "tcp://ADDRESS[:53]". The latter two need plain,
+// unless the address lies in the VPC. An IPv6 address with a port is written in brackets. Whether a node asks there is Reach's business.
 func ParseForwarder(text string, plain bool, cidr netip.Prefix) (Forwarder, error) {
 	rest, tls := strings.CutPrefix(text, "tls://")
+	tcp := false
+	if !tls {
+		rest, tcp = strings.CutPrefix(text, "tcp://")
+	}
 	rest, server, named := strings.Cut(rest, "#")
 	port := uint16(portPlain)
 	if tls {
@@ -46,7 +53,7 @@ func ParseForwarder(text string, plain bool, cidr netip.Prefix) (Forwarder, erro
 	if err != nil {
 		return Forwarder{}, fmt.Errorf("forwarder %q: %w", text, err)
 	}
-	f := Forwarder{Address: address, TLS: tls, Inside: cidr.IsValid() && cidr.Contains(address.Addr())}
+	f := Forwarder{Address: address, TLS: tls, TCP: tcp, Inside: cidr.IsValid() && cidr.Contains(address.Addr())}
 	if err := f.check(plain, server, named); err != nil {
 		return Forwarder{}, fmt.Errorf("forwarder %q: %w", text, err)
 	}

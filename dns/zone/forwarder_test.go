@@ -22,6 +22,9 @@ func TestParseForwarder(t *testing.T) {
 		{"9.9.9.9", true, "9.9.9.9:53", ""},
 		{"9.9.9.9:5353", true, "9.9.9.9:5353", ""},
 		{"10.0.3.53", false, "10.0.3.53:53 inside", ""},
+		{"tcp://9.9.9.9", true, "tcp://9.9.9.9:53", ""},
+		{"tcp://[2620:fe::fe]:5353", true, "tcp://[2620:fe::fe]:5353", ""},
+		{"tcp://10.0.3.53", false, "tcp://10.0.3.53:53 inside", ""},
 		{"tls://10.0.3.53", false, "tls://10.0.3.53:853 inside", "10.0.3.53"},
 		{"::ffff:10.0.3.53", false, "10.0.3.53:53 inside", ""},
 	} {
@@ -40,6 +43,8 @@ func TestParseForwarderRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"9.9.9.9":                "must be allowed",
 		"":                       "an address and not a name",
+		"tcp://9.9.9.9#a.b":      "needs tls://",
+		"tcp://":                 "an address and not a name",
 		"tls://":                 "an address and not a name",
 		"tls://dns.quad9.net":    "an address and not a name",
 		"tls://9.9.9.9:0":        "port must be",

@@ -24,7 +24,7 @@ type Kind uint8
 
 const (
 	Refused  Kind = iota // the VPC is not served here
-	Found                // Addresses or Pointers
+	Found                // Addresses, Pointers or Records
 	NoData               // the name exists, this type of it does not
 	NXDomain             // the name does not exist
 	Forward              // ask the VPC's forwarders
@@ -40,19 +40,24 @@ type Answer struct {
 	Kind      Kind
 	Addresses []netip.Addr // for A and AAAA
 	Pointers  []string     // for PTR, without trailing dot
+	Records   []Record     // of a hosted zone; of one owner
+	Alias     string       // with Records that are a CNAME alone, of a question for another type: where to go on, without trailing dot
 	Private   bool         // the name is private: the answer is authoritative
 	Ancestor  bool         // with Forward: private names exist below, so "no such name" from a forwarder means "no data"
 	Apex      string       // owner of the SOA record, without trailing dot; "" is the root
 	TTL       uint32       // seconds, of the records; of the SOA for NoData and NXDomain
 	Endpoint  string       // whose name it is, if any
+	Hosted    string       // id of the hosted zone that answers, if any
+	Rule      int          // with Forward: index into the VPC's Rules; -1: its own forwarders
 }
 
-// reserved are names that never leave a node: RFC 6761, 7686, 9462.
+// reserved are names that never leave a node: RFC 6761, 7686, 9462, and of 6303 the reverse names of all meshes' IPv6 addresses.
 var reserved = map[string]*domain{
 	"localhost":     {apex: "localhost", exact: loopback, wild: loopback},
 	"invalid":       {apex: "invalid"},
 	"onion":         {apex: "onion"},
 	"resolver.arpa": {apex: "resolver.arpa"},
+	meshReverse:     {apex: meshReverse},
 }
 
 var loopback = &set{v4: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, v6: []netip.Addr{netip.IPv6Loopback()}}
@@ -65,20 +70,36 @@ func (z *Zone) Lookup(vpc uint32, qname string, qtype uint16) Answer {
 		return Answer{}
 	}
 	name := canonical(qname)
-	if d, off := s.find(name); d != nil {
-		return d.answer(off == 0, qtype)
+	d, off, rule := s.find(name)
+	if d != nil {
+		return s.private(d, name, off, qtype)
 	}
 	if a, ok := s.reverse(name, qtype); ok {
 		return a
 	}
 	_, ancestor := s.ancestors[name]
 	switch {
-	case len(s.forwarders) > 0:
-		return Answer{Kind: Forward, Ancestor: ancestor}
+	case rule >= 0 || len(s.forwarders) > 0:
+		return Answer{Kind: Forward, Ancestor: ancestor, Rule: rule}
 	case ancestor:
 		return Answer{Kind: NoData, TTL: NegativeTTL}
 	}
 	return Answer{Kind: NXDomain, TTL: NegativeTTL}
+}
+
+// private is what a name at or below a domain gets; off is where the domain begins in it.
+func (s *space) private(d *domain, name string, off int, qtype uint16) (a Answer) {
+	if d.hosted != nil {
+		a = d.hosted.answer(name, qtype)
+	} else {
+		a = d.answer(off == 0, qtype)
+	}
+	if a.Kind == NXDomain {
+		if _, ancestor := s.ancestors[name]; ancestor {
+			a.Kind = NoData // it exists, as a name of another domain below it does, RFC 8020
+		}
+	}
+	return a
 }
 
 // Private reports whether a name is at or below a private one of the VPC, so that no forwarder may be asked or believed
@@ -87,17 +108,21 @@ func (z *Zone) Private(vpc uint32, qname string) bool {
 	return z.Lookup(vpc, qname, TypeA).Private
 }
 
-// find returns the most specific domain that a name is at or below, and where in the name it begins.
-func (s *space) find(name string) (*domain, int) {
+// find returns the most specific domain that a name is at or below, and where in the name it begins; or no domain, and the rule
+// (-1: none) of one that is more specific. A private domain goes before a rule for the same one.
+func (s *space) find(name string) (d *domain, off, rule int) {
 	for off := 0; off < len(name); off = nextLabel(name, off) {
 		if d := s.domains[name[off:]]; d != nil {
-			return d, off
+			return d, off, -1
 		}
 		if d := reserved[name[off:]]; d != nil {
-			return d, off
+			return d, off, -1
+		}
+		if rule, ok := s.ruleOf[name[off:]]; ok {
+			return nil, 0, rule
 		}
 	}
-	return nil, 0
+	return nil, 0, -1
 }
 
 // answer is what the apex itself, or a name below it, gets.
@@ -126,7 +151,12 @@ func (d *domain) answer(atApex bool, qtype uint16) Answer {
 	return a
 }
 
-const reverseTop = "in-addr.arpa"
+// Domains of reverse names: of IPv4, of IPv6, and of all meshes' IPv6 addresses.
+const (
+	reverseTop  = "in-addr.arpa"
+	reverse6Top = "ip6.arpa"
+	meshReverse = "d.f.ip6.arpa"
+)
 
 // reverse answers for the reverse names of the VPC's own addresses. The apex is the octet boundary at or below the
 // prefix length.

@@ -14,6 +14,27 @@ const (
 
 // parseName checks a name as people write it and returns its apex in lower case; wild tells whether it began with "*.".
 func parseName(name string) (apex string, wild bool, err error) {
+	apex, wild, err = parseAny(name)
+	if err == nil && isReserved(apex) {
+		return "", false, errors.New("is reserved: choose a name outside of localhost, invalid, onion and arpa")
+	}
+	return apex, wild, err
+}
+
+// parseRuleDomain is parseName for the domain of a rule, which may be one of reverse names: names that never leave a node are looked
+// for before rules, or more specific.
+func parseRuleDomain(name string) (apex string, wild bool, err error) {
+	apex, wild, err = parseAny(name)
+	if err == nil && (within(apex, reverseTop) || within(apex, reverse6Top) && !within(apex, meshReverse)) {
+		return apex, wild, nil
+	}
+	return parseName(name)
+}
+
+func within(name, domain string) bool { return name == domain || strings.HasSuffix(name, "."+domain) }
+
+// parseAny is parseName also of reserved names.
+func parseAny(name string) (apex string, wild bool, err error) {
 	apex = lower(strings.TrimSuffix(name, "."))
 	if len(apex) > maxName {
 		return "", false, fmt.Errorf("longer than %d characters", maxName)
@@ -26,9 +47,6 @@ func parseName(name string) (apex string, wild bool, err error) {
 		if err := checkLabel(label); err != nil {
 			return "", false, err
 		}
-	}
-	if isReserved(apex) {
-		return "", false, errors.New("is reserved: choose a name outside of localhost, invalid, onion and arpa")
 	}
 	return apex, wild, nil
 }

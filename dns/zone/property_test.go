@@ -34,6 +34,8 @@ func slow(rows []Name, labels []string) (kind Kind, addresses []netip.Addr) {
 			return Found, addresses
 		case skip == 0:
 			return NoData, nil
+		case slices.ContainsFunc(rows, func(r Name) bool { return strings.HasSuffix(r.Name, "."+strings.Join(labels, ".")) }):
+			return NoData, nil // names are below
 		default:
 			return NXDomain, nil
 		}

@@ -26,7 +26,11 @@ type VPC struct {
 	Forwarders []string     // see ParseForwarder; at most MaxForwarders
 	Plain      bool         // plain DNS over the underlay is allowed
 	// Private lists domains that are never forwarded even while they hold no name.
-	Private []string
+	Private  []string
+	Hosted   []*Hosted
+	Rules    []Rule
+	Firewall []FirewallRule // in the order in which they are looked at; one slice may be given to many VPCs
+	QueryLog bool
 }
 
 // MaxForwarders bounds a VPC's forwarders, so that a question is answered or given up within a resolver's usual
@@ -47,6 +51,10 @@ type space struct {
 	account    string
 	cidr       netip.Prefix
 	forwarders []Forwarder
+	rules      []CompiledRule
+	ruleOf     map[string]int // by domain: index in rules
+	firewall   *firewall      // nil: lets everything pass
+	queryLog   bool
 	domains    map[string]*domain      // by apex
 	ancestors  map[string]struct{}     // names above an apex
 	pointers   map[netip.Addr][]string // reverse: address to names
@@ -57,6 +65,12 @@ type domain struct {
 	apex  string
 	exact *set
 	wild  *set
+	// hosted answers in place of both.
+	hosted *hosted
+	// own is what exact leads to, and alone its address when it has one of IPv4: with 100,000 names what a question touches is in no
+	// cache, so it lies together.
+	own   set
+	alone [1]netip.Addr
 }
 
 // set is what one name resolves to.
@@ -71,9 +85,10 @@ type set struct {
 func New(names []Name, vpcs []VPC, reach Reach) (*Zone, error) {
 	z := &Zone{vpcs: make(map[uint32]*space, len(vpcs)), reach: reach}
 	var problems []error
+	b := builder{hosted: map[*Hosted]built{}, firewalls: map[*FirewallRule]builtFirewall{}}
 	byNumber := func(a, b VPC) int { return cmp.Compare(a.Number, b.Number) }
 	for _, v := range slices.SortedFunc(slices.Values(vpcs), byNumber) {
-		for _, err := range z.addVPC(v) {
+		for _, err := range z.addVPC(v, b) {
 			problems = append(problems, fmt.Errorf("%s: %w", v.label(), err))
 		}
 	}
@@ -101,7 +116,7 @@ func (z *Zone) label(vpc uint32) string {
 }
 
 // addVPC adds a VPC and tells what it left out; an error other than of a forwarder or domain means the VPC as a whole.
-func (z *Zone) addVPC(v VPC) []error {
+func (z *Zone) addVPC(v VPC, b builder) []error {
 	switch {
 	case v.Number == 0:
 		return []error{errors.New("number 0 means a node: give the VPC's own number")}
@@ -117,24 +132,17 @@ func (z *Zone) addVPC(v VPC) []error {
 		domains:   map[string]*domain{},
 		ancestors: map[string]struct{}{},
 		pointers:  map[netip.Addr][]string{},
+		ruleOf:    map[string]int{},
+		queryLog:  v.QueryLog,
 	}
 	z.vpcs[v.Number] = s
 	z.rows = append(z.rows, v)
 	var problems []error
-	for _, text := range v.Forwarders {
-		f, err := ParseForwarder(text, v.Plain, s.cidr)
-		if err == nil {
-			err = z.CheckForwarder(f, nil)
-		}
-		if err == nil && len(s.forwarders) == MaxForwarders {
-			err = fmt.Errorf("forwarder %q: more than %d", text, MaxForwarders)
-		}
-		if err != nil {
-			problems = append(problems, err)
-			continue
-		}
-		s.forwarders = append(s.forwarders, f)
-	}
+	s.forwarders, problems = z.forwarders(v.Forwarders, v.Plain, s.cidr)
+	problems = append(problems, s.addHosted(b, v.Hosted)...)
+	problems = append(problems, z.addRules(s, v.Rules)...)
+	wall, errs := b.firewall(v.Firewall)
+	s.firewall, problems = wall, append(problems, errs...)
 	for _, text := range v.Private {
 		apex, wild, err := parseName(text)
 		if err == nil && wild {
@@ -175,12 +183,20 @@ func (z *Zone) addName(n Name) error {
 		return fmt.Errorf("address %v: must lie in the VPC's %v", n.Address, s.cidr)
 	}
 	d := s.domain(apex)
+	if d.hosted != nil {
+		return fmt.Errorf("belongs to endpoint %s and to the hosted zone %s, which keeps it", n.Endpoint, d.hosted.id)
+	}
 	slot := &d.exact
 	if wild {
 		slot = &d.wild
 	}
 	if *slot == nil {
-		*slot = &set{endpoint: n.Endpoint}
+		*slot = &set{}
+		if !wild {
+			*slot = &d.own
+			d.own.v4 = d.alone[:0]
+		}
+		(*slot).endpoint = n.Endpoint
 	}
 	if (*slot).endpoint != n.Endpoint {
 		return fmt.Errorf("belongs to endpoint %s and %s: the first one keeps it", (*slot).endpoint, n.Endpoint)

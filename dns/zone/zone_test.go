@@ -129,6 +129,7 @@ var lookups = []struct {
 	{pay, "foo.localhost.", TypeAAAA, "foo.localhost. 60 IN AAAA ::1"},
 	{pay, "a.onion.", TypeA, "NXDOMAIN onion. 10 IN SOA"},
 	{pay, "_dns.resolver.arpa.", 64, "NXDOMAIN resolver.arpa. 10 IN SOA"},
+	{pay, "1.0.0.0.d.f.ip6.arpa.", TypePTR, "NXDOMAIN d.f.ip6.arpa. 10 IN SOA"},
 
 	{shop, "9.1.0.10.in-addr.arpa.", TypePTR, "9.1.0.10.in-addr.arpa. 60 IN PTR ledger.pay.internal."},
 	{shop, "9.1.0.10.in-addr.arpa.", TypeA, "NODATA 0.10.in-addr.arpa. 10 IN SOA"},
@@ -261,5 +262,34 @@ func TestNewOrder(t *testing.T) {
 	}
 	if got := len(a.VPCs()); got != 3 || a.VPCs()[0].Number != shop {
 		t.Errorf("VPCs: %v", a.VPCs())
+	}
+}
+
+// A rule may be for reverse names; those of the VPC's own addresses and of meshes stay on the node whatever rules there are.
+func TestRulesForReverseNames(t *testing.T) {
+	v := VPC{Number: shop, CIDR: netip.MustParsePrefix("10.0.0.0/16")}
+	for i, domain := range []string{"10.in-addr.arpa", "1.0.10.in-addr.arpa", "ip6.arpa", "8.b.d.0.1.0.0.2.ip6.arpa",
+		"d.f.ip6.arpa", "9.d.f.ip6.arpa", "arpa", "resolver.arpa", "x.localhost", "*.in-addr.arpa"} {
+		v.Rules = append(v.Rules, Rule{ID: fmt.Sprint(i), Domain: domain})
+	}
+	z, err := New(nil, []VPC{v}, Reach{})
+	if n := len(z.Rules(shop)); n != 4 {
+		t.Errorf("%d rules are taken: %v", n, err)
+	}
+	if many, ok := err.(interface{ Unwrap() []error }); !ok || len(many.Unwrap()) != 6 {
+		t.Errorf("problems: %v", err)
+	}
+	for name, want := range map[string]string{
+		"5.1.9.10.in-addr.arpa": "FORWARD 0", "5.1.0.10.in-addr.arpa": "NXDOMAIN", "1.0.10.in-addr.arpa": "NODATA",
+		"1.0.0.127.in-addr.arpa": "NXDOMAIN", "a.8.b.d.0.1.0.0.2.ip6.arpa": "FORWARD 3", "1.ip6.arpa": "FORWARD 2", "1.d.f.ip6.arpa": "NXDOMAIN",
+	} {
+		a := z.Lookup(shop, name, TypePTR)
+		got := a.Kind.String()
+		if a.Kind == Forward {
+			got = fmt.Sprint(got, " ", z.Rules(shop)[a.Rule].ID)
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
 	}
 }
