@@ -10,6 +10,7 @@ import (
 const (
 	maxCache      = 10_000 // answers in all
 	maxCacheEntry = 2048   // bytes; longer answers are asked for each time
+	maxAtOnce     = 1024   // bytes without compression, which is what reading costs; longer answers that are kept take turns, too
 	maxTTL        = 3600   // seconds
 	maxNegative   = 300    // seconds, for "no such name" and "no data"
 	staleTTL      = 30     // seconds, of an expired answer, RFC 8767
@@ -28,6 +29,8 @@ type entry struct {
 	wire   []byte // packed without compression to other messages; id 0
 	stored time.Time
 	ttl    time.Duration
+	from   string // the forwarder whose answer it is
+	long   bool   // more than maxAtOnce
 }
 
 func (e *entry) fresh(now time.Time) bool { return now.Sub(e.stored) < e.ttl }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	miekg "github.com/miekg/dns"
@@ -15,19 +14,26 @@ import (
 	"github.com/culvert-net/culvert/internal/logkey"
 )
 
-// forwarder asks the forwarders of one VPC.
+// route is whom a question goes to: a rule's forwarders, or with "" those of the VPC.
+type route struct {
+	vpc  uint32
+	rule string
+}
+
+// forwarder asks the forwarders of one route.
 type forwarder struct {
 	account   string // whose VPC it is
+	rule      string
 	list      []zone.Forwarder
 	upstreams []*upstream
 	cache     *cache
 	flight    singleflight.Group // equal questions wait for one answer: also, no birthday attack on ids
 }
 
-func (s *Server) newForwarder(vpc uint32, account string, list []zone.Forwarder) *forwarder {
-	f := &forwarder{account: account, list: list, cache: newCache(maxCache)}
-	for _, to := range list {
-		f.upstreams = append(f.upstreams, s.newUpstream(vpc, to))
+func (s *Server) newForwarder(to route, account string, list []zone.Forwarder) *forwarder {
+	f := &forwarder{account: account, rule: to.rule, list: list, cache: newCache(maxCache)}
+	for _, u := range list {
+		f.upstreams = append(f.upstreams, s.newUpstream(to.vpc, account, u))
 	}
 	return f
 }
@@ -42,38 +48,89 @@ func (f *forwarder) close() {
 	}
 }
 
-// startForward answers a question that is not private: at once when it can.
-func (s *Server) startForward(r *request, a zone.Answer, buf []byte) ([]byte, waiting) {
-	f := r.st.forwarders[r.vpc]
+// forwarder is that of a rule of a VPC, as a zone's answer numbers them, or nil.
+func (st *state) forwarder(vpc uint32, rule int) *forwarder {
+	if rule < 0 {
+		return st.forwarders[route{vpc: vpc}]
+	}
+	rules := st.zone.Rules(vpc)
+	if rule >= len(rules) {
+		return nil
+	}
+	return st.forwarders[route{vpc, rules[rule].ID}]
+}
+
+// startForward answers a question that needs a forwarder: at once when it can.
+func (s *Server) startForward(query request, at place, buf []byte) ([]byte, waiting) {
+	r := &query
 	switch {
-	case f == nil || !r.msg.RecursionDesired:
-		return s.finish(r, r.reply(miekg.RcodeRefused), buf), nil
+	case r.flags&flagRD == 0 && len(at.chain) > 0:
+		at.Answer = zone.Answer{Kind: zone.Found} // the aliases are an answer as far as it goes
+		return s.local(r, at, buf), nil
+	case r.flags&flagRD == 0 || r.recursion() == 0:
+		return s.refuse(r, miekg.RcodeRefused, buf), nil
 	case r.q.Qtype == miekg.TypeANY:
-		return s.finish(r, r.reply(miekg.RcodeNotImplemented), buf), nil
+		return s.refuse(r, miekg.RcodeNotImplemented, buf), nil
 	}
 	r.log.Forwarded = true
-	k := question{strings.ToLower(r.q.Name), r.q.Qtype, r.do(), r.msg.CheckingDisabled}
-	if e := f.cache.get(k); e != nil && e.fresh(r.arrived) {
+	log, overridden := r.log, r.overridden
+	if m := s.assemble(r, at, r.kept); m != nil {
 		s.stats.cacheHits.Add(1)
 		r.log.CacheHit = true
-		return s.finish(r, s.render(r, a, e), buf), nil
+		return s.finish(r, m, buf), nil
 	}
-	if !s.forwards.acquire(f.account) {
+	r.log, r.overridden = log, overridden // the second attempt begins where the first one did, and judges what it passes itself
+	account := r.st.zone.Account(r.vpc)
+	if !s.forwards.acquire(account) {
 		s.stats.forwardsRefused.Add(1)
-		return s.finish(r, r.reply(miekg.RcodeServerFailure), buf), nil
+		return s.refuse(r, miekg.RcodeServerFailure, buf), nil
 	}
-	s.stats.forwarded.Add(1)
-	return nil, func(ctx context.Context) []byte {
-		defer s.forwards.release(f.account)
-		return s.finish(r, s.forward(ctx, r, a, f, k), nil)
+	r.data = nil // is the next query's by then
+	return nil, func(ctx context.Context) (out []byte) {
+		defer s.forwards.release(account)
+		ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
+		defer cancel()
+		r.turn = func(work func()) bool { return s.reading.do(ctx, account, work) }
+		m := s.assemble(r, at, func(f *forwarder, k question) (*entry, bool) { return s.fetch(ctx, r, f, k) })
+		if m != nil && !r.forwarded {
+			s.stats.cacheHits.Add(1)
+			r.log.CacheHit = true
+		}
+		if m != nil && r.turn(func() { out = s.finish(r, m, nil) }) {
+			return out
+		}
+		return s.finish(r, r.reply(miekg.RcodeServerFailure), nil)
 	}
 }
 
-// forward asks the forwarders; when none answers, an answer that expired lately is better than none.
-func (s *Server) forward(ctx context.Context, r *request, a zone.Answer, f *forwarder, k question) *miekg.Msg {
+// kept is the source that only has what the cache holds and costs little to take apart.
+func (r *request) kept(f *forwarder, k question) (e *entry, stale bool) {
+	if e = f.cache.get(k); e != nil && e.fresh(r.arrived) && !e.long {
+		return e, false
+	}
+	return nil, false
+}
+
+// inTurn does work on a forwarder's answer when it is the account's turn; what is given at once is little and does not wait. It reports
+// whether that came in time.
+func (r *request) inTurn(work func()) bool {
+	if r.turn != nil {
+		return r.turn(work)
+	}
+	work()
+	return true
+}
+
+// fetch is the source that asks the forwarders; when none answers, an answer that expired lately is better than none.
+func (s *Server) fetch(ctx context.Context, r *request, f *forwarder, k question) (e *entry, stale bool) {
+	if e := f.cache.get(k); e != nil && e.fresh(r.arrived) {
+		return e, false
+	}
+	if !r.forwarded {
+		r.forwarded = true
+		s.stats.forwarded.Add(1)
+	}
 	v, err, _ := f.flight.Do(fmt.Sprintf("%q %d %t %t", k.name, k.qtype, k.do, k.cd), func() (any, error) {
-		ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
-		defer cancel()
 		e, err := s.ask(ctx, f, k)
 		if err == nil {
 			f.cache.put(k, e)
@@ -81,30 +138,36 @@ func (s *Server) forward(ctx context.Context, r *request, a zone.Answer, f *forw
 		return e, err
 	})
 	if err == nil {
-		return s.render(r, a, v.(*entry))
+		return v.(*entry), false
 	}
 	if e := f.cache.get(k); e != nil && e.usable(time.Now()) {
 		s.stats.stale.Add(1)
-		r.log.CacheHit, r.log.Stale = true, true
-		return s.render(r, a, e)
+		r.log.CacheHit = true
+		return e, true
 	}
-	return r.reply(miekg.RcodeServerFailure)
+	return nil, false
 }
 
 var errNoForwarder = errors.New("no forwarder answered")
 
-// ask tries one forwarder after another, those that failed lately last.
+// ask tries one forwarder after another, those that failed last.
 func (s *Server) ask(ctx context.Context, f *forwarder, k question) (*entry, error) {
-	now := time.Now()
 	order := slices.Clone(f.upstreams)
-	slices.SortStableFunc(order, func(a, b *upstream) int { return a.rank(now) - b.rank(now) })
+	slices.SortStableFunc(order, func(a, b *upstream) int { return a.rank() - b.rank() })
 	for _, u := range order {
 		m, err := u.ask(ctx, k)
 		if err == nil {
 			u.succeeded()
-			return newEntry(m, k, time.Now())
+			var e *entry
+			if !s.reading.do(ctx, f.account, func() { e, err = newEntry(m, k, time.Now()) }) {
+				return nil, errNoForwarder
+			}
+			if err == nil {
+				e.from = u.name
+			}
+			return e, err
 		}
-		if ctx.Err() != nil { // no time left, or the server stops: not this forwarder's fault
+		if ctx.Err() != nil || errors.Is(err, errTurn) { // no time left, or the server stops: not this forwarder's fault
 			return nil, errNoForwarder
 		}
 		s.stats.upstreamFailures.Add(1)
@@ -129,7 +192,8 @@ func newEntry(m *miekg.Msg, k question, now time.Time) (*entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pack forwarder's answer: %w", err)
 	}
-	return &entry{wire: wire, stored: now, ttl: time.Duration(ttl) * time.Second}, nil
+	m.Compress = false
+	return &entry{wire: wire, stored: now, ttl: time.Duration(ttl) * time.Second, long: m.Len() > maxAtOnce}, nil
 }
 
 // keepINET keeps records of class IN and bounds their TTL; one with the top bit set counts as 0, RFC 2181 section 8.
@@ -162,31 +226,6 @@ func answerTTL(m *miekg.Msg) uint32 {
 	return 0
 }
 
-// render makes the reply from a forwarder's answer.
-func (s *Server) render(r *request, a zone.Answer, e *entry) *miekg.Msg {
-	var up miekg.Msg
-	if err := up.Unpack(e.wire); err != nil {
-		s.cfg.Log.Error("dns cache entry cannot be read", logkey.Name, r.q.Name, logkey.Error, err)
-		return r.reply(miekg.RcodeServerFailure)
-	}
-	m := r.reply(up.Rcode)
-	m.AuthenticatedData = up.AuthenticatedData && (r.msg.AuthenticatedData || r.do())
-	if a.Ancestor && m.Rcode == miekg.RcodeNameError {
-		m.Rcode = miekg.RcodeSuccess
-	}
-	m.Answer, m.Ns = up.Answer, up.Ns
-	for _, section := range [][]miekg.RR{m.Answer, m.Ns} {
-		for _, rr := range section {
-			age(rr.Header(), e, r.log.Stale)
-			if strings.EqualFold(rr.Header().Name, r.q.Name) {
-				rr.Header().Name = r.q.Name // a forwarder was asked in random case
-			}
-		}
-	}
-	s.localizePrivate(r, m)
-	return m
-}
-
 func age(h *miekg.RR_Header, e *entry, stale bool) {
 	passed := uint32(max(time.Since(e.stored)/time.Second, 0))
 	switch {
@@ -196,38 +235,5 @@ func age(h *miekg.RR_Header, e *entry, stale bool) {
 		h.Ttl = 0
 	default:
 		h.Ttl -= passed
-	}
-}
-
-// maxAliases bounds how many CNAME records are followed.
-const maxAliases = 16
-
-// localizePrivate takes out what a forwarder says about private names, and answers for them when an alias leads there.
-func (s *Server) localizePrivate(r *request, m *miekg.Msg) {
-	z := r.st.zone
-	m.Answer = slices.DeleteFunc(m.Answer, func(rr miekg.RR) bool { return z.Private(r.vpc, rr.Header().Name) })
-	name := r.q.Name
-	for range maxAliases {
-		i := slices.IndexFunc(m.Answer, func(rr miekg.RR) bool {
-			return rr.Header().Rrtype == miekg.TypeCNAME && strings.EqualFold(rr.Header().Name, name)
-		})
-		if i < 0 {
-			return
-		}
-		name = m.Answer[i].(*miekg.CNAME).Target
-		if a := z.Lookup(r.vpc, name, r.q.Qtype); a.Private {
-			m.Rcode = miekg.RcodeSuccess
-			m.Ns = nil
-			switch a.Kind {
-			case zone.Found:
-				m.Answer = append(m.Answer, s.records(name, a)...)
-			case zone.NXDomain:
-				m.Rcode, m.Ns = miekg.RcodeNameError, []miekg.RR{soa(a)}
-			default:
-				m.Ns = []miekg.RR{soa(a)}
-			}
-			r.log.Endpoint = a.Endpoint
-			return
-		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -103,7 +104,7 @@ func TestCache(t *testing.T) {
 	}
 	// Two minutes later the TTL is two minutes less; after five the forwarder is asked again; another question is
 	// another entry.
-	f := r.state.Load().forwarders[pay]
+	f := r.state.Load().forwarders[route{vpc: pay}]
 	k := question{"example.com.", miekg.TypeA, false, false}
 	back := func(d time.Duration) {
 		e := f.cache.get(k)
@@ -122,11 +123,11 @@ func TestCache(t *testing.T) {
 	}
 	// The same forwarders: the cache stays. Others: it goes.
 	r.Set(testZone(t, "tls://192.0.2.1"))
-	if r.state.Load().forwarders[pay].cache.len() == 0 {
+	if r.state.Load().forwarders[route{vpc: pay}].cache.len() == 0 {
 		t.Error("cache lost with the same forwarders")
 	}
 	r.Set(testZone(t, "tls://192.0.2.1#dns.example.org"))
-	if n := r.state.Load().forwarders[pay].cache.len(); n != 0 {
+	if n := r.state.Load().forwarders[route{vpc: pay}].cache.len(); n != 0 {
 		t.Errorf("%d entries kept of other forwarders", n)
 	}
 }
@@ -144,7 +145,7 @@ func TestStale(t *testing.T) {
 	r := startPay(t, testZone(t, "tls://192.0.2.1"), Config{Dial: reach(up), RootCAs: up.roots})
 	r.exchange(t, "udp", ask("example.com.", miekg.TypeA))
 	down.Store(true)
-	f := r.state.Load().forwarders[pay]
+	f := r.state.Load().forwarders[route{vpc: pay}]
 	k := question{"example.com.", miekg.TypeA, false, false}
 	e := f.cache.get(k)
 	for _, c := range []struct {
@@ -190,6 +191,19 @@ func TestPlainForwarder(t *testing.T) {
 	}
 }
 
+func TestForwarderByTCP(t *testing.T) {
+	up := newUpstream(t, example)
+	r := startPay(t, testZone(t, "tcp://192.0.2.1"), Config{Dial: reach(up)})
+	for range 2 {
+		if got := show(r.exchange(t, "udp", ask("example.com.", miekg.TypeA))); got != "NOERROR ra\nexample.com. 300 IN A 203.0.113.1" {
+			t.Errorf("%s", got)
+		}
+	}
+	if got := up.seen(); !slices.Equal(got, []string{"tcp example.com. A"}) {
+		t.Errorf("asked %v, want once, by TCP", got)
+	}
+}
+
 // Forged and broken datagrams are passed over; the right one still counts.
 func TestForgedAnswers(t *testing.T) {
 	up := newUpstream(t, func(w miekg.ResponseWriter, q *miekg.Msg) {
@@ -217,6 +231,77 @@ func TestForgedAnswers(t *testing.T) {
 	want := "NOERROR ra\nexample.com. 300 IN A 203.0.113.1"
 	if got := show(r.exchange(t, "udp", ask("example.com.", miekg.TypeA))); got != want {
 		t.Errorf("%s", got)
+	}
+}
+
+// Who floods the socket does not keep it, nor the node's time: after some datagrams the question goes over TCP.
+func TestFloodOfDatagrams(t *testing.T) {
+	up := newUpstream(t, func(w miekg.ResponseWriter, q *miekg.Msg) {
+		if _, udp := w.RemoteAddr().(*net.UDPAddr); udp {
+			for range maxStray {
+				_, _ = w.Write(make([]byte, headerSize))
+			}
+			return
+		}
+		reply(w, q, miekg.RcodeSuccess, "example.com. 300 IN A 203.0.113.1")
+	})
+	r := startPay(t, testZone(t, "192.0.2.1"), Config{Dial: reach(up)})
+	want := "NOERROR ra\nexample.com. 300 IN A 203.0.113.1"
+	if got := show(r.exchange(t, "udp", ask("example.com.", miekg.TypeA))); got != want {
+		t.Errorf("%s", got)
+	}
+	if got := up.seen(); len(got) != 2 || !strings.HasPrefix(got[1], "tcp ") {
+		t.Errorf("asked %v", got)
+	}
+}
+
+// An answer of many compressed names takes many times as long to read as to send: what has too many records, or bytes, is none.
+func TestAnswersAreBounded(t *testing.T) {
+	query, err := newQuery(question{name: strings.Repeat(strings.Repeat("a", 61)+".", 4), qtype: miekg.TypeA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := func(records, size int) []byte {
+		data, err := new(miekg.Msg).SetReply(query).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		binary.BigEndian.PutUint16(data[6:], uint16(records))
+		for i := range records {
+			data = append(data, 0xc0, headerSize, 0, 1, 0, 1, 0, 0, 1, 0, 0, 4, 10, byte(i>>16), byte(i>>8), byte(i))
+		}
+		return append(data, make([]byte, max(0, size-len(data)))...)
+	}
+	for _, c := range []struct {
+		records, size int
+		want          error
+	}{
+		{maxAnswerRecords, 0, nil}, {maxAnswerRecords + 1, 0, errLarge}, {4000, 0, errLarge}, {1, maxAnswer, nil}, {1, maxAnswer + 1, errLarge},
+	} {
+		if _, err := verify(answer(c.records, c.size), query); !errors.Is(err, c.want) {
+			t.Errorf("%d records, %d bytes: %v, want %v", c.records, c.size, err, c.want)
+		}
+	}
+	data := answer(1, 0)
+	for i := 6; i < headerSize; i += 2 { // each section counts
+		binary.BigEndian.PutUint16(data[i:], maxAnswerRecords/2)
+	}
+	if _, err := verify(data, query); !errors.Is(err, errLarge) {
+		t.Errorf("three sections: %v", err)
+	}
+	up := newUpstream(t, func(w miekg.ResponseWriter, q *miekg.Msg) {
+		m := new(miekg.Msg).SetReply(q)
+		m.Compress = true
+		for i := range 4000 {
+			m.Answer = append(m.Answer, rr(fmt.Sprintf("%s 300 IN A 10.0.%d.%d", q.Question[0].Name, i>>8, i&255)))
+		}
+		_ = w.WriteMsg(m)
+	})
+	for _, forwarder := range []string{"tcp://192.0.2.1", "tls://192.0.2.1"} {
+		r := startPay(t, testZone(t, forwarder), Config{Dial: reach(up), RootCAs: up.roots})
+		if got := show(r.exchange(t, "udp", ask("large.example.com.", miekg.TypeA))); !strings.HasPrefix(got, "SERVFAIL") {
+			t.Errorf("%s: %s", forwarder, got)
+		}
 	}
 }
 
@@ -314,6 +399,28 @@ func TestUntrustedForwarders(t *testing.T) {
 	}
 }
 
+// A connection into a VPC that is kept is not used once the node may not ask there.
+func TestKeptConnectionIntoAVPC(t *testing.T) {
+	up := newUpstream(t, example)
+	var gone atomic.Bool
+	r := startPay(t, testZone(t, "tls://10.0.3.1#dns.example.org"), Config{DialVPC: reach(up), RootCAs: up.roots, Reaches: func(vpc uint32) error {
+		if vpc != pay || gone.Load() {
+			return errors.New("no interface")
+		}
+		return nil
+	}})
+	for _, c := range []struct {
+		name, want string
+		gone       bool
+		seen       int
+	}{{"a.com.", "NXDOMAIN", false, 1}, {"b.com.", "SERVFAIL", true, 1}, {"c.com.", "NXDOMAIN", false, 2}} {
+		gone.Store(c.gone)
+		if got := show(r.exchange(t, "udp", ask(c.name, miekg.TypeA))); !strings.HasPrefix(got, c.want) || len(up.seen()) != c.seen {
+			t.Errorf("%s: %s, want %s; the forwarder was asked %v", c.name, got, c.want, up.seen())
+		}
+	}
+}
+
 // What the node may not be made to talk to is looked up before each connection: an address that it got since the names
 // were set, and one that a later rule refuses, is not asked; a kept connection does not help.
 func TestForwarderMustStayInReach(t *testing.T) {
@@ -347,6 +454,12 @@ func TestForwarderMustStayInReach(t *testing.T) {
 		answer("c.com.", "NXDOMAIN")
 		if n := len(up.seen()) - before; n != 1 {
 			t.Errorf("%d of three queries left the node, want the last", n)
+		}
+		has("192.0.2.1")
+		answer("e.com.", "SERVFAIL")
+		has("192.0.2.9")
+		if n := len(up.seen()) - before; n != 1 {
+			t.Errorf("%s: asked where it may not be any more", forwarder)
 		}
 		names, vpcs := testRows(forwarder)
 		z, err := zone.New(names, vpcs, zone.Reach{Allow: documentation.Allow, Refuse: documentation.Allow})
@@ -507,7 +620,7 @@ func TestShareOfCache(t *testing.T) {
 		vpcs = append(vpcs, zone.VPC{Number: uint32(i) + 1, Account: account, CIDR: cidr, Forwarders: forwarders})
 	}
 	vpcs = append(vpcs, zone.VPC{Number: 9, Account: "forwards nothing", CIDR: cidr})
-	set := func() map[uint32]*forwarder {
+	set := func() map[route]*forwarder {
 		z, err := zone.New(nil, vpcs, documentation)
 		if err != nil {
 			t.Fatal(err)
@@ -516,18 +629,19 @@ func TestShareOfCache(t *testing.T) {
 		return s.state.Load().forwarders
 	}
 	before := set()
-	for vpc, f := range before {
+	vpc := func(number uint32) route { return route{vpc: number} }
+	for to, f := range before {
 		want := maxCache / 8
-		if vpc == 5 {
+		if to.vpc == 5 {
 			want = maxCache / 2
 		}
 		if f.cache.max != want {
-			t.Errorf("vpc %d: %d entries, want %d", vpc, f.cache.max, want)
+			t.Errorf("vpc %d: %d entries, want %d", to.vpc, f.cache.max, want)
 		}
 	}
 	vpcs[0].Account = "one" // a number that came back as another's
 	after := set()
-	if after[1] == before[1] || after[2] != before[2] || after[1].cache.max != maxCache/4 {
-		t.Errorf("another account's VPC has the cache of the one before: %d entries", after[1].cache.max)
+	if after[vpc(1)] == before[vpc(1)] || after[vpc(2)] != before[vpc(2)] || after[vpc(1)].cache.max != maxCache/4 {
+		t.Errorf("another account's VPC has the cache of the one before: %d entries", after[vpc(1)].cache.max)
 	}
 }

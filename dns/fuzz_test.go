@@ -6,25 +6,42 @@ import (
 	"time"
 
 	miekg "github.com/miekg/dns"
+
+	"github.com/culvert-net/culvert/dns/zone"
 )
 
 // FuzzHandle: no message makes the server fail (nothing recovers here), an answer is one to the query and within its
 // size, the packet is not changed, and private names are not forwarded. The corpus in testdata holds the messages of
 // TestMalformed's kinds.
 func FuzzHandle(f *testing.F) {
-	s := offline(f)
+	s, hosts := offline(f), New(Config{RateLimit: -1})
+	hosts.Set(corpZone(f, zone.FirewallRule{ID: "x", Action: zone.Block, Domains: []string{"two.corp.internal", "*.test"},
+		Response: zone.BlockOverride, Override: "text.corp.internal", TTL: 7}))
+	for _, name := range []string{"one.corp.internal.", "c0.corp.internal.", "text.corp.internal.", "x.test.", "out.corp.internal.", "x.corp.internal."} {
+		data, err := withOPT(ask(name, miekg.TypeTXT), 600, false).Pack()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data, true, false)
+	}
 	f.Fuzz(func(t *testing.T, data []byte, forwards, tcp bool) {
 		vpc := shop
 		if forwards {
 			vpc = pay
 		}
 		given := bytes.Clone(data)
+		// With hosted zones, rules and a firewall: names may go anywhere, and the answers are as well-formed.
+		if got, wait := hosts.handleAs(vpc, data, tcp); wait != nil {
+			hosts.forwards.release("")
+		} else if got != nil {
+			checkReply(t, data, got, tcp, false)
+		}
 		got, wait := s.handleAs(vpc, data, tcp)
 		if !bytes.Equal(given, data) {
 			t.Fatal("the query was changed")
 		}
 		var query miekg.Msg
-		unreadable := query.Unpack(data) != nil || len(query.Question) != 1
+		unreadable := query.Unpack(questionOf(data)) != nil || len(query.Question) != 1
 		if wait != nil {
 			if unreadable || !forwards || got != nil || s.Zone().Private(vpc, query.Question[0].Name) {
 				t.Fatalf("forwarded: %x", data)
@@ -33,13 +50,26 @@ func FuzzHandle(f *testing.F) {
 			return
 		}
 		if got == nil {
-			if len(data) >= minQuery && data[2]&flagResponse == 0 {
+			if len(data) >= headerSize && data[2]&0x80 == 0 {
 				t.Fatalf("no answer to %x", data)
 			}
 			return
 		}
 		checkReply(t, data, got, tcp, unreadable)
+		if reply := new(miekg.Msg); len(got) > headerSize && (reply.Unpack(got) != nil || reply.Question[0] != query.Question[0]) {
+			t.Fatalf("%x has another question than %x", got, data)
+		}
 	})
+}
+
+// questionOf is the message without what follows its question. What that may be is the server's business; but who reads the
+// question otherwise than the library, answers another one.
+func questionOf(data []byte) []byte {
+	out := bytes.Clone(data)
+	if len(out) >= headerSize {
+		clear(out[6:headerSize])
+	}
+	return out
 }
 
 func checkReply(t *testing.T, data, got []byte, tcp, unreadable bool) {
@@ -50,10 +80,18 @@ func checkReply(t *testing.T, data, got []byte, tcp, unreadable bool) {
 	if !bytes.Equal(got[:2], data[:2]) || !reply.Response {
 		t.Fatalf("answer %x is none to %x", got, data)
 	}
-	if !tcp && len(got) > maxUDPReply {
-		t.Fatalf("%d bytes over UDP", len(got))
+	// What may be sent over UDP is what the query says that may come, and no more than fits any path; without EDNS 512 bytes.
+	most := plainUDPSize
+	var query miekg.Msg
+	if err := query.Unpack(data); err == nil && query.IsEdns0() != nil {
+		most = min(max(int(query.IsEdns0().UDPSize()), plainUDPSize), maxUDPReply)
+	} else if err != nil { // the library may refuse what is behind the question
+		most = maxUDPReply
 	}
-	if unreadable && (len(got) != minQuery || reply.Rcode == miekg.RcodeSuccess) {
+	if !tcp && len(got) > most {
+		t.Fatalf("%d bytes over UDP, at most %d may come", len(got), most)
+	}
+	if unreadable && (len(got) != headerSize || reply.Rcode == miekg.RcodeSuccess) {
 		t.Fatalf("answer %x to an unreadable query", got)
 	}
 }

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"encoding/binary"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -23,11 +24,18 @@ type packet struct {
 // request is a well-formed query.
 type request struct {
 	packet
-	st  *state
-	msg miekg.Msg
-	q   miekg.Question
-	opt *miekg.OPT // nil: no EDNS
-	log Query      // filled as the answer comes about
+	st          *state
+	id, flags   uint16 // of the header
+	questionEnd int    // where in data the question ends
+	q           miekg.Question
+	edns        edns
+	signed      bool                   // by a key
+	overridden  bool                   // the query firewall leads elsewhere
+	asked       bool                   // the VPC has a query log
+	logged      bool                   // what is found out is noted: it may have to be recorded
+	log         Query                  // filled as the answer comes about
+	forwarded   bool                   // a forwarder is asked, or somebody else's answer waited for
+	turn        func(work func()) bool // where answers are taken apart in turns; nil: at once
 }
 
 // waiting asks forwarders and returns the reply, never nil. It may take forwardTimeout.
@@ -36,42 +44,36 @@ type waiting func(ctx context.Context) []byte
 // handle answers a message: out is the reply (it may lie in buf), or wait gives it later, or both are nil and nothing
 // is sent.
 func (s *Server) handle(st *state, p packet, buf []byte) (out []byte, wait waiting) {
-	if len(p.data) < minQuery || p.data[2]&flagResponse != 0 {
+	if len(p.data) < headerSize || binary.BigEndian.Uint16(p.data[2:])&flagResponse != 0 {
 		s.stats.malformed.Add(1)
 		return nil, nil
 	}
 	s.stats.queries.Add(1)
 	if rcode := checkHeader(p.data); rcode != miekg.RcodeSuccess {
-		return s.bare(p, rcode, buf), nil
+		return s.bare(st, p, rcode, buf), nil
 	}
-	r := &request{packet: p, st: st}
+	r := request{packet: p, st: st}
 	if rcode := r.parse(); rcode != miekg.RcodeSuccess {
-		return s.bare(p, rcode, buf), nil
+		return s.bare(st, p, rcode, buf), nil
 	}
-	r.data = nil
 	r.startLog()
 	if rcode := r.check(); rcode != miekg.RcodeSuccess {
-		return s.finish(r, r.reply(rcode), buf), nil
+		return s.refuse(&r, rcode, buf), nil
 	}
-	a := st.zone.Lookup(p.vpc, r.q.Name, r.q.Qtype)
-	r.log.Endpoint = a.Endpoint
-	if a.Kind != zone.Forward {
-		return s.finish(r, s.local(r, a), buf), nil
+	at := r.begin()
+	switch {
+	case at.failed:
+		return s.refuse(&r, miekg.RcodeServerFailure, buf), nil
+	case at.Kind == zone.Forward:
+		return s.startForward(r, at, buf)
 	}
-	return s.startForward(r, a, buf)
+	return s.local(&r, at, buf), nil
 }
-
-// Bits of the third octet of the header, RFC 1035 section 4.1.1.
-const (
-	flagResponse     = 0x80
-	opcodeMask       = 0x78
-	flagRecursionAsk = 0x01
-)
 
 // checkHeader looks at what can be told without reading the message; so a header that promises 65,535 records costs
 // nothing.
 func checkHeader(data []byte) (rcode int) {
-	if data[2]&opcodeMask != miekg.OpcodeQuery<<3 {
+	if binary.BigEndian.Uint16(data[2:])&opcodeMask != miekg.OpcodeQuery {
 		return miekg.RcodeNotImplemented
 	}
 	questions, answers := binary.BigEndian.Uint16(data[4:]), binary.BigEndian.Uint16(data[6:])
@@ -85,52 +87,63 @@ func checkHeader(data []byte) (rcode int) {
 
 // bare is a reply of the header alone, for messages whose question cannot be trusted to be one. It is never longer than
 // the query.
-func (s *Server) bare(p packet, rcode int, buf []byte) []byte {
+func (s *Server) bare(st *state, p packet, rcode int, buf []byte) []byte {
 	if rcode == miekg.RcodeFormatError {
 		s.stats.malformed.Add(1)
 	}
-	out := append(buf[:0], p.data[:4]...)
-	out[2] = flagResponse | p.data[2]&(opcodeMask|flagRecursionAsk)
-	out[3] = byte(rcode)
+	flags := flagResponse | binary.BigEndian.Uint16(p.data[2:])&flagsOfQuestions | uint16(rcode)
+	out := binary.BigEndian.AppendUint16(append(buf[:0], p.data[:2]...), flags)
 	out = append(out, 0, 0, 0, 0, 0, 0, 0, 0)
-	r := request{packet: p}
+	r := request{packet: p, st: st}
 	r.startLog()
-	s.emit(&r.log, rcode, 0)
+	s.emit(&r, rcode, 0)
 	return out
 }
 
 // parse reads the message.
 func (r *request) parse() (rcode int) {
-	if r.msg.Unpack(r.data) != nil || len(r.msg.Question) != 1 {
+	name, off, ok := readName(r.data, headerSize)
+	if !ok || off+4 > len(r.data) {
 		return miekg.RcodeFormatError
 	}
-	r.q = r.msg.Question[0]
-	if len(r.msg.Ns) > 0 && r.q.Qtype != miekg.TypeIXFR {
+	r.id, r.flags = binary.BigEndian.Uint16(r.data), binary.BigEndian.Uint16(r.data[2:])
+	r.q.Name = name
+	r.q.Qtype, r.q.Qclass = binary.BigEndian.Uint16(r.data[off:]), binary.BigEndian.Uint16(r.data[off+2:])
+	r.questionEnd = off + 4
+	authority, additional := binary.BigEndian.Uint16(r.data[8:]), binary.BigEndian.Uint16(r.data[10:])
+	if authority > 0 && r.q.Qtype != miekg.TypeIXFR {
 		return miekg.RcodeFormatError
 	}
-	for _, rr := range r.msg.Extra {
-		opt, ok := rr.(*miekg.OPT)
-		if !ok {
-			continue
-		}
-		if r.opt != nil || opt.Hdr.Name != "." {
+	off = r.questionEnd
+	for i := range authority + additional {
+		var rr rawRecord
+		if rr, off, ok = readRecord(r.data, off); !ok {
 			return miekg.RcodeFormatError
 		}
-		r.opt = opt
+		if i < authority {
+			continue
+		}
+		r.signed = rr.rrtype == miekg.TypeTSIG || rr.rrtype == miekg.TypeSIG // counts when it is the last record
+		if rr.rrtype != miekg.TypeOPT {
+			continue
+		}
+		if r.edns.present {
+			return miekg.RcodeFormatError
+		}
+		if r.edns, ok = rr.edns(); !ok {
+			return miekg.RcodeFormatError
+		}
 	}
 	return miekg.RcodeSuccess
 }
 
 // check refuses what is well-formed but not served.
 func (r *request) check() (rcode int) {
-	if r.opt != nil && r.opt.Version() != 0 {
+	if r.edns.version != 0 {
 		return miekg.RcodeBadVers
 	}
-	if n := len(r.msg.Extra); n > 0 {
-		switch r.msg.Extra[n-1].(type) {
-		case *miekg.TSIG, *miekg.SIG:
-			return miekg.RcodeNotAuth // no key is shared with anybody
-		}
+	if r.signed {
+		return miekg.RcodeNotAuth // no key is shared with anybody
 	}
 	switch t := r.q.Qtype; {
 	case r.q.Qclass != miekg.ClassINET:
@@ -148,34 +161,49 @@ const (
 	lastMetaType  = 255
 )
 
-// reply is an empty reply.
-func (r *request) reply(rcode int) *miekg.Msg {
-	m := new(miekg.Msg)
-	m.SetReply(&r.msg)
-	m.Rcode = rcode
-	m.RecursionAvailable = r.st.forwarders[r.vpc] != nil
-	return m
+// recursion is the reply's flag that says whether names that are not private are looked for.
+func (r *request) recursion() uint16 {
+	if r.st.recursive[r.vpc] {
+		return flagRA
+	}
+	return 0
 }
 
-// do reports whether the client asked for DNSSEC records.
-func (r *request) do() bool { return r.opt != nil && r.opt.Do() }
+// refuse is the reply that says why there is no answer.
+func (s *Server) refuse(r *request, rcode int, buf []byte) []byte {
+	var e encoder
+	e.begin(r, buf)
+	out := e.end(r, rcode, r.recursion())
+	s.emit(r, rcode, 0)
+	return out
+}
+
+// reply is an empty reply, of a forwarded question.
+func (r *request) reply(rcode int) *miekg.Msg {
+	m := new(miekg.Msg)
+	m.Id = r.id
+	m.Response, m.Rcode, m.Question = true, rcode, []miekg.Question{r.q}
+	m.RecursionDesired, m.CheckingDisabled = r.flags&flagRD != 0, r.flags&flagCD != 0
+	m.RecursionAvailable = r.recursion() != 0
+	return m
+}
 
 // size is how long the reply may be.
 func (r *request) size() int {
 	switch {
 	case r.tcp:
 		return maxTCPReply
-	case r.opt == nil:
+	case !r.edns.present:
 		return plainUDPSize
 	}
-	return min(max(int(r.opt.UDPSize()), plainUDPSize), maxUDPReply)
+	return min(max(int(r.edns.size), plainUDPSize), maxUDPReply)
 }
 
-// finish adds EDNS, packs the reply within its size and logs it.
+// finish adds EDNS, packs the reply to a forwarded question within its size and logs it.
 func (s *Server) finish(r *request, m *miekg.Msg, buf []byte) []byte {
 	rcode, answers := m.Rcode, len(m.Answer)
-	if r.opt != nil {
-		m.SetEdns0(maxUDPReply, r.do())
+	if r.edns.present {
+		m.SetEdns0(maxUDPReply, r.edns.do)
 	}
 	m.Compress = true
 	out, err := m.PackBuffer(buf)
@@ -188,18 +216,48 @@ func (s *Server) finish(r *request, m *miekg.Msg, buf []byte) []byte {
 		rcode, answers = miekg.RcodeServerFailure, 0
 		out, _ = r.reply(miekg.RcodeServerFailure).PackBuffer(buf) // the question came from a message, so it packs
 	}
-	s.emit(&r.log, rcode, answers)
+	for _, rr := range m.Answer {
+		switch rr := rr.(type) {
+		case *miekg.A:
+			r.note(netip.AddrFrom4([4]byte(rr.A.To4())), rr.Hdr.Ttl)
+		case *miekg.AAAA:
+			r.note(netip.AddrFrom16([16]byte(rr.AAAA)), rr.Hdr.Ttl)
+		}
+	}
+	s.emit(r, rcode, answers)
 	return out
 }
 
-func (r *request) startLog() {
-	r.log = Query{Time: r.arrived, VPC: r.vpc, Client: r.addr, Name: r.q.Name, Type: r.q.Qtype, TCP: r.tcp}
+// note keeps an address of the answer for the query log, and for how many seconds it may be used.
+func (r *request) note(a netip.Addr, ttl uint32) {
+	if !r.logged || len(r.log.Addresses) == maxLogged {
+		return
+	}
+	if len(r.log.Addresses) == 0 || ttl < r.log.TTL {
+		r.log.TTL = ttl
+	}
+	r.log.Addresses = append(r.log.Addresses, a)
 }
 
-// emit hands a query to the query log.
-func (s *Server) emit(q *Query, rcode, answers int) {
-	q.RCODE, q.Answers, q.Duration = rcode, answers, time.Since(q.Time)
-	s.cfg.QueryLog(*q)
+func (r *request) startLog() {
+	r.asked = r.st.zone.QueryLog(r.vpc)
+	r.logged = r.asked || r.st.zone.Watches(r.vpc)
+	r.log = Query{Time: r.arrived, VPC: r.vpc, Client: r.addr, Name: r.q.Name, Type: r.q.Qtype, Class: r.q.Qclass, TCP: r.tcp}
+}
+
+// emit counts what the query firewall did, and hands a query to the query log: of a VPC that has one, or if BLOCK or ALERT decided.
+func (s *Server) emit(r *request, rcode, answers int) {
+	switch r.log.Firewall {
+	case zone.Block:
+		s.stats.blocked.Add(1)
+	case zone.Alert:
+		s.stats.alerted.Add(1)
+	}
+	if r.log.Decided = !r.asked && r.log.Firewall != zone.Allow; !r.asked && !r.log.Decided {
+		return
+	}
+	r.log.RCODE, r.log.Answers, r.log.Duration = rcode, answers, time.Since(r.arrived)
+	s.cfg.QueryLog(r.log)
 }
 
 // sameName compares names as DNS does.

@@ -76,6 +76,14 @@ func TestMalformed(t *testing.T) {
 		{"unknown type", "0001 0100 0001 0000 0000 0000 " + ledgerName + " fff0 0001", "8500"},
 		{"two OPT", "0001 0100 0001 0000 0000 0002 " + ledgerName + inA + opt + opt, "8101"},
 		{"OPT with a name", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " 0161" + opt, "8101"},
+		{"OPT whose name points at itself", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " c025 0029 04d0 00000000 0000", "8101"},
+		{"OPT whose name points ahead", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " c030 0029 04d0 00000000 0000", "8101"},
+		{"OPT whose name points back", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " c00c 0029 04d0 00000000 0000", "8101"},
+		{"TSIG whose name is a label and points at it", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA +
+			" 0161 c025 00fa 00ff 00000000 0000", "8101"},
+		{"TSIG whose name points back", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " c00c 00fa 00ff 00000000 0000", "8109"},
+		{"label of the kind 01", "0001 0100 0001 0000 0000 0000 4161" + inA, "8101"},
+		{"label of the kind 10", "0001 0100 0001 0000 0000 0000 8161" + inA, "8101"},
 		{"OPT cut", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " 00 0029 04d0 00", "8101"},
 		{"OPT, size 0", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA + " 00 0029 0000 00000000 0000", "8500"},
 		{"OPT, short cookie", "0001 0100 0001 0000 0000 0001 " + ledgerName + inA +
@@ -108,7 +116,7 @@ func TestOpcodes(t *testing.T) {
 		data := unhex(t, "0001 0100 0001 0000 0000 0000 "+ledgerName+inA)
 		data[2] |= byte(opcode << 3)
 		got, _ := s.handleAs(shop, data, false)
-		if len(got) != minQuery || got[2] != 0x81|byte(opcode<<3) || got[3] != miekg.RcodeNotImplemented {
+		if len(got) != headerSize || got[2] != 0x81|byte(opcode<<3) || got[3] != miekg.RcodeNotImplemented {
 			t.Errorf("opcode %d: %x", opcode, got)
 		}
 	}

@@ -2,9 +2,9 @@ package dns
 
 import (
 	"hash/maphash"
+	"maps"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -14,40 +14,63 @@ type client struct {
 	addr netip.Addr
 }
 
-// rateSlots is a power of two. Clients that fall into one slot share its budget; a node hosts some hundreds at most.
-const rateSlots = 8192
+// Sizes of the rate limit. Only a workload's own address reaches the server, so there are as many clients as interfaces on
+// the node: some hundreds.
+const (
+	rateShards   = 64
+	maxRateShard = 1024 // clients that a shard knows
+)
 
-// rateLimit counts queries per client and second in constant memory. A slot is the second (upper half) and the count in
-// it.
+// rateLimit is a token bucket for each client, of one second's queries: nobody's queries count towards another's.
 type rateLimit struct {
-	perSecond uint32 // 0: no limit
-	seed      maphash.Seed
-	slots     [rateSlots]atomic.Uint64
+	interval time.Duration // between queries; 0: no limit
+	start    time.Time
+	seed     maphash.Seed
+	shards   [rateShards]rateShard
 }
 
+// rateShard holds for each client when its bucket is full again, since start. Who is not in it has a full bucket.
+type rateShard struct {
+	mu   sync.Mutex
+	full map[client]time.Duration
+}
+
+// newRateLimit makes one for so many queries a second and client; not more than 0: no limit.
 func newRateLimit(perSecond int) *rateLimit {
-	return &rateLimit{perSecond: uint32(max(perSecond, 0)), seed: maphash.MakeSeed()}
+	r := &rateLimit{start: time.Now(), seed: maphash.MakeSeed()}
+	if perSecond > 0 {
+		r.interval = time.Second / time.Duration(perSecond)
+	}
+	for i := range r.shards {
+		r.shards[i].full = map[client]time.Duration{}
+	}
+	return r
 }
 
 func (r *rateLimit) allow(c client, now time.Time) bool {
-	if r.perSecond == 0 {
+	if r.interval == 0 {
 		return true
 	}
-	slot := &r.slots[maphash.Comparable(r.seed, c)%rateSlots]
-	second := uint64(uint32(now.Unix())) << 32
-	for {
-		old := slot.Load()
-		next := second + 1
-		if old&^0xffffffff == second {
-			if uint32(old) >= r.perSecond {
-				return false
-			}
-			next = old + 1
-		}
-		if slot.CompareAndSwap(old, next) {
-			return true
-		}
+	since := now.Sub(r.start)
+	s := &r.shards[maphash.Comparable(r.seed, c)%rateShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	full, known := s.full[c]
+	full = max(full, since) + r.interval
+	if full-since > max(time.Second, r.interval) || !known && !s.room(since) {
+		return false
 	}
+	s.full[c] = full
+	return true
+}
+
+// room forgets clients whose buckets are full when the shard has no place for another. It reports whether there is one.
+func (s *rateShard) room(since time.Duration) bool {
+	if len(s.full) < maxRateShard {
+		return true
+	}
+	maps.DeleteFunc(s.full, func(_ client, full time.Duration) bool { return full <= since })
+	return len(s.full) < maxRateShard
 }
 
 // shares divides places among accounts. An account gets one more only while it has fewer than are free. So one account

@@ -8,16 +8,22 @@ import (
 	"net/netip"
 	"syscall"
 
-	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/api"
 )
 
-func listenConfig(device string) *net.ListenConfig {
+func listenConfig(device string, more ...func(fd uintptr) error) *net.ListenConfig {
 	return &net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var err error
-		if e := raw.Control(func(fd uintptr) { err = socketOptions(int(fd), device) }); e != nil {
+		if e := raw.Control(func(fd uintptr) {
+			err = socketOptions(int(fd), device)
+			for _, f := range more {
+				if err == nil && f != nil {
+					err = f(fd)
+				}
+			}
+		}); e != nil {
 			return e
 		}
 		return err
@@ -38,9 +44,19 @@ func socketOptions(fd int, device string) error {
 	return nil
 }
 
-func listenPacket(device string) func(context.Context, string) (net.PacketConn, error) {
+// queueSize is what may wait in a UDP socket to be read, bytes of the kernel's: some 5,000 queries, which is a second's of five
+// clients that ask as much as they may, all at once.
+const queueSize = 4 << 20
+
+// enlarge lets more wait than others of the host's sockets; without the right to it the system's own limit holds.
+func enlarge(fd uintptr) error {
+	_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queueSize)
+	return nil
+}
+
+func listenPacket(device string, guard func(fd uintptr) error) func(context.Context, string) (net.PacketConn, error) {
 	return func(ctx context.Context, address string) (net.PacketConn, error) {
-		return listenConfig(device).ListenPacket(ctx, "udp6", address)
+		return listenConfig(device, enlarge, guard).ListenPacket(ctx, "udp6", address)
 	}
 }
 
@@ -128,56 +144,6 @@ func (s *Server) bindPair(ctx context.Context, set *sockets, address string) err
 		}
 	}
 	return last
-}
-
-// packetSocket reads and writes datagrams; control carries the address that a query was sent to, so that the answer
-// comes from it.
-type packetSocket interface {
-	read(b, control []byte) (n, controlLen int, from netip.AddrPort, err error)
-	write(b, control []byte, to netip.AddrPort) error
-}
-
-func newPacketSocket(p net.PacketConn) packetSocket {
-	u, ok := p.(*net.UDPConn)
-	if !ok {
-		return genericSocket{p}
-	}
-	// Needed only when listening on the unspecified address. An IPv4 socket has no such message and refuses; it is used
-	// in tests only.
-	_ = ipv6.NewPacketConn(u).SetControlMessage(ipv6.FlagDst, true)
-	return udpSocket{u}
-}
-
-type udpSocket struct{ conn *net.UDPConn }
-
-func (u udpSocket) read(b, control []byte) (int, int, netip.AddrPort, error) {
-	n, c, _, from, err := u.conn.ReadMsgUDPAddrPort(b, control)
-	return n, c, from, err
-}
-
-func (u udpSocket) write(b, control []byte, to netip.AddrPort) error {
-	_, _, err := u.conn.WriteMsgUDPAddrPort(b, control, to)
-	return err
-}
-
-// genericSocket is any other net.PacketConn, such as one in memory. Its addresses must read as ADDRESS:PORT.
-type genericSocket struct{ conn net.PacketConn }
-
-func (g genericSocket) read(b, _ []byte) (int, int, netip.AddrPort, error) {
-	n, from, err := g.conn.ReadFrom(b)
-	if err != nil {
-		return 0, 0, netip.AddrPort{}, err
-	}
-	to, ok := addrPort(from)
-	if !ok {
-		return 0, 0, netip.AddrPort{}, nil // length 0 is dropped
-	}
-	return n, 0, to, nil
-}
-
-func (g genericSocket) write(b, _ []byte, to netip.AddrPort) error {
-	_, err := g.conn.WriteTo(b, net.UDPAddrFromAddrPort(to))
-	return err
 }
 
 func addrPort(a net.Addr) (netip.AddrPort, bool) {

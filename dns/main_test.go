@@ -47,8 +47,8 @@ func testRows(forwarders ...string) ([]zone.Name, []zone.VPC) {
 		names = append(names, row(shop, "", "many.internal", fmt.Sprint("10.0.9.", i)))
 	}
 	return names, []zone.VPC{
-		{Number: shop, CIDR: cidr},
-		{Number: pay, CIDR: cidr, Forwarders: forwarders, Plain: true},
+		{Number: shop, CIDR: cidr, QueryLog: true},
+		{Number: pay, CIDR: cidr, Forwarders: forwarders, Plain: true, QueryLog: true},
 	}
 }
 

@@ -23,6 +23,7 @@ type Server struct {
 	rate     *rateLimit
 	conns    *connLimit
 	forwards *shares // queries that wait for a forwarder
+	reading  *turns  // in which forwarders' answers are taken apart
 	rotation atomic.Uint32
 	stats    counters
 
@@ -36,7 +37,8 @@ type Server struct {
 // state is what queries are answered from; replaced as a whole.
 type state struct {
 	zone       *zone.Zone
-	forwarders map[uint32]*forwarder // of VPCs that have any
+	forwarders map[route]*forwarder
+	recursive  map[uint32]bool // VPCs that have any
 }
 
 // New makes a Server; it does nothing until Run. Before the first Set it answers nobody.
@@ -47,6 +49,7 @@ func New(cfg Config) *Server {
 		rate:     newRateLimit(cfg.RateLimit),
 		conns:    newConnLimit(),
 		forwards: newShares(maxForwards),
+		reading:  newTurns(readingPlaces()),
 		ready:    make(chan struct{}),
 		deaf:     errNotRunning,
 	}
@@ -64,35 +67,41 @@ func (s *Server) Set(z *zone.Zone) {
 	s.setMu.Lock()
 	defer s.setMu.Unlock()
 	old := s.state.Load().forwarders
-	next := map[uint32]*forwarder{}
+	next := &state{zone: z, forwarders: map[route]*forwarder{}, recursive: map[uint32]bool{}}
 	for _, v := range z.VPCs() {
-		list := z.Forwarders(v.Number)
-		if len(list) == 0 {
-			continue
+		add := func(rule string, list []zone.Forwarder) {
+			to := route{v.Number, rule}
+			f := old[to]
+			if f == nil || !f.same(v.Account, list) {
+				f = s.newForwarder(to, v.Account, list)
+			}
+			next.forwarders[to] = f
+			next.recursive[v.Number] = true
 		}
-		if f := old[v.Number]; f != nil && f.same(v.Account, list) {
-			next[v.Number] = f
-			continue
+		if list := z.Forwarders(v.Number); len(list) > 0 {
+			add("", list)
 		}
-		next[v.Number] = s.newForwarder(v.Number, v.Account, list)
+		for _, rule := range z.Rules(v.Number) {
+			add(rule.ID, rule.Forwarders) // without any too: then nobody is asked
+		}
 	}
-	divideCache(next)
-	s.state.Store(&state{zone: z, forwarders: next})
-	for vpc, f := range old {
-		if next[vpc] != f {
+	divideCache(next.forwarders)
+	s.state.Store(next)
+	for to, f := range old {
+		if next.forwarders[to] != f {
 			f.close()
 		}
 	}
 }
 
-// divideCache gives each account the same part of the cache, and each of its VPCs the same part of that.
-func divideCache(forwarders map[uint32]*forwarder) {
-	vpcs := map[string]int{}
+// divideCache gives each account the same part of the cache, and each of its routes the same part of that.
+func divideCache(forwarders map[route]*forwarder) {
+	routes := map[string]int{}
 	for _, f := range forwarders {
-		vpcs[f.account]++
+		routes[f.account]++
 	}
 	for _, f := range forwarders {
-		f.cache.resize(maxCache / len(vpcs) / vpcs[f.account])
+		f.cache.resize(maxCache / len(routes) / routes[f.account])
 	}
 }
 
@@ -145,6 +154,16 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	defer s.closeForwarders()
 	defer s.deafen(errNotRunning)
+	checks, cancel := context.WithCancel(ctx)
+	checked := make(chan struct{})
+	go func() {
+		defer close(checked)
+		s.checkForwarders(checks)
+	}()
+	defer func() {
+		cancel()
+		<-checked
+	}()
 	for {
 		s.announce(set)
 		err := s.serveUntil(ctx, set, index)
@@ -216,9 +235,15 @@ func (s *Server) serveUntil(ctx context.Context, set *sockets, index int) error 
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	for _, p := range set.packets {
-		socket := newPacketSocket(p)
-		for range min(runtime.GOMAXPROCS(0), 4) {
-			wg.Go(func() { cancel(s.servePackets(ctx, socket, &wg)) })
+		socket, err := newPacketSocket(p)
+		if err != nil {
+			cancel(err)
+			continue
+		}
+		busy := make(chan struct{}, 1)
+		wg.Go(func() { cancel(s.servePackets(ctx, socket, &wg, busy)) })
+		for range min(runtime.GOMAXPROCS(0), maxReaders) - 1 {
+			wg.Go(func() { s.assist(ctx, socket, &wg, busy) })
 		}
 	}
 	for _, l := range set.streams {

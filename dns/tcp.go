@@ -103,7 +103,7 @@ func readMessage(conn net.Conn, buf []byte) ([]byte, error) {
 		return nil, err
 	}
 	n := int(binary.BigEndian.Uint16(buf))
-	if n < minQuery || n > len(buf) {
+	if n < headerSize || n > len(buf) {
 		return nil, errMessageSize
 	}
 	_, err := io.ReadFull(conn, buf[:n])

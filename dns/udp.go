@@ -2,8 +2,6 @@ package dns
 
 import (
 	"context"
-	"errors"
-	"net"
 	"sync"
 	"time"
 )
@@ -14,41 +12,79 @@ const controlSize = 64
 // readPause keeps a socket that fails at every read from taking a whole CPU.
 const readPause = 5 * time.Millisecond
 
-// servePackets answers datagrams until the socket is closed. Goroutines that wait for forwarders are added to wg.
-func (s *Server) servePackets(ctx context.Context, socket packetSocket, wg *sync.WaitGroup) error {
-	query, control, reply := make([]byte, maxQuery), make([]byte, controlSize), make([]byte, maxQuery)
+// servePackets answers datagrams until the socket is closed. Goroutines that wait for forwarders are added to wg. It is
+// alone while it keeps up: a second reader would be woken for each datagram and find nothing. When it has read all that it
+// can hold there is something in busy.
+func (s *Server) servePackets(ctx context.Context, socket packetSocket, wg *sync.WaitGroup, busy chan<- struct{}) error {
+	b := new(batch)
 	for {
-		n, cn, from, err := socket.read(query, control)
+		got, err := socket.read(b)
 		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return err
-			}
-			if !pause(ctx, readPause) {
+			if ended(ctx, err) || !pause(ctx, readPause) {
 				return err
 			}
 			continue
 		}
-		c, st, ok := s.identify(from.Addr())
-		if !ok {
-			s.stats.notClient.Add(1)
-			continue
+		if len(got) == batchSize {
+			select {
+			case busy <- struct{}{}:
+			default:
+			}
 		}
-		now := time.Now()
-		if !s.rate.allow(c, now) {
-			s.stats.rateLimited.Add(1)
-			continue
+		s.serveBatch(ctx, socket, b, got, wg)
+	}
+}
+
+// assist helps servePackets while there is more than that reads at once.
+func (s *Server) assist(ctx context.Context, socket packetSocket, wg *sync.WaitGroup, busy <-chan struct{}) {
+	b := new(batch)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-busy:
 		}
-		out, wait := s.handleSafely(st, packet{client: c, arrived: now, data: query[:n]}, reply)
-		switch {
-		case out != nil:
-			_ = socket.write(out, control[:cn], from) // a lost answer is asked for again
-		case wait != nil:
-			oob := append([]byte(nil), control[:cn]...)
-			wg.Go(func() {
-				defer s.guard()
-				_ = socket.write(wait(ctx), oob, from)
-			})
+		for {
+			got := socket.poll(b)
+			s.serveBatch(ctx, socket, b, got, wg)
+			if len(got) < batchSize {
+				break
+			}
 		}
+	}
+}
+
+func (s *Server) serveBatch(ctx context.Context, socket packetSocket, b *batch, got []datagram, wg *sync.WaitGroup) {
+	now := time.Now()
+	for i := range got {
+		s.serveDatagram(ctx, socket, &got[i], b.replies[i][:], now, wg)
+	}
+	_ = socket.write(b, got) // a lost answer is asked for again
+}
+
+// serveDatagram sets the reply, or sends it when it is there.
+func (s *Server) serveDatagram(ctx context.Context, socket packetSocket, d *datagram, buf []byte, now time.Time, wg *sync.WaitGroup) {
+	if len(d.query) == 0 {
+		s.stats.malformed.Add(1)
+		return
+	}
+	c, st, ok := s.identify(d.from.Addr())
+	if !ok {
+		s.stats.notClient.Add(1)
+		return
+	}
+	if !s.rate.allow(c, now) {
+		s.stats.rateLimited.Add(1)
+		return
+	}
+	out, wait := s.handleSafely(st, packet{client: c, arrived: now, data: d.query}, buf)
+	d.reply = out
+	if wait != nil {
+		control, to := append([]byte(nil), d.control...), d.from
+		wg.Go(func() {
+			defer s.guard()
+			_ = socket.writeOne(wait(ctx), control, to)
+		})
 	}
 }
 

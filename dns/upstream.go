@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -22,12 +23,19 @@ import (
 
 // upstream is one forwarder of one VPC.
 type upstream struct {
-	vpc      uint32
-	to       zone.Forwarder
-	may      func() error // asked before each connection
-	dial     DialFunc
-	tls      *tls.Config  // nil: plain DNS
-	badUntil atomic.Int64 // UnixNano; asked last before then
+	vpc     uint32
+	account string // whose VPC it is
+	to      zone.Forwarder
+	name    string       // to, as text
+	may     func() error // asked before each connection
+	dial    DialFunc
+	tls     *tls.Config // nil: plain DNS
+	reading *turns      // in which answers are taken apart
+
+	bad      atomic.Bool  // failed: asked last until it answers
+	checking atomic.Bool  // a check is under way
+	checkAt  atomic.Int64 // UnixNano; when the next is due
+	wait     atomic.Int64 // nanoseconds before the next check
 
 	mu     sync.Mutex
 	closed bool
@@ -47,9 +55,13 @@ const paddingBlock = 128
 
 var errNoDialVPC = errors.New("the address lies in the VPC, which this node cannot dial into")
 
-func (s *Server) newUpstream(vpc uint32, to zone.Forwarder) *upstream {
-	u := &upstream{vpc: vpc, to: to, may: func() error { return s.mayAsk(to) }, dial: s.cfg.Dial}
+func (s *Server) newUpstream(vpc uint32, account string, to zone.Forwarder) *upstream {
+	u := &upstream{vpc: vpc, account: account, to: to, name: to.String(), may: func() error { return s.mayAsk(to) }, dial: s.cfg.Dial,
+		reading: s.reading}
 	if to.Inside {
+		if reaches := s.cfg.Reaches; reaches != nil {
+			u.may = func() error { return cmp.Or(s.mayAsk(to), reaches(vpc)) }
+		}
 		u.dial = s.cfg.DialVPC
 		if u.dial == nil {
 			u.dial = func(context.Context, uint32, string, netip.AddrPort) (net.Conn, error) { return nil, errNoDialVPC }
@@ -76,28 +88,20 @@ func (s *Server) mayAsk(to zone.Forwarder) error {
 	return s.Zone().CheckForwarder(to, own)
 }
 
-// rank is 1 for an upstream that failed lately, else 0.
-func (u *upstream) rank(now time.Time) int {
-	if now.UnixNano() < u.badUntil.Load() {
-		return 1
-	}
-	return 0
-}
-
-func (u *upstream) succeeded() { u.badUntil.Store(0) }
-
-// failed reports whether it is the first failure after a while.
-func (u *upstream) failed(now time.Time) bool {
-	return u.badUntil.Swap(now.Add(upstreamPause).UnixNano()) < now.UnixNano()
-}
-
 func (u *upstream) close() {
+	u.closeIdle()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.closed = true
+}
+
+func (u *upstream) closeIdle() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, c := range u.idle {
 		_ = c.conn.Close()
 	}
-	u.idle, u.closed = nil, true
+	u.idle = nil
 }
 
 // ask gets a usable answer within upstreamTimeout: NOERROR or NXDOMAIN, for this question.
@@ -118,8 +122,11 @@ func (u *upstream) exchange(ctx context.Context, k question) (*miekg.Msg, error)
 	if u.tls != nil {
 		return u.exchangeTLS(ctx, k)
 	}
+	if u.to.TCP {
+		return u.exchangeTCP(ctx, k)
+	}
 	m, err := u.exchangeUDP(ctx, k)
-	if err == nil && m.Truncated || errors.Is(err, errCase) {
+	if err == nil && m.Truncated || errors.Is(err, errCase) || errors.Is(err, errStray) {
 		return u.exchangeTCP(ctx, k)
 	}
 	if m != nil {
@@ -167,18 +174,60 @@ func randomCase(name string) (string, error) {
 	return string(b), nil
 }
 
-var (
-	errEcho = errors.New("forwarder's answer does not match the question")
-	errCase = errors.New("forwarder changed the case of the question")
+// Bounds of a forwarder's answer, checked before it is read: names in it may be compressed, so that reading one takes many times what
+// sending it does, and whose forwarder it is may be any account. What is larger is no answer.
+const (
+	maxAnswer        = 16 << 10 // bytes
+	maxAnswerRecords = 128      // of all sections
+	maxStray         = 64       // datagrams for one question that are no answer to it; then it is asked over TCP
 )
+
+var (
+	errLarge = fmt.Errorf("forwarder's answer has more than %d bytes or %d records", maxAnswer, maxAnswerRecords)
+	errStray = fmt.Errorf("forwarder sent %d datagrams that are no answer", maxStray)
+	errEcho  = errors.New("forwarder's answer does not match the question")
+	errCase  = errors.New("forwarder changed the case of the question")
+	errTurn  = errors.New("other answers of the account were read until the time was up")
+)
+
+// read is verify when it is the account's turn, for what may be an answer.
+func (u *upstream) read(ctx context.Context, data []byte, query *miekg.Msg) (m *miekg.Msg, err error) {
+	if err := verifyHeader(data, query); err != nil {
+		return nil, err
+	}
+	if !u.reading.do(ctx, u.account, func() { m, err = verify(data, query) }) {
+		return nil, errTurn
+	}
+	return m, err
+}
+
+// verifyHeader checks of an answer what costs nothing to read.
+func verifyHeader(data []byte, query *miekg.Msg) error {
+	const response, opcode = 0x80, 0x78 // bits of the third byte
+	if len(data) < headerSize || binary.BigEndian.Uint16(data) != query.Id || data[2]&(response|opcode) != response ||
+		binary.BigEndian.Uint16(data[4:]) != 1 {
+		return errEcho
+	}
+	records := 0
+	for i := 6; i < headerSize; i += 2 {
+		records += int(binary.BigEndian.Uint16(data[i:]))
+	}
+	if len(data) > maxAnswer || records > maxAnswerRecords {
+		return errLarge
+	}
+	return nil
+}
 
 // verify reads an answer and checks that it is one to the query.
 func verify(data []byte, query *miekg.Msg) (*miekg.Msg, error) {
+	if err := verifyHeader(data, query); err != nil {
+		return nil, err
+	}
 	m := new(miekg.Msg)
 	if err := m.Unpack(data); err != nil {
 		return nil, fmt.Errorf("forwarder's answer: %w", err)
 	}
-	if m.Id != query.Id || !m.Response || m.Opcode != miekg.OpcodeQuery || len(m.Question) != 1 {
+	if len(m.Question) != 1 {
 		return nil, errEcho
 	}
 	asked, got := query.Question[0], m.Question[0]
@@ -219,8 +268,7 @@ func bound(ctx context.Context, conn net.Conn) (release func() bool, err error) 
 	return context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }), nil
 }
 
-// exchangeUDP asks from a port that the kernel chose at random; datagrams that do not match are passed over until the
-// time is up.
+// exchangeUDP asks from a port that the kernel chose at random; some datagrams that do not match are passed over.
 func (u *upstream) exchangeUDP(ctx context.Context, k question) (*miekg.Msg, error) {
 	query, err := newQuery(k)
 	if err != nil {
@@ -243,16 +291,17 @@ func (u *upstream) exchangeUDP(ctx context.Context, k question) (*miekg.Msg, err
 		return nil, fmt.Errorf("ask forwarder: %w", err)
 	}
 	buf := make([]byte, maxQuery)
-	for {
+	for range maxStray {
 		n, err := conn.Read(buf)
 		if err != nil {
 			return nil, fmt.Errorf("wait for forwarder: %w", err)
 		}
-		m, err := verify(buf[:n], query)
-		if err == nil || errors.Is(err, errCase) {
+		m, err := u.read(ctx, buf[:n], query)
+		if err == nil || errors.Is(err, errCase) || errors.Is(err, errTurn) {
 			return m, err
 		}
 	}
+	return nil, errStray
 }
 
 // exchangeTCP asks over plain TCP.
@@ -263,7 +312,7 @@ func (u *upstream) exchangeTCP(ctx context.Context, k question) (*miekg.Msg, err
 	}
 	defer conn.Close()
 	defer release()
-	m, err := u.exchangeStream(conn, k)
+	m, err := u.exchangeStream(ctx, conn, k)
 	if m != nil {
 		m.AuthenticatedData = false
 	}
@@ -271,7 +320,7 @@ func (u *upstream) exchangeTCP(ctx context.Context, k question) (*miekg.Msg, err
 }
 
 // exchangeStream sends one query over a stream and reads its answer.
-func (u *upstream) exchangeStream(conn net.Conn, k question) (*miekg.Msg, error) {
+func (u *upstream) exchangeStream(ctx context.Context, conn net.Conn, k question) (*miekg.Msg, error) {
 	query, err := newQuery(k)
 	if err != nil {
 		return nil, err
@@ -290,11 +339,15 @@ func (u *upstream) exchangeStream(conn net.Conn, k question) (*miekg.Msg, error)
 	if _, err := io.ReadFull(conn, length[:]); err != nil {
 		return nil, fmt.Errorf("wait for forwarder: %w", err)
 	}
-	answer := make([]byte, binary.BigEndian.Uint16(length[:]))
+	size := binary.BigEndian.Uint16(length[:])
+	if size > maxAnswer {
+		return nil, errLarge
+	}
+	answer := make([]byte, size)
 	if _, err := io.ReadFull(conn, answer); err != nil {
 		return nil, fmt.Errorf("wait for forwarder: %w", err)
 	}
-	m, err := verify(answer, query)
+	m, err := u.read(ctx, answer, query)
 	if errors.Is(err, errCase) {
 		err = nil // a stream cannot be forged by who is not on the path
 	}
@@ -303,6 +356,10 @@ func (u *upstream) exchangeStream(conn net.Conn, k question) (*miekg.Msg, error)
 
 // exchangeTLS asks over a kept connection, or a new one if there is none or it was closed meanwhile.
 func (u *upstream) exchangeTLS(ctx context.Context, k question) (*miekg.Msg, error) {
+	if err := u.may(); err != nil { // what allowed the kept ones may be gone
+		u.closeIdle()
+		return nil, err
+	}
 	for conn := u.takeIdle(time.Now()); conn != nil; conn = u.takeIdle(time.Now()) {
 		if m, err := u.onTLS(ctx, conn, k); err == nil || ctx.Err() != nil {
 			return m, err
@@ -323,7 +380,7 @@ func (u *upstream) onTLS(ctx context.Context, conn net.Conn, k question) (*miekg
 		_ = conn.Close()
 		return nil, err
 	}
-	m, err := u.exchangeStream(conn, k)
+	m, err := u.exchangeStream(ctx, conn, k)
 	if unbound := release(); unbound && err == nil {
 		u.putIdle(conn, time.Now())
 	} else {
