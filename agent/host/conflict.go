@@ -77,7 +77,7 @@ func workloadConflicts(s WorkloadSpec, st spaceState, own int) []Conflict {
 		if a.ifindex == own {
 			continue
 		}
-		if a.prefix.Overlaps(s.VPC) || a.prefix.Addr() == ResolverAddress {
+		if overlapped(s, a.prefix).IsValid() || a.prefix.Addr() == ResolverAddress && !s.IPv6Only {
 			out = append(out, Conflict{
 				What:   fmt.Sprintf("address %s on %s overlaps the VPC's %s", a.prefix, a.name, rangeOf(s, a.prefix)),
 				Remedy: fmt.Sprintf("remove it: ip address del %s dev %s, or use another namespace", a.prefix, a.name),
@@ -90,16 +90,18 @@ func workloadConflicts(s WorkloadSpec, st spaceState, own int) []Conflict {
 		}
 		switch {
 		case r.dst.Bits() == 0:
-			if s.DefaultRoute {
+			if s.DefaultRoute && overlapped(s, r.dst).IsValid() && r.name != "lo" { // by lo the kernel has one that refuses
 				out = append(out, Conflict{
 					What:   "a default route exists" + via(r.name),
-					Remedy: "leave out --default-route, or remove it: ip route del default" + devOf(r.name),
+					Remedy: "leave out --default-route, or remove it: " + ipCommand(r.dst, "route del default") + devOf(r.name),
 				})
 			}
-		case r.dst.Overlaps(s.VPC) || r.dst == resolver && !r.ours:
+		case r.ours && s.IPv6Address.IsValid() && r.dst == s.mesh(): // another attachment's; this one's own are longer
+		case overlapped(s, r.dst).IsValid() || r.dst == resolver && !r.ours && !s.IPv6Only:
 			out = append(out, Conflict{
-				What:   fmt.Sprintf("route %s%s overlaps the VPC's %s", r.dst, via(r.name), rangeOf(s, r.dst)),
-				Remedy: fmt.Sprintf("remove it: ip route del %s%s, or use another namespace", r.dst, devOf(r.name)),
+				What: fmt.Sprintf("route %s%s overlaps the VPC's %s", r.dst, via(r.name), rangeOf(s, r.dst)),
+				Remedy: fmt.Sprintf("remove it: %s %s%s, or use another namespace", ipCommand(r.dst, "route del"), r.dst,
+					devOf(r.name)),
 			})
 		}
 	}
@@ -135,9 +137,19 @@ func conflictError(subject string, c []Conflict) error {
 	return &ConflictError{Subject: subject, Conflicts: c}
 }
 
+// overlapped is the range of the attachment that a prefix touches; invalid: none.
+func overlapped(s WorkloadSpec, p netip.Prefix) netip.Prefix {
+	for _, r := range s.ranges() {
+		if p.Overlaps(r) {
+			return r
+		}
+	}
+	return netip.Prefix{}
+}
+
 func rangeOf(s WorkloadSpec, p netip.Prefix) string {
-	if p.Overlaps(s.VPC) {
-		return "range " + s.VPC.String()
+	if r := overlapped(s, p); r.IsValid() {
+		return "range " + r.String()
 	}
 	return "resolver " + ResolverAddress.String()
 }

@@ -61,6 +61,7 @@ func contract(t *testing.T, make func(t *testing.T) world) {
 		{"attach corrects", contractCorrects},
 		{"attach refuses what is wrong", contractSpec},
 		{"attach refuses conflicts", contractConflicts},
+		{"families", contractFamilies},
 		{"equal addresses in two namespaces", contractOverlap},
 		{"what vanished is noticed", contractVanished},
 		{"a replaced namespace", contractReplaced},
@@ -194,6 +195,11 @@ func contractSpec(t *testing.T, w world) {
 		{func(s *WorkloadSpec) { s.Gateway = netip.MustParseAddr("10.0.1.9") }, ErrSpec, "Gateway"},
 		{func(s *WorkloadSpec) { s.Subnet = netip.MustParsePrefix("10.0.0.0/8") }, ErrSpec, "Subnet"},
 		{func(s *WorkloadSpec) { s.MTU = 1279 }, ErrSpec, "MTU"},
+		{func(s *WorkloadSpec) { s.IPv6Only = true }, ErrSpec, "IPv6Address"},
+		{func(s *WorkloadSpec) { s.IPv6Address = s.Address }, ErrSpec, "IPv6Address"},
+		{func(s *WorkloadSpec) { *s = dual(path); s.IPv6Block = netip.MustParsePrefix("fd12:3456:0:8::/64") }, ErrSpec, "IPv6Block"},
+		{func(s *WorkloadSpec) { *s = dual(path); s.IPv6Only = true }, ErrSpec, "Resolver"},
+		{func(s *WorkloadSpec) { s.Resolver = only6(path).Resolver }, ErrSpec, "Resolver"},
 		{func(s *WorkloadSpec) { s.MAC = MAC{} }, ErrSpec, "MAC"},
 		{func(s *WorkloadSpec) { s.Search = "a\nnameserver 6.6.6.6" }, ErrSpec, "Search"},
 	} {
@@ -543,13 +549,17 @@ func contractHostDoor(t *testing.T, w world) {
 	}
 	ok(t, w.SetUp(HostName, false))
 	wantErr(t, w.SetUp(HostName, true), ErrOpenDoor)
-	for _, port := range []uint16{1023, 0, 53, 1023} {
-		spec.ResolverPort, want.ResolverPort = port, port
+	for _, open := range []struct {
+		resolver, node uint16
+		probes         bool
+	}{{1023, 0, false}, {0, 0, false}, {53, 0, false}, {0, 1022, false}, {0, 0, true}, {1023, 1022, true}, {0, 1022, true}, {1023, 0, false}} {
+		spec.ResolverPort, spec.NodePort, spec.Probes = open.resolver, open.node, open.probes
+		want.ResolverPort, want.NodePort, want.Probes = open.resolver, open.node, open.probes
 		if h := must(w.EnsureHostLink(spec))(t); h != want {
-			t.Fatalf("port %d: %+v, want %+v", port, h, want)
+			t.Fatalf("%+v: %+v, want %+v", open, h, want)
 		}
 		if h := must(w.HostLink())(t); h != want {
-			t.Fatalf("port %d, observed: %+v, want %+v", port, h, want)
+			t.Fatalf("%+v, observed: %+v, want %+v", open, h, want)
 		}
 	}
 	if !must(w.Closed(HostName))(t) {

@@ -21,6 +21,8 @@ const (
 	DefaultMTU = 1392
 	// DefaultTunnelMTU is the tunnel's MTU in bytes on an underlay of 1500: less 80 for IPv6, UDP and WireGuard.
 	DefaultTunnelMTU = 1420
+	// tunnelOverhead is what WireGuard over IPv6 takes, and jumbo the largest usual frame, in bytes.
+	tunnelOverhead, jumbo = 80, 9000
 )
 
 // ResolverAddress is the link-local address at which every VPC's resolver answers, besides its base + 2.
@@ -88,7 +90,7 @@ type Link struct {
 	TxQueueLen int // packets
 	MAC        MAC
 	Up         bool // administratively
-	Closed     bool // the door is there: what no program takes is dropped; of the host's end, all but the resolver's
+	Closed     bool // the door is there: what no program takes is dropped; of the host's end, all but what HostSpec names
 	Foreign    bool // neither ours nor a TUN: whatever its name, it is left alone
 }
 
@@ -97,8 +99,11 @@ type HostSpec struct {
 	Address netip.Addr   // overlay address of this node, IPv6, inside Mesh
 	Mesh    netip.Prefix // fdXX:XXXX::/32: everything in the mesh is behind the pair
 	MTU     int          // bytes, 1280..65535; the tunnel's
-	// ResolverPort, UDP and TCP, is all that the mesh reaches of the host; 0: nothing.
+	// What the mesh reaches of the host, and nothing else: the resolver's port, UDP and TCP; the agent's, UDP, from other
+	// nodes' own addresses; with Probes what answers the host's own TCP connections, but nothing that opens one. 0: shut.
 	ResolverPort uint16
+	NodePort     uint16
+	Probes       bool
 }
 
 // HostLink is what was observed of the host's own veth pair. Absent ends have Ifindex 0.
@@ -106,8 +111,10 @@ type HostLink struct {
 	Host     Link
 	Datapath Link
 	Address  netip.Addr // invalid: none
-	// ResolverPort is what the host's door lets through; 0: nothing, if Host.Closed.
+	// What the host's door lets through, as in HostSpec; nothing else if Host.Closed.
 	ResolverPort uint16
+	NodePort     uint16
+	Probes       bool
 }
 
 // WorkloadSpec is one attachment of an ENI to a namespace. Comparable.
@@ -116,14 +123,17 @@ type WorkloadSpec struct {
 	Netns        string       // path of a namespace file: /run/netns/NAME or /proc/PID/ns/net
 	NetnsInode   uint64       // of the namespace that is meant, if Netns leads to another by now; 0: whatever is there
 	Interface    string       // name inside the namespace; empty: DefaultInterface
-	Address      netip.Addr   // IPv4, inside Subnet
+	Address      netip.Addr   // IPv4, inside Subnet; with IPv6Only it only says which ENI this is
 	Gateway      netip.Addr   // subnet base + 1
 	Subnet       netip.Prefix // inside VPC
 	VPC          netip.Prefix
-	MTU          int  // bytes, 1280..65535; 0: DefaultMTU
-	DefaultRoute bool // also route 0.0.0.0/0 to the gateway
-	MAC          MAC  // of the workload's end, see WorkloadMAC
-	// Resolver is VPC base + 2. It is set in the file of a named namespace, or mounted over /etc/resolv.conf of the process that
+	IPv6Address  netip.Addr   // invalid: none; its gateway is GatewayIPv6
+	IPv6Block    netip.Prefix // the VPC's /64, with IPv6Address
+	IPv6Only     bool         // no IPv4 address and no routes of IPv4
+	MTU          int          // bytes, 1280..65535; 0: DefaultMTU
+	DefaultRoute bool         // also route 0.0.0.0/0, and ::/0, to the gateway
+	MAC          MAC          // of the workload's end, see WorkloadMAC
+	// Resolver is VPC base + 2, or the IPv6 form of that. It is set in the file of a named namespace, or mounted over /etc/resolv.conf of the process that
 	// Netns names. Invalid: resolv.conf is left alone.
 	Resolver netip.Addr
 	Search   string // search domains separated by spaces; may be empty

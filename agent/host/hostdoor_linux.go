@@ -19,19 +19,21 @@ type hostDoor struct{ ruleset }
 
 func (s *space) hostDoor() hostDoor { return hostDoor{ruleset{s.file, nftables.TableFamilyINet}} }
 
-// opening is what the host's door lets through: UDP and TCP from the mesh to one port of one address. The zero value is
-// nothing at all.
+// opening is what the host's door lets through to one address: UDP and TCP from the mesh to the resolver's port, UDP from
+// other nodes to the agent's, TCP from the mesh that opens no connection. The zero value is nothing at all.
 type opening struct {
-	mesh    netip.Prefix
-	address netip.Addr
-	port    uint16
+	mesh     netip.Prefix
+	address  netip.Addr
+	resolver uint16 // ports; 0: shut
+	node     uint16
+	answers  bool
 }
 
 func (s HostSpec) opening() opening {
-	if s.ResolverPort == 0 {
+	if s.ResolverPort == 0 && s.NodePort == 0 && !s.Probes {
 		return opening{}
 	}
-	return opening{s.Mesh.Masked(), s.Address, s.ResolverPort}
+	return opening{s.Mesh.Masked(), s.Address, s.ResolverPort, s.NodePort, s.Probes}
 }
 
 // Where fields lie in an IPv6 header and in those of TCP and UDP, in bytes.
@@ -40,35 +42,55 @@ const (
 	sourceAt          = 8
 	destinationAt     = 24
 	destinationPortAt = 2
+	flagsAt           = 13
 )
 
 // Where the expressions of a rule that accepts hold what differs between openings.
 const (
-	meshExpr    = 5
+	sourceExpr  = 5
 	addressExpr = 7
 	portExpr    = 11
 )
 
-const meshBytes = 4 // a mesh's prefix has 32 bits
+const (
+	meshBytes = 4 // a mesh's prefix has 32 bits
+	nodeBytes = 8 // what nodes' own addresses begin with: the mesh's prefix, and VPC 0
+
+	flagSYN, flagACK = 0x02, 0x10
+)
 
 // rules are the chain's rules. The next header is compared in the fixed header, so a packet with extension headers is
 // dropped, a fragment among them.
-func (o opening) rules() [][]expr.Any {
-	drop := append(fromHost(), &expr.Verdict{Kind: expr.VerdictDrop})
-	if o.port == 0 {
-		return [][]expr.Any{drop}
+func (o opening) rules() (rules [][]expr.Any) {
+	if o.resolver != 0 {
+		for _, protocol := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			rules = append(rules, o.accept(meshBytes, protocol, toPort(o.resolver)...))
+		}
 	}
-	accept := func(protocol byte) []expr.Any {
-		mesh := o.mesh.Addr().As16()
-		rule := append(fromHost(), &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal([]byte{unix.NFPROTO_IPV6}))
-		rule = append(rule, field(expr.PayloadBaseNetworkHeader, sourceAt, mesh[:meshBytes])...)
-		rule = append(rule, field(expr.PayloadBaseNetworkHeader, destinationAt, o.address.AsSlice())...)
-		rule = append(rule, field(expr.PayloadBaseNetworkHeader, nextHeaderAt, []byte{protocol})...)
-		rule = append(rule, field(expr.PayloadBaseTransportHeader, destinationPortAt,
-			binary.BigEndian.AppendUint16(nil, o.port))...)
-		return append(rule, &expr.Verdict{Kind: expr.VerdictAccept})
+	if o.node != 0 {
+		rules = append(rules, o.accept(nodeBytes, unix.IPPROTO_UDP, toPort(o.node)...))
 	}
-	return [][]expr.Any{accept(unix.IPPROTO_UDP), accept(unix.IPPROTO_TCP), drop}
+	if o.answers {
+		rules = append(rules, o.accept(meshBytes, unix.IPPROTO_TCP,
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flagsAt, Len: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{flagSYN | flagACK}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{flagSYN}}))
+	}
+	return append(rules, append(fromHost(), &expr.Verdict{Kind: expr.VerdictDrop}))
+}
+
+// accept lets through what comes from addresses that begin as the mesh's prefix does, in so many bytes, then zeros.
+func (o opening) accept(bytes int, protocol byte, rest ...expr.Any) []expr.Any {
+	source := o.mesh.Addr().As16()
+	rule := append(fromHost(), &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal([]byte{unix.NFPROTO_IPV6}))
+	rule = append(rule, field(expr.PayloadBaseNetworkHeader, sourceAt, source[:bytes])...)
+	rule = append(rule, field(expr.PayloadBaseNetworkHeader, destinationAt, o.address.AsSlice())...)
+	rule = append(rule, field(expr.PayloadBaseNetworkHeader, nextHeaderAt, []byte{protocol})...)
+	return append(append(rule, rest...), &expr.Verdict{Kind: expr.VerdictAccept})
+}
+
+func toPort(port uint16) []expr.Any {
+	return field(expr.PayloadBaseTransportHeader, destinationPortAt, binary.BigEndian.AppendUint16(nil, port))
 }
 
 // fromHost matches what comes in by the host's own link.
@@ -131,14 +153,26 @@ func (d hostDoor) rules() (out [][]expr.Any, err error) {
 
 // readOpening reads rules back; ok is false unless they are exactly those of some opening.
 func readOpening(rules [][]expr.Any) (o opening, ok bool) {
-	if len(rules) > 1 {
-		mesh, okMesh := netip.AddrFromSlice(append(compared(rules[0], meshExpr), make([]byte, 16-meshBytes)...))
-		address, okAddress := netip.AddrFromSlice(compared(rules[0], addressExpr))
-		port := compared(rules[0], portExpr)
-		if !okMesh || !okAddress || len(port) != 2 {
+	for _, rule := range rules[:max(0, len(rules)-1)] {
+		source, address := compared(rule, sourceExpr), compared(rule, addressExpr)
+		if len(source) < meshBytes {
 			return opening{}, false
 		}
-		o = opening{netip.PrefixFrom(mesh, 8*meshBytes), address, binary.BigEndian.Uint16(port)}
+		mesh, okMesh := netip.AddrFromSlice(append(source[:meshBytes:meshBytes], make([]byte, 16-meshBytes)...))
+		to, okAddress := netip.AddrFromSlice(address)
+		if !okMesh || !okAddress {
+			return opening{}, false
+		}
+		o.mesh, o.address = netip.PrefixFrom(mesh, 8*meshBytes), to
+		port := compared(rule, portExpr)
+		switch {
+		case len(port) != 2:
+			o.answers = true
+		case len(source) == nodeBytes:
+			o.node = binary.BigEndian.Uint16(port)
+		default:
+			o.resolver = binary.BigEndian.Uint16(port)
+		}
 	}
 	return o, slices.EqualFunc(rules, o.rules(), sameRule)
 }

@@ -30,8 +30,9 @@ type meshWorld struct {
 
 var (
 	farAddr     = netip.MustParseAddr("fd12:3456:0:7:a00:105:8000:1")
-	outsideAddr = netip.MustParseAddr("fd12:3457::1") // of no mesh
-	otherAddr   = netip.MustParseAddr("fd00:77::1")   // the host's, not of the mesh
+	outsideAddr = netip.MustParseAddr("fd12:3457::1")     // of no mesh
+	peerAddr    = netip.MustParseAddr("fd12:3456::9:0:1") // of another node itself
+	otherAddr   = netip.MustParseAddr("fd00:77::1")       // the host's, not of the mesh
 )
 
 func newMeshWorld(t *testing.T) *meshWorld {
@@ -47,7 +48,7 @@ func newMeshWorld(t *testing.T) *meshWorld {
 		w.ns.Exec("tc", "filter", "add", "dev", x[0], "ingress", "protocol", "all", "u32", "match", "u32", "0", "0",
 			"action", "mirred", "egress", "redirect", "dev", x[1])
 	}
-	for _, a := range []netip.Addr{farAddr, outsideAddr} {
+	for _, a := range []netip.Addr{farAddr, outsideAddr, peerAddr} {
 		w.far.AddAddress("mesh0", netip.PrefixFrom(a, 128))
 	}
 	w.ns.AddAddress("lo", netip.PrefixFrom(otherAddr, 128))
@@ -202,6 +203,77 @@ func TestHostDoor(t *testing.T) {
 		}
 	}
 }
+
+// While the agent listens its port is open for other nodes, by UDP, and for nobody else.
+func TestHostDoorOfTheAgent(t *testing.T) {
+	w := newMeshWorld(t)
+	host := hostSpec().Address
+	for _, address := range []string{"[::]:1022", "[::]:1023"} {
+		w.serve(w.ns, address)
+	}
+	spec := hostSpec()
+	spec.ResolverPort, spec.NodePort = 0, 1022
+	must(w.EnsureHostLink(spec))(t)
+	if !w.answers("udp6", peerAddr, host, 1022, soon) {
+		t.Error("another node does not reach the agent")
+	}
+	for name, x := range map[string]struct {
+		network string
+		from    netip.Addr
+		port    uint16
+	}{
+		"a workload, the agent":          {"udp6", farAddr, 1022},
+		"a stranger, the agent":          {"udp6", outsideAddr, 1022},
+		"another node, TCP, the agent":   {"tcp6", peerAddr, 1022},
+		"another node, the resolver":     {"udp6", peerAddr, 1023},
+		"a workload, TCP, the resolver":  {"tcp6", farAddr, 1023},
+		"another node, TCP, what is not": {"tcp6", peerAddr, 8080},
+	} {
+		if w.reaches(x.network, x.from, host, x.port, silent) {
+			t.Errorf("reached by %s", name)
+		}
+	}
+}
+
+// Answers to the host's own connections come in while it has some, and nothing that opens one.
+func TestHostDoorOfProbes(t *testing.T) {
+	w := newMeshWorld(t)
+	w.serve(w.far, farAddrPort(8443))
+	w.serve(w.ns, "[::]:8080")
+	probe := func(within time.Duration) error {
+		d := net.Dialer{Timeout: within, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(hostSpec().Address, 0))}
+		return w.ns.Do(func() error {
+			c, err := d.DialContext(t.Context(), "tcp6", farAddrPort(8443))
+			if err == nil {
+				defer c.Close()
+				_, err = c.Write([]byte("hello"))
+			}
+			if err == nil {
+				ok(t, c.SetReadDeadline(time.Now().Add(within)))
+				_, err = c.Read(make([]byte, 64))
+			}
+			return err
+		})
+	}
+	if err := probe(silent); err == nil {
+		t.Error("an answer comes in while nobody probes")
+	}
+	spec := hostSpec()
+	spec.ResolverPort, spec.Probes = 0, true
+	must(w.EnsureHostLink(spec))(t)
+	if err := probe(soon); err != nil {
+		t.Errorf("no answer comes in: %v", err)
+	}
+	for _, from := range []netip.Addr{farAddr, peerAddr} {
+		for network, port := range map[string]uint16{"tcp6": 8080, "udp6": 8080} {
+			if w.reaches(network, from, hostSpec().Address, port, silent) {
+				t.Errorf("%s opens a connection to the host, %s", from, network)
+			}
+		}
+	}
+}
+
+func farAddrPort(port uint16) string { return netip.AddrPortFrom(farAddr, port).String() }
 
 // The host forwards nothing that comes in by its own link, and no other table sends it elsewhere.
 func TestHostDoorComesBeforeRouting(t *testing.T) {

@@ -42,7 +42,7 @@ func (s *space) hostLink() (HostLink, error) {
 	if err != nil {
 		return HostLink{}, fmt.Errorf("host link: %w", err)
 	}
-	h.ResolverPort = open.port
+	h.ResolverPort, h.NodePort, h.Probes = open.resolver, open.node, open.answers
 	st, err := s.state(netlink.FAMILY_V6)
 	if err != nil {
 		return HostLink{}, fmt.Errorf("host link: %w", err)

@@ -80,6 +80,10 @@ func TestFirewalld(t *testing.T) {
 	m := newManaged(t)
 	m.Run("systemctl", "start", "firewalld")
 	m.after("firewalld started")
+	netlab.Eventually(t, 30*time.Second, func() bool { // it says that it runs before it has its rules
+		_, err := m.Try("firewall-cmd", "--state")
+		return err == nil
+	}, "firewalld does not run")
 	rules := m.Run("nft", "list", "table", "inet", "firewalld")
 	m.Run("firewall-cmd", "--reload")
 	m.after("firewalld reloaded")

@@ -27,7 +27,7 @@ type Mem struct {
 	wakes   map[int]func()
 	paths   map[netip.Prefix]Path // nil: everything is behind eth0
 	address netip.Addr            // the host's
-	port    uint16                // that the host's door lets through
+	open    HostSpec              // what the host's door lets through
 	notes   []string              // of Repairs
 
 	noWireGuard bool // of the kernel's
@@ -185,7 +185,7 @@ func (m *Mem) EnsureHostLink(spec HostSpec) (HostLink, error) {
 			return HostLink{}, fmt.Errorf("host link: %s: %w: remove or rename it", name, ErrForeign)
 		}
 	}
-	m.doors[HostName], m.doors[DatapathName], m.port = true, true, spec.ResolverPort
+	m.doors[HostName], m.doors[DatapathName], m.open = true, true, spec
 	for _, want := range []Link{{Name: HostName, MAC: HostMAC, Up: true}, {Name: DatapathName, MAC: DatapathMAC}} {
 		l := m.links[want.Name]
 		if l == nil {
@@ -213,7 +213,7 @@ func (m *Mem) hostLink() HostLink {
 	if h.Host.Ifindex != 0 {
 		h.Address = m.address
 		if h.Host.Closed {
-			h.ResolverPort = m.port
+			h.ResolverPort, h.NodePort, h.Probes = m.open.ResolverPort, m.open.NodePort, m.open.Probes
 		}
 	}
 	return h
@@ -278,8 +278,9 @@ func (m *Mem) Attach(spec WorkloadSpec) (WorkloadLink, error) {
 	l.spec, l.MAC, l.MTU, l.peer.mac = spec, GatewayMAC, spec.MTU, spec.MAC
 	w.state = w.state.without(l.peer.ifindex)
 	w.state.links = append(w.state.links, spaceLink{l.peer.ifindex, spec.Interface})
-	w.state.addresses = append(w.state.addresses,
-		spaceAddress{l.peer.ifindex, spec.Interface, netip.PrefixFrom(spec.Address, 32)})
+	for _, p := range append(spec.addresses(false), spec.addresses(true)...) {
+		w.state.addresses = append(w.state.addresses, spaceAddress{l.peer.ifindex, spec.Interface, p})
+	}
 	for _, r := range workloadRoutes(spec, w.state, l.peer.ifindex) {
 		w.state.routes = append(w.state.routes,
 			spaceRoute{ifindex: l.peer.ifindex, name: spec.Interface, dst: r.dst, ours: true})
@@ -425,7 +426,7 @@ func (m *Mem) Fence(tunnel string) error {
 		if (l.ours || name == tunnel && !l.Foreign) && !m.doors[name] {
 			m.doors[name] = true
 			if name == HostName {
-				m.port = 0
+				m.open = HostSpec{}
 			}
 			if l.Up {
 				m.notes = append(m.notes, "the door of "+name+" was gone or open; closed again")

@@ -83,7 +83,8 @@ func (s WorkloadSpec) Normal() (WorkloadSpec, error) {
 		s.MTU = DefaultMTU
 	}
 	s.Address, s.Gateway, s.Resolver = s.Address.Unmap(), s.Gateway.Unmap(), s.Resolver.Unmap()
-	s.Subnet, s.VPC = s.Subnet.Masked(), s.VPC.Masked()
+	s.Subnet, s.VPC, s.IPv6Block = s.Subnet.Masked(), s.VPC.Masked(), s.IPv6Block.Masked()
+	ipv6 := s.checkIPv6()
 	for _, c := range []struct {
 		bad  bool
 		what string
@@ -101,7 +102,8 @@ func (s WorkloadSpec) Normal() (WorkloadSpec, error) {
 		{s.MTU < minMTU || s.MTU > maxMTU, "MTU: 1280 to 65535"},
 		{s.MAC[0]&3 != 2, "MAC: a locally administered unicast address; see WorkloadMAC"},
 		{s.MAC == GatewayMAC, "MAC: must not be the gateway's"},
-		{s.Resolver.IsValid() && !s.Resolver.Is4(), "Resolver: an IPv4 address"},
+		{ipv6 != "", ipv6},
+		{s.Resolver.IsValid() && s.Resolver.Is4() == s.IPv6Only, "Resolver: an address of a family that the ENI has; IPv4 if it has both"},
 		{strings.ContainsAny(s.Search, "\n\r\x00#;"), "Search: domain names separated by spaces"},
 		{len(alias(s.ENI, s.Interface, s.Netns)) > maxAlias, "Netns: path too long; name it under /run/netns"},
 	} {
@@ -129,6 +131,10 @@ func (s HostSpec) check() error {
 	}
 	return nil
 }
+
+// TunnelMTU is what a tunnel on an underlay of so many bytes has, which is not less than DefaultTunnelMTU: a path that
+// carries less is found, and its flows are held to it.
+func TunnelMTU(underlay int) int { return max(DefaultTunnelMTU, min(underlay, jumbo)-tunnelOverhead) }
 
 func (s TunnelSpec) normal() (TunnelSpec, error) {
 	if s.Name == "" {

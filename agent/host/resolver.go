@@ -3,11 +3,14 @@ package host
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/internal/failpoint"
 )
@@ -67,22 +70,29 @@ func (r resolvers) set(s WorkloadSpec) error {
 	if name == "" || !s.Resolver.IsValid() {
 		return nil
 	}
-	owner, _, made, err := r.owner(name)
+	var err error
+	for range 3 { // another agent that shares the directory may have taken away what it found half made
+		if err = r.setNamed(name, s); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("resolver file of %s: %w", name, err)
 	}
-	if owner != "" && owner != s.ENI {
-		return nil
+	return nil
+}
+
+func (r resolvers) setNamed(name string, s WorkloadSpec) error {
+	owner, _, made, err := r.owner(name)
+	if err != nil || owner != "" && owner != s.ENI {
+		return err
 	}
 	if owner == "" {
 		if made, err = r.prepare(name, s); err != nil {
-			return fmt.Errorf("resolver file of %s: %w", name, err)
+			return err
 		}
 	}
-	if err := r.write(name, resolverText(s.ENI, r.host, made, s.Resolver, s.Search)); err != nil {
-		return fmt.Errorf("resolver file of %s: %w", name, err)
-	}
-	return nil
+	return r.write(name, resolverText(s.ENI, r.host, made, s.Resolver, s.Search))
 }
 
 // note is the file to be, and until it has its name the word of what was made for it, should this process die.
@@ -135,18 +145,44 @@ func (r resolvers) write(name, text string) error {
 	return os.Rename(r.note(name), r.file(name))
 }
 
-// put writes the note.
+// put writes the note. It is locked until it is whole: so others know it from one that is cut short.
 func (r resolvers) put(name, text string) error {
-	f, err := os.OpenFile(r.note(name), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	f, err := r.lockNote(name, os.O_CREATE|os.O_WRONLY, unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(text)
+	if err = f.Truncate(0); err == nil {
+		_, err = f.WriteString(text)
+	}
 	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
+}
+
+// lockNote opens and locks the note. One that another agent took away meanwhile, having found it empty, is not it any more.
+func (r resolvers) lockNote(name string, flags, how int) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(r.note(name), flags, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), how)
+		if err == nil {
+			var locked, named fs.FileInfo
+			if locked, err = f.Stat(); err == nil {
+				named, err = os.Lstat(f.Name())
+			}
+			if err == nil && os.SameFile(locked, named) {
+				return f, nil
+			}
+		}
+		f.Close()
+		if err != nil && !(errors.Is(err, fs.ErrNotExist) && flags&os.O_CREATE != 0) {
+			return nil, err
+		}
+	}
 }
 
 // owner reads whose file the namespace has: "" for none or a person's.
@@ -189,12 +225,18 @@ func (r resolvers) restore(which owned) error {
 	return nil
 }
 
-// giveUp takes back what was made for a file of an ENI that never got its name.
+// giveUp takes back what was made for a file of an ENI that never got its name. It holds the note's lock meanwhile, and leaves
+// alone one that a process writes.
 func (r resolvers) giveUp(name string, which owned) error {
-	b, err := os.ReadFile(r.note(name))
-	if errors.Is(err, fs.ErrNotExist) {
+	f, err := r.lockNote(name, os.O_RDONLY, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
 		return nil
 	} else if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
 		return err
 	}
 	of, host, made := parseResolver(string(b))

@@ -50,6 +50,50 @@ func TestRestoreResolver(t *testing.T) {
 	}
 }
 
+// Agents that share the directory, as in a dev mesh, leave alone what another is about to write.
+func TestResolverFilesOfTwoAgents(t *testing.T) {
+	dir := t.TempDir()
+	one := resolvers{run: filepath.Join(dir, "run"), etc: filepath.Join(dir, "etc"), host: 1}
+	two := one
+	two.host = 2
+	const before = "nameserver 192.0.2.53\n"
+	if err := errors.Join(os.MkdirAll(filepath.Dir(one.file("cart")), 0o755),
+		os.WriteFile(one.file("cart"), []byte(before), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	stop := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if err := two.restore(two.of("")); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	spec := WorkloadSpec{ENI: "eni-1", Netns: filepath.Join(one.run, "cart"), Resolver: netip.MustParseAddr("10.0.0.2")}
+	for range 300 {
+		if err := errors.Join(one.set(spec), one.restore(one.of(spec.ENI))); err != nil {
+			t.Error(err)
+			break
+		}
+		if have, err := os.ReadFile(one.file("cart")); string(have) != before {
+			t.Errorf("what was there before is now %q (%v)", have, err)
+			break
+		}
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // Whoever died while the file was put back is finished by the next, and a person's file is never lost.
 func TestResolverFileAfterADeath(t *testing.T) {
 	for _, before := range []string{"", "nameserver 192.0.2.1\n"} {

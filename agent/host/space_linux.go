@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -190,6 +191,23 @@ func (s *space) gone(l netlink.Link) bool {
 	return err == nil && now == nil
 }
 
+// states reads what an attachment could collide with, of the families that it has.
+func (s *space) states(spec WorkloadSpec) (spaceState, error) {
+	var out spaceState
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		if len(spec.addresses(family == netlink.FAMILY_V6)) == 0 {
+			continue
+		}
+		st, err := s.state(family)
+		if err != nil {
+			return out, err
+		}
+		out.links = st.links
+		out.addresses, out.routes = append(out.addresses, st.addresses...), append(out.routes, st.routes...)
+	}
+	return out, nil
+}
+
 // state reads what an attachment could collide with, of one address family (netlink.FAMILY_V4 or _V6).
 func (s *space) state(family int) (spaceState, error) {
 	var st spaceState
@@ -227,16 +245,19 @@ func (s *space) state(family int) (spaceState, error) {
 
 // setAddress makes p the only address of its family on l, link-local ones aside.
 func (s *space) setAddress(l netlink.Link, p netip.Prefix) error {
-	family := familyOf(p.Addr())
+	return s.setAddresses(l, familyOf(p.Addr()), []netip.Prefix{p})
+}
+
+// setAddresses makes want the only addresses of a family on l, link-local ones aside.
+func (s *space) setAddresses(l netlink.Link, family int, want []netip.Prefix) error {
 	have, err := dump(func() ([]netlink.Addr, error) { return s.nl.AddrList(l, family) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
-	found := false
-	for _, a := range have {
-		found = found || prefixOf(a.IPNet, family) == p
-	}
-	if !found {
+	for _, p := range want {
+		if slices.ContainsFunc(have, func(a netlink.Addr) bool { return prefixOf(a.IPNet, family) == p }) {
+			continue
+		}
 		s.note("address %s of %s was gone; added again", p, l.Attrs().Name)
 		a := &netlink.Addr{IPNet: ipNet(p)}
 		if family == netlink.FAMILY_V6 {
@@ -248,7 +269,7 @@ func (s *space) setAddress(l netlink.Link, p netip.Prefix) error {
 	}
 	for _, a := range have {
 		old := prefixOf(a.IPNet, family)
-		if old == p || old.Addr().IsLinkLocalUnicast() {
+		if slices.Contains(want, old) || old.Addr().IsLinkLocalUnicast() {
 			continue
 		}
 		if err := s.nl.AddrDel(l, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
@@ -292,7 +313,9 @@ func (s *space) setRoutes(l netlink.Link, family int, want []route) error {
 		r := &netlink.Route{
 			LinkIndex: l.Attrs().Index, Dst: ipNet(w.dst), Src: w.source.AsSlice(), Protocol: routeProtocol,
 		}
-		if w.gateway.IsValid() {
+		if w.gateway.IsLinkLocalUnicast() && family == netlink.FAMILY_V6 {
+			r.Gw = w.gateway.AsSlice()
+		} else if w.gateway.IsValid() {
 			r.Gw, r.Flags = w.gateway.AsSlice(), int(netlink.FLAG_ONLINK)
 		} else if family == netlink.FAMILY_V4 {
 			r.Scope = netlink.SCOPE_LINK

@@ -106,6 +106,27 @@ func (s *space) defaultPath(family int) (*Path, error) {
 	return &p, err
 }
 
+// DefaultRouteMTU is the largest MTU of the default routes, of both families, in bytes; 0: there is none. They are those of the
+// calling thread's network namespace: culvert tunnel asks, which has no right to enter one, not even its own.
+func DefaultRouteMTU() (int, error) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return 0, fmt.Errorf("default route: netlink: %w", err)
+	}
+	defer nl.Close()
+	s, widest := &space{nl: nl}, 0
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		p, err := s.defaultPath(family)
+		if err != nil {
+			return 0, fmt.Errorf("default route: %w", err)
+		}
+		if p != nil {
+			widest = max(widest, p.MTU)
+		}
+	}
+	return widest, nil
+}
+
 // InputChain is a base chain of nftables at the hook "input", with its rules and those of the chains that it jumps to, as far
 // as they are about ports. Of a rule that asks more than that, such as for an address of the sender, it is not known whether
 // it is about a packet: one that accepts is taken at its word, one that drops is not. Rules for established connections or for

@@ -170,3 +170,33 @@ func TestSurvey(t *testing.T) {
 		}
 	}
 }
+
+// TestDefaultRouteMTU: what a tunnel's MTU is taken from.
+func TestDefaultRouteMTU(t *testing.T) {
+	lab := netlab.New(t)
+	ns, far := lab.Namespace("a"), lab.Namespace("b")
+	lab.Veth(ns, "eth0", far, "eth0")
+	lab.Veth(ns, "eth1", far, "eth1")
+	ns.Exec("ip", "link", "set", "eth0", "mtu", "9000")
+	ns.Exec("ip", "link", "set", "eth1", "mtu", "1400")
+	ns.AddAddress("eth0", netip.MustParsePrefix("198.18.0.1/24"))
+	ns.AddAddress("eth1", netip.MustParsePrefix("2001:db8::1/64"))
+	check := func(step string, want, tunnel int) {
+		t.Helper()
+		var got int
+		err := ns.Do(func() (err error) {
+			got, err = DefaultRouteMTU()
+			return err
+		})
+		if err != nil || got != want || TunnelMTU(got) != tunnel {
+			t.Errorf("%s: %d (%v), a tunnel of %d; want %d and %d", step, got, err, TunnelMTU(got), want, tunnel)
+		}
+	}
+	check("no default route", 0, 1420)
+	ns.AddRoute(netip.MustParsePrefix("::/0"), netip.MustParseAddr("2001:db8::2"), "eth1")
+	check("a narrow one", 1400, 1420)
+	ns.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("198.18.0.2"), "eth0")
+	check("a wide one", 9000, 8920)
+	ns.Exec("ip", "link", "set", "eth0", "mtu", "65000")
+	check("wider than usual", 65000, 8920)
+}

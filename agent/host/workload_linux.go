@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -139,7 +138,7 @@ func (n *Netlink) tellProcess(r processResolver) (unnamed string) {
 
 // refuse checks for conflicts before anything is changed, and says which routes are to be made.
 func refuse(w *space, spec WorkloadSpec, peer netlink.Link) ([]route, error) {
-	st, err := w.state(netlink.FAMILY_V4)
+	st, err := w.states(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -259,6 +258,10 @@ func (s *space) configureWorkload(w *space, link, peer netlink.Link, spec Worklo
 	if err := w.set(setting{conf + "addr_gen_mode", "1"}, setting{conf + "accept_ra", "0"}); err != nil {
 		return err
 	}
+	newFamily, err := w.allowIPv6(conf, spec)
+	if err != nil {
+		return err
+	}
 	if err := w.shape(peer, spec.MAC, spec.MTU); err != nil {
 		return err
 	}
@@ -268,11 +271,38 @@ func (s *space) configureWorkload(w *space, link, peer netlink.Link, spec Worklo
 		}
 	}
 	failpoint.Here("veth.up")
-	if err := w.setAddress(peer, netip.PrefixFrom(spec.Address, 32)); err != nil {
+	v4, v6 := split(routes)
+	if err := w.setAddresses(peer, netlink.FAMILY_V4, spec.addresses(false)); err != nil {
 		return err
 	}
 	failpoint.Here("veth.addressed")
-	return w.setRoutes(peer, netlink.FAMILY_V4, routes)
+	if err := w.setRoutes(peer, netlink.FAMILY_V4, v4); err != nil {
+		return err
+	}
+	w.fresh = w.fresh || newFamily
+	if err := w.setAddresses(peer, netlink.FAMILY_V6, spec.addresses(true)); err != nil {
+		return err
+	}
+	failpoint.Here("veth.addressed-ipv6")
+	return w.setRoutes(peer, netlink.FAMILY_V6, v6)
+}
+
+// allowIPv6 turns IPv6 on at the workload's end, whatever the namespace has as its default, if the ENI has it. No duplicates are
+// looked for: the address is the control plane's to give, and the gateway answers for all others. first tells that IPv6 was not
+// set up there before.
+func (s *space) allowIPv6(conf string, spec WorkloadSpec) (first bool, err error) {
+	if !spec.IPv6Address.IsValid() {
+		return false, nil
+	}
+	err = s.do(func() error {
+		dad, err := getSetting(conf + "accept_dad")
+		first = dad != 0
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	return first, s.set(setting{conf + "accept_dad", "0"}, setting{conf + "disable_ipv6", "0"})
 }
 
 // Detach implements Host.
