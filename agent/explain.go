@@ -19,6 +19,7 @@ type explainer struct {
 	plan   *plan.Plan
 	view   *api.View
 	tunnel wire.State
+	family plan.Families // of the flow
 	now    time.Time
 	out    api.Explanation
 }
@@ -112,6 +113,14 @@ func (x *explainer) resolve(vpc uint32, to string) (netip.Addr, bool) {
 		"no endpoint in this VPC answers to %s", name)
 }
 
+// form is an address of a VPC in the flow's family.
+func (x *explainer) form(vpc uint32, a netip.Addr) netip.Addr {
+	if x.family == plan.FamilyIPv6 {
+		return api.IPv6Address(x.plan.Config.Mesh, vpc, a)
+	}
+	return a
+}
+
 func (x *explainer) resolver(proto uint8, port uint16) bool {
 	if port == 53 && proto != plan.ProtocolICMP {
 		return x.ok("resolver", "the node's resolver answers")
@@ -157,13 +166,28 @@ func (x *explainer) samevpc(src plan.ENI, to plan.Address, proto uint8, port uin
 	return x.ok("ingress", "allowed by %s", rule)
 }
 
-func (x *explainer) endpoint(src plan.ENI, to plan.Address, proto uint8, port uint16) bool {
-	rule, ok := x.match(to.Rules, src.Address, src.Groups, proto, port)
-	if !ok {
-		return x.stop("endpoint", "ENDPOINT_GROUP", "authorize ingress in the endpoint's security group (yours, not the provider's)",
-			"no ingress rule of the endpoint's security groups allows %s to port %d", src.Address, port)
+// dialled asks the groups of what was dialled: an endpoint, or a load balancer of the same VPC.
+func (x *explainer) dialled(src plan.ENI, to plan.Address, proto uint8, port uint16) bool {
+	from := x.form(src.VPC, src.Address)
+	rule, ok := x.match(to.Rules, from, src.Groups, proto, port)
+	inside := to.Type == plan.AddressLoadBalancer
+	switch {
+	case ok && inside:
+		return x.ok("load-balancer", "its security groups allow it by %s", rule)
+	case ok:
+		return x.ok("endpoint", "its security groups allow it by %s", rule)
+	case inside:
+		return x.stop("load-balancer", "LB_GROUP_INGRESS", "authorize ingress in the load balancer's security group",
+			"no ingress rule of the load balancer's security groups allows %s to port %d", from, port)
 	}
-	x.ok("endpoint", "its security groups allow it by %s", rule)
+	return x.stop("endpoint", "ENDPOINT_GROUP", "authorize ingress in the endpoint's security group (yours, not the provider's)",
+		"no ingress rule of the endpoint's security groups allows %s to port %d", from, port)
+}
+
+func (x *explainer) endpoint(src plan.ENI, to plan.Address, proto uint8, port uint16) bool {
+	if !x.dialled(src, to, proto, port) {
+		return false
+	}
 	k := slices.IndexFunc(x.plan.Services, func(s plan.Service) bool {
 		return s.VPC == to.VPC && s.Address == to.Address && s.Port == port && s.Protocol == proto
 	})
@@ -172,7 +196,7 @@ func (x *explainer) endpoint(src plan.ENI, to plan.Address, proto uint8, port ui
 			"nothing listens there on this port: %s", x.listeners(to))
 	}
 	s := x.plan.Services[k]
-	if s.TableSize == 0 {
+	if s.TableWidth == 0 {
 		return x.stop("target", "NO_TARGET", "the provider has to register targets", "the service has no target")
 	}
 	t := slices.IndexFunc(x.plan.TargetTables, func(t plan.TargetTable) bool { return t.ID == s.Table })
@@ -185,9 +209,12 @@ func (x *explainer) endpoint(src plan.ENI, to plan.Address, proto uint8, port ui
 	}
 	x.ok("target", "one of %d", len(targets))
 	for _, target := range targets {
-		if !x.path(s.ProviderVPC, target.Addr()) {
+		if target.Weight > 0 && !x.path(s.ProviderVPC, target.Addr()) {
 			return false
 		}
+	}
+	if to.Type == plan.AddressLoadBalancer {
+		return x.ok("receiver", "the target's node decides by its grant for load balancer %s and the target's ingress rules", s.Endpoint)
 	}
 	return x.ok("receiver", "the provider's node decides by its grant for connection %s", x.connection(s.Endpoint))
 }

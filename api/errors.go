@@ -69,6 +69,7 @@ const (
 	CodeFirewallRuleNotFound   ErrorCode = "InvalidFirewallRule.NotFound"
 	CodeFirewallInUse          ErrorCode = "FirewallRuleGroupAssociation.Duplicate"
 	CodeRecordNotFound         ErrorCode = "NoSuchRecordSet"
+	CodeDomainNotVerified      ErrorCode = "PrivateDnsNameNotVerified"
 	CodePrincipalNotFound      ErrorCode = "InvalidPrincipal.NotFound"
 	CodeOutOfNumbers           ErrorCode = "InsufficientNumbers"
 	CodeSecretNotReplayable    ErrorCode = "IdempotentSecretNotReplayable"

@@ -52,6 +52,8 @@ const (
 	MaxRulesPerSet                    = 320    // of one endpoint: five groups of 60 (AWS's limits), rounded up
 	MaxAdmittedRulesPerNode           = 65_536
 	MaxAdmittedRulesPerNodeAndAccount = 16_384 // of one consumer, and an even share of the node at most
+	MaxHealthChecksPerNode            = 4_096
+	MaxHealthChecksPerNodeAndAccount  = 1_024 // of the targets' owner, or an even share where a node has less than all want
 	MaxVPCsPerResolverRule            = 100
 	MaxForwardersPerRule              = MaxForwardersPerVPC
 	MaxVPCsPerFirewallRuleGroup       = 100
@@ -93,6 +95,8 @@ const (
 	// BlockBits is the size of an address block lent to a node.
 	BlockBits                  = 28
 	DefaultPrivateDNSPriority  = 100
+	MaxTargetWeight            = 999
+	DefaultTargetWeight        = 100
 	MinTCPIdleTimeout          = 60
 	MaxTCPIdleTimeout          = 6000
 	DefaultTCPIdleTimeout      = 350

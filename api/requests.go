@@ -202,13 +202,18 @@ type CreateEndpointRequest struct {
 	SecurityGroups    []string              `json:"securityGroupIds,omitempty"` // default: the VPC's default group
 	Addresses         map[string]netip.Addr `json:"addresses,omitempty"`        // chosen addresses by subnet, as in subnetIds
 	PrivateDNSEnabled bool                  `json:"privateDnsEnabled,omitempty"`
-	Tags              map[string]string     `json:"tags,omitempty"`
+	// PrivateDNSPriority is 1..1000, default 100.
+	PrivateDNSPriority uint16            `json:"privateDnsPriority,omitempty"`
+	IPAddressType      IPAddressType     `json:"ipAddressType,omitempty"` // default ipv4
+	Tags               map[string]string `json:"tags,omitempty"`
 }
 
 // ModifyEndpointRequest is the body of PATCH /v1/endpoints/{id}; nil leaves a field as it is.
 type ModifyEndpointRequest struct {
-	PrivateDNSEnabled *bool     `json:"privateDnsEnabled,omitempty"`
-	SecurityGroups    *[]string `json:"securityGroupIds,omitempty"`
+	PrivateDNSEnabled  *bool          `json:"privateDnsEnabled,omitempty"`
+	PrivateDNSPriority *uint16        `json:"privateDnsPriority,omitempty"`
+	IPAddressType      *IPAddressType `json:"ipAddressType,omitempty"`
+	SecurityGroups     *[]string      `json:"securityGroupIds,omitempty"`
 }
 
 // List is the answer of every GET on a collection, sorted by account, name and id.

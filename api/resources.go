@@ -156,15 +156,29 @@ type Target struct {
 	Weight uint16 `json:"weight"` // 0..999: its share of new flows among the group's; 0: none
 }
 
+// DrainingTarget is one that was deregistered: it keeps its flows and gets no new ones.
+type DrainingTarget struct {
+	ENI  string `json:"eniId"`
+	Port uint16 `json:"port"`
+	// Until: its flows are ended then, where the group ends them; else they go on until they end.
+	Until time.Time `json:"until"`
+}
+
+// SourceIP is AWS's stickiness.type of a group whose targets go by the client's address.
+const SourceIP = "source_ip"
+
 // TargetGroup is a set of targets of one VPC.
 type TargetGroup struct {
 	Meta
-	VPC         string      `json:"vpcId"`
-	Protocol    Protocol    `json:"protocol"` // tcp or udp
-	Port        uint16      `json:"port"`
-	Targets     []Target    `json:"targets"`
-	Number      uint32      `json:"number"`
-	HealthCheck HealthCheck `json:"healthCheck"`
+	VPC      string   `json:"vpcId"`
+	Protocol Protocol `json:"protocol"` // tcp or udp
+	Port     uint16   `json:"port"`
+	Targets  []Target `json:"targets"`
+	Number   uint32   `json:"number"`
+	// Stickiness is SourceIP, or empty: each flow's target goes by its addresses and ports.
+	Stickiness  string           `json:"stickiness,omitempty"`
+	Draining    []DrainingTarget `json:"draining,omitempty"`
+	HealthCheck HealthCheck      `json:"healthCheck"`
 	// UnhealthyConnectionTermination: flows of a target that is unhealthy are ended (AWS's default), at once or when
 	// UnhealthyDrainingIntervalSeconds are over: 0..360000, default 0.
 	UnhealthyConnectionTermination   bool   `json:"unhealthyConnectionTermination"`

@@ -19,11 +19,14 @@ type Resources struct {
 	Nodes          map[string]*Node
 	JoinTokens     map[string]*JoinToken
 	APIKeys        map[string]*APIKey
+	Domains        map[string]*Domain
 	HostedZones    map[string]*HostedZone
 	ResolverRules  map[string]*ResolverRule
 
 	FirewallDomainLists map[string]*FirewallDomainList
 	FirewallRuleGroups  map[string]*FirewallRuleGroup
+	FlowLogs            map[string]*FlowLog
+	QueryLogs           map[string]*QueryLog
 }
 
 // NewResources returns an empty picture with every map made.

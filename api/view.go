@@ -99,7 +99,12 @@ type ViewENI struct {
 	Subnet  string       `json:"subnetId"`
 	CIDR    netip.Prefix `json:"cidr"` // of the subnet
 	Address netip.Addr   `json:"address"`
-	Groups  []string     `json:"groups"`
+	// IPAddressType is "" for ipv4; here and below servers of before do not say it.
+	IPAddressType IPAddressType `json:"ipAddressType,omitempty"`
+	Groups        []string      `json:"groups"`
+	// StrictLog: a flow log that covers it refuses flows that it cannot record; none is opened from or to it while the node's log
+	// takes no records.
+	StrictLog bool `json:"strictLog,omitempty"`
 }
 
 // ViewAddress is an address that exists in a VPC which this node hosts a part of (this node's own included).
@@ -107,9 +112,11 @@ type ViewAddress struct {
 	VPC     uint32     `json:"vpc"` // VPC number
 	Address netip.Addr `json:"address"`
 	Type    ENIType    `json:"type"`
-	ENI     string     `json:"eniId"`
-	Number  uint32     `json:"number"`
-	Groups  []string   `json:"groups"`
+	// IPAddressType of a workload; endpoints and load balancers have both families.
+	IPAddressType IPAddressType `json:"ipAddressType,omitempty"`
+	ENI           string        `json:"eniId"`
+	Number        uint32        `json:"number"`
+	Groups        []string      `json:"groups"`
 }
 
 // ViewGroup is a security group that this view names. It has rules (without descriptions) if a workload of this node, an endpoint
@@ -137,6 +144,8 @@ type ViewEndpoint struct {
 	ENIs             []ViewEndpointENI  `json:"enis"`
 	Listeners        []ViewListenerPool `json:"listeners"`
 	Caps             Caps               `json:"caps,omitzero"` // this node's part: as many as there are nodes of the consumer's VPC
+	// LeftOut says why the listeners are not here, and the endpoint so is closed: their targets are more than a node takes.
+	LeftOut string `json:"leftOut,omitempty"`
 }
 
 // ViewEndpointENI is one address of an endpoint.
@@ -158,6 +167,10 @@ type ViewListenerPool struct {
 	TagNumbers         []TagNumber  `json:"tagNumbers"` // one per endpoint ENI
 	// Resting are targets that keep their flows and get no new ones: of weight 0, deregistered, on draining nodes.
 	Resting []ViewTarget `json:"resting,omitempty"`
+	// Zonal: an endpoint ENI uses targets of its own zone, while there is one that takes new flows.
+	Zonal bool `json:"zonal,omitempty"`
+	// Sticky: a client's flows all go to one target, chosen by its address.
+	Sticky bool `json:"sticky,omitempty"`
 	// Health is nil where the targets' health is not asked for.
 	Health *ViewPoolHealth `json:"health,omitempty"`
 }
@@ -167,6 +180,9 @@ type ViewTarget struct {
 	Address netip.Addr `json:"address"` // in the provider's VPC
 	Port    uint16     `json:"port"`
 	Zone    string     `json:"zone"`
+	Weight  uint16     `json:"weight,omitempty"` // share of new flows; 0: DefaultTargetWeight
+	// Leaving, among those that rest: it is on a draining node, and takes new flows where too few of the others are healthy.
+	Leaving bool `json:"leaving,omitempty"`
 }
 
 // ViewGrant lets one (connection, endpoint ENI, listener) reach targets hosted on this node.
@@ -189,6 +205,10 @@ type ViewGrant struct {
 	LoadBalancerGroups []string          `json:"loadBalancerGroups"`
 	Targets            []ViewGrantTarget `json:"targets"`       // hosted on this node only
 	Caps               Caps              `json:"caps,omitzero"` // this node's part, by its targets' weights; equal in all grants of a connection
+	// Draining are deregistered targets, which keep their flows and get no new ones.
+	Draining []ViewGrantTarget `json:"draining,omitempty"`
+	// ClientIdentity is the service's.
+	ClientIdentity ClientIdentity `json:"clientIdentity,omitempty"`
 }
 
 // ViewAdmitted is whom an endpoint with grants on this node lets in: the inward rules of its groups, with the fewest prefixes that

@@ -23,11 +23,15 @@ func loadSpec(t *testing.T) *ebpf.CollectionSpec {
 func TestTypesMatchObject(t *testing.T) {
 	spec := loadSpec(t)
 	for name, value := range map[string]any{
-		"config": Config{}, "vpc_addr": VPCAddr{}, "eni": ENI{}, "address": Address{}, "rule": Rule{}, "rule_set": RuleSet{},
+		"config": Config{}, "vpc_addr": VPCAddr{}, "eni": ENI{}, "link": Link{}, "address": Address{}, "rule": Rule{}, "rule_set": RuleSet{},
 		"service_key": ServiceKey{}, "service": Service{}, "target": Target{}, "grant_key": GrantKey{}, "grant": Grant{},
 		"grant_target_key": GrantTargetKey{}, "grant_target": GrantTarget{}, "flow_key": FlowKey{}, "flow": Flow{},
-		"flow_mark": FlowMark{}, "flow_removal": FlowRemoval{}, "counter_key": CounterKey{}, "counter": Counter{}, "refusal_key": RefusalKey{},
-		"refusal": Refusal{}, "event": Event{}, "outcome": Outcome{},
+		"flow_mark": FlowMark{}, "flow_removal": FlowRemoval{}, "quota_key": QuotaKey{}, "quota": Quota{},
+		"quota_limits": QuotaLimits{}, "quota_order": QuotaOrder{}, "row_order": RowOrder{},
+		"usage":       Usage{},
+		"counter_key": CounterKey{}, "counter": Counter{},
+		"refusal_key": RefusalKey{},
+		"refusal":     Refusal{}, "event": Event{}, "outcome": Outcome{},
 	} {
 		c := structOf(t, spec, name)
 		g := reflect.TypeOf(value)

@@ -16,15 +16,31 @@ import (
 type ABIAbiLimit uint32
 
 const (
-	ABIAbiLimitLIMIT_RULES      ABIAbiLimit = 320
-	ABIAbiLimitLIMIT_GROUPS     ABIAbiLimit = 5
-	ABIAbiLimitLIMIT_PORT_TRIES ABIAbiLimit = 8
+	ABIAbiLimitLIMIT_RULES        ABIAbiLimit = 320
+	ABIAbiLimitLIMIT_GROUPS       ABIAbiLimit = 5
+	ABIAbiLimitLIMIT_FRAGMENTS    ABIAbiLimit = 64
+	ABIAbiLimitLIMIT_ID_BLOCKS    ABIAbiLimit = 16
+	ABIAbiLimitLIMIT_OPEN_IDS     ABIAbiLimit = 1400
+	ABIAbiLimitLIMIT_KEPT_IDS     ABIAbiLimit = 480
+	ABIAbiLimitLIMIT_IDS_BURST    ABIAbiLimit = 2
+	ABIAbiLimitTABLE_SLOTS        ABIAbiLimit = 65537
+	ABIAbiLimitTABLE_SEARCH       ABIAbiLimit = 12
+	ABIAbiLimitLIMIT_PORT_TRIES   ABIAbiLimit = 64
+	ABIAbiLimitLIMIT_SPARE_TRIES  ABIAbiLimit = 64
+	ABIAbiLimitLIMIT_RESETS       ABIAbiLimit = 100
+	ABIAbiLimitLIMIT_RESET_BURST  ABIAbiLimit = 200
+	ABIAbiLimitLIMIT_POOL_OPEN    ABIAbiLimit = 38502
+	ABIAbiLimitRESOLVER_IDLE      ABIAbiLimit = 30
+	ABIAbiLimitLIMIT_SEGMENTS     ABIAbiLimit = 1400
+	ABIAbiLimitLIMIT_MESSAGE      ABIAbiLimit = 1200
+	ABIAbiLimitLIMIT_MESSAGES     ABIAbiLimit = 1000
+	ABIAbiLimitLIMIT_POLICE_BYTES ABIAbiLimit = 131072
 )
 
 type ABIAbiVersion uint32
 
 const (
-	ABIAbiVersionABI_VERSION ABIAbiVersion = 1
+	ABIAbiVersionABI_VERSION ABIAbiVersion = 3
 )
 
 type ABIAddress struct {
@@ -34,7 +50,8 @@ type ABIAddress struct {
 	Rules       uint32
 	EgressRules uint32
 	Groups      [5]uint32
-	Spare       [12]uint8
+	Families    uint8
+	Spare       [11]uint8
 }
 
 type ABIAddressType uint32
@@ -85,8 +102,18 @@ type ABIEni struct {
 	Groups       [5]uint32
 	Mac          [6]uint8
 	GatewayMac   [6]uint8
-	Spare        [16]uint8
+	Families     uint8
+	Lane         uint8
+	Flags        uint8
+	Spare        [9]uint8
+	Account      uint32
 }
+
+type ABIEniFlag uint32
+
+const (
+	ABIEniFlagENI_STRICT_LOG ABIEniFlag = 1
+)
 
 type ABIEvent struct {
 	_       structs.HostLayout
@@ -105,22 +132,27 @@ type ABIEvent struct {
 		View     uint8
 		Protocol uint8
 	}
-	Saddr      uint32
-	Daddr      uint32
-	Sport      uint16
-	Dport      uint16
-	Eni        uint32
-	Connection uint32
-	Rule       uint32
-	Generation uint32
-	SourceVpc  uint32
-	DestVpc    uint32
-	Reason     uint16
-	Kind       uint8
-	Hook       uint8
-	TcpFlags   uint8
-	Flags      uint8
-	Pad        [2]uint8
+	Saddr       uint32
+	Daddr       uint32
+	Sport       uint16
+	Dport       uint16
+	Eni         uint32
+	Connection  uint32
+	Rule        uint32
+	Generation  uint32
+	SourceVpc   uint32
+	DestVpc     uint32
+	Reason      uint16
+	Kind        uint8
+	Hook        uint8
+	TcpFlags    uint8
+	ReverseView uint8
+	Flags       uint16
+	TcpState    uint8
+	Pad         [3]uint8
+	Retransmits uint32
+	Handshake   uint32
+	Rtt         uint32
 }
 
 type ABIEventKind uint32
@@ -133,34 +165,49 @@ const (
 	ABIEventKindEVENT_REMOVED ABIEventKind = 4
 )
 
+type ABIFamily uint32
+
+const (
+	ABIFamilyFAMILY_IPV4 ABIFamily = 1
+	ABIFamilyFAMILY_IPV6 ABIFamily = 2
+)
+
 type ABIFlow struct {
-	_          structs.HostLayout
-	Id         uint64
-	CreatedNs  uint64
-	LastNs     uint64
-	Packets    uint64
-	Bytes      uint64
-	Key        ABIFlowKey
-	Reverse    ABIFlowKey
-	Generation uint32
-	SourceVpc  uint32
-	DestVpc    uint32
-	Saddr      uint32
-	Daddr      uint32
-	Sport      uint16
-	Dport      uint16
-	Tag        uint16
-	Next       uint8
-	Flags      uint8
-	TcpFlags   uint8
-	Hook       uint8
-	Spare16    uint16
-	Eni        uint32
-	Connection uint32
-	Rule       uint32
-	IdleS      uint32
-	EniIfindex uint32
-	Spare      [20]uint8
+	_           structs.HostLayout
+	Id          uint64
+	LastNs      uint64
+	Packets     uint64
+	Bytes       uint64
+	Key         ABIFlowKey
+	Generation  uint32
+	PeerVpc     uint32
+	Saddr       uint32
+	Daddr       uint32
+	Sport       uint16
+	Dport       uint16
+	Tag         uint16
+	Next        uint8
+	Hook        uint8
+	Flags       uint16
+	TcpFlags    uint8
+	ReverseView uint8
+	IdleS       uint16
+	Proxy       uint8
+	ProxyDone   uint8
+	Isn         uint32
+	Front       uint32
+	Mtu         uint16
+	TcpState    uint8
+	SeqKnown    uint8
+	Account     uint32
+	Eni         uint32
+	Connection  uint32
+	Rule        uint32
+	NextSeq     uint32
+	Retransmits uint32
+	Timed       uint64
+	Handshake   uint32
+	Rtt         uint32
 }
 
 type ABIFlowFlag uint32
@@ -172,6 +219,7 @@ const (
 	ABIFlowFlagFLOW_DEST_TAGGED   ABIFlowFlag = 8
 	ABIFlowFlagFLOW_CLOSED        ABIFlowFlag = 16
 	ABIFlowFlagFLOW_EXPIRED       ABIFlowFlag = 32
+	ABIFlowFlagFLOW_POLICED       ABIFlowFlag = 64
 )
 
 type ABIFlowKey struct {
@@ -217,14 +265,99 @@ type ABIFlowRemoval struct {
 		View     uint8
 		Protocol uint8
 	}
-	Removed  uint32
-	Id       uint64
-	LastNs   uint64
-	Packets  uint64
-	Bytes    uint64
-	Flags    uint8
-	TcpFlags uint8
-	Pad      [6]uint8
+	Removed     uint32
+	Id          uint64
+	LastNs      uint64
+	Packets     uint64
+	Bytes       uint64
+	Retransmits uint32
+	Handshake   uint32
+	Rtt         uint32
+	Flags       uint16
+	TcpFlags    uint8
+	TcpState    uint8
+}
+
+type ABIFragment struct {
+	_       structs.HostLayout
+	SinceNs uint64
+	Key     ABIFragmentKey
+	Id      uint32
+	Sport   uint16
+	Dport   uint16
+	End     uint16
+	Spare   uint16
+}
+
+type ABIFragmentCount struct {
+	_       structs.HostLayout
+	Rows    uint32
+	Account uint32
+}
+
+type ABIFragmentIds struct {
+	_       structs.HostLayout
+	LastNs  uint64
+	Next    uint64
+	OpenNs  uint64
+	Account uint32
+	Counts  uint32
+	BeganNs [16]uint64
+}
+
+type ABIFragmentKey struct {
+	_        structs.HostLayout
+	Vpc      uint32
+	Saddr    uint32
+	Daddr    uint32
+	Id       uint32
+	Tag      uint16
+	View     uint8
+	Protocol uint8
+}
+
+type ABIFragmentPair struct {
+	_     structs.HostLayout
+	Vpc   uint32
+	Saddr uint32
+	Daddr uint32
+}
+
+type ABIFragmentRing struct {
+	_       structs.HostLayout
+	LastNs  uint64
+	Next    uint32
+	Account uint32
+	Held    [64]struct {
+		_        structs.HostLayout
+		Daddr    uint32
+		Id       uint32
+		Tag      uint16
+		Protocol uint8
+		Used     uint8
+	}
+}
+
+type ABIFragmentRows uint32
+
+const (
+	ABIFragmentRowsROWS_NONE  ABIFragmentRows = 0
+	ABIFragmentRowsROWS_RINGS ABIFragmentRows = 1
+	ABIFragmentRowsROWS_PAIRS ABIFragmentRows = 2
+	ABIFragmentRowsROWS_ALL   ABIFragmentRows = 256
+)
+
+type ABIFragmentShare struct {
+	_          structs.HostLayout
+	Pair       ABIFragmentPair
+	Connection uint32
+}
+
+type ABIFragmentSource struct {
+	_    structs.HostLayout
+	Vpc  uint32
+	Addr uint32
+	View uint32
 }
 
 type ABIGrant struct {
@@ -237,10 +370,21 @@ type ABIGrant struct {
 	DialedAddr    uint32
 	DialedPort    uint16
 	Protocol      uint8
-	Pad           uint8
+	Flags         uint8
 	IdleS         uint32
-	Spare         [16]uint8
+	Account       uint32
+	Endpoint      [24]uint8
+	EndpointLen   uint8
+	Spare         [11]uint8
 }
+
+type ABIGrantFlag uint32
+
+const (
+	ABIGrantFlagGRANT_PROXY  ABIGrantFlag = 1
+	ABIGrantFlagGRANT_INSIDE ABIGrantFlag = 2
+	ABIGrantFlagGRANT_CLIENT ABIGrantFlag = 4
+)
 
 type ABIGrantKey struct {
 	_   structs.HostLayout
@@ -248,12 +392,26 @@ type ABIGrantKey struct {
 	Tag uint32
 }
 
+type ABIGrantLimit uint32
+
+const (
+	ABIGrantLimitMAX_ENDPOINT_ID ABIGrantLimit = 24
+)
+
 type ABIGrantTarget struct {
 	_         structs.HostLayout
 	Source    uint32
 	SourceEni uint32
-	Spare     [8]uint8
+	Ports     uint32
+	Flags     uint8
+	Spare     [3]uint8
 }
+
+type ABIGrantTargetFlag uint32
+
+const (
+	ABIGrantTargetFlagGRANT_TARGET_DRAINING ABIGrantTargetFlag = 1
+)
 
 type ABIGrantTargetKey struct {
 	_    structs.HostLayout
@@ -275,13 +433,26 @@ const (
 	ABIHookHOOK_MAX      ABIHook = 5
 )
 
+type ABIKeyBit uint32
+
+const (
+	ABIKeyBitKEY_IPV6 ABIKeyBit = 128
+)
+
+type ABILink struct {
+	_   structs.HostLayout
+	At  ABIVpcAddr
+	Eni ABIEni
+}
+
 type ABILoss uint32
 
 const (
 	ABILossLOSS_EVENTS   ABILoss = 0
 	ABILossLOSS_REFUSALS ABILoss = 1
 	ABILossLOSS_COUNTERS ABILoss = 2
-	ABILossLOSS_MAX      ABILoss = 3
+	ABILossLOSS_RESETS   ABILoss = 3
+	ABILossLOSS_MAX      ABILoss = 4
 )
 
 type ABIMarkLimit uint32
@@ -302,6 +473,12 @@ const (
 	ABINextNEXT_HOST     ABINext = 4
 )
 
+type ABINodePort uint32
+
+const (
+	ABINodePortNODE_PORT ABINodePort = 1022
+)
+
 type ABIOutcome struct {
 	_       structs.HostLayout
 	Verdict uint32
@@ -310,21 +487,157 @@ type ABIOutcome struct {
 	Next    uint32
 }
 
+type ABIPath struct {
+	_     structs.HostLayout
+	Mtu   uint16
+	Spare [6]uint8
+}
+
+type ABIPathKey struct {
+	_      structs.HostLayout
+	Prefix uint32
+	Vpc    uint32
+	Addr   uint32
+}
+
+type ABIPortRange uint32
+
+const (
+	ABIPortRangePORT_PROBE ABIPortRange = 1
+	ABIPortRangePORT_SPARE ABIPortRange = 1024
+	ABIPortRangePORT_OPEN  ABIPortRange = 17408
+	ABIPortRangePORT_END   ABIPortRange = 65536
+)
+
+type ABIProbe struct {
+	_      structs.HostLayout
+	Source uint32
+	Spare  [12]uint8
+}
+
+type ABIProbeKey struct {
+	_    structs.HostLayout
+	Vpc  uint32
+	Addr uint32
+	Port uint16
+	Pad  uint16
+}
+
+type ABIProbeMark uint32
+
+const (
+	ABIProbeMarkMARK_PROBE ABIProbeMark = 1129644112
+)
+
+type ABIQuota struct {
+	_           structs.HostLayout
+	Usage       ABIUsage
+	ConnectNs   uint64
+	OpeningNs   uint64
+	AnsweringNs uint64
+	Limits      struct {
+		_               structs.HostLayout
+		BitsPerS        uint64
+		ConnectionsPerS uint32
+		Most            uint32
+		Guaranteed      uint32
+		Ceiling         uint32
+		Open            uint32
+		Pad             uint32
+	}
+}
+
+type ABIQuotaKey struct {
+	_        structs.HostLayout
+	Kind     uint32
+	Id       uint32
+	Vpc      uint32
+	Source   uint32
+	Target   uint32
+	Port     uint16
+	Protocol uint8
+	Pad      uint8
+}
+
+type ABIQuotaKind uint32
+
+const (
+	ABIQuotaKindQUOTA_NONE     ABIQuotaKind = 0
+	ABIQuotaKindQUOTA_TABLE    ABIQuotaKind = 1
+	ABIQuotaKindQUOTA_ACCOUNT  ABIQuotaKind = 2
+	ABIQuotaKindQUOTA_SENT     ABIQuotaKind = 3
+	ABIQuotaKindQUOTA_RECEIVED ABIQuotaKind = 4
+	ABIQuotaKindQUOTA_POOL     ABIQuotaKind = 5
+	ABIQuotaKindQUOTA_PORTS    ABIQuotaKind = 6
+)
+
+type ABIQuotaLimits struct {
+	_               structs.HostLayout
+	BitsPerS        uint64
+	ConnectionsPerS uint32
+	Most            uint32
+	Guaranteed      uint32
+	Ceiling         uint32
+	Open            uint32
+	Pad             uint32
+}
+
+type ABIQuotaOrder struct {
+	_   structs.HostLayout
+	Key struct {
+		_        structs.HostLayout
+		Kind     uint32
+		Id       uint32
+		Vpc      uint32
+		Source   uint32
+		Target   uint32
+		Port     uint16
+		Protocol uint8
+		Pad      uint8
+	}
+	Order  uint32
+	Done   uint32
+	Used   uint64
+	Made   uint64
+	Amount uint64
+	Limits struct {
+		_               structs.HostLayout
+		BitsPerS        uint64
+		ConnectionsPerS uint32
+		Most            uint32
+		Guaranteed      uint32
+		Ceiling         uint32
+		Open            uint32
+		Pad             uint32
+	}
+}
+
+type ABIQuotaOrderKind uint32
+
+const (
+	ABIQuotaOrderKindQUOTA_SET    ABIQuotaOrderKind = 1
+	ABIQuotaOrderKindQUOTA_ADJUST ABIQuotaOrderKind = 2
+	ABIQuotaOrderKindQUOTA_DROP   ABIQuotaOrderKind = 3
+	ABIQuotaOrderKindQUOTA_ORDERS ABIQuotaOrderKind = 32
+)
+
 type ABIReason uint32
 
 const (
 	ABIReasonREASON_NONE                 ABIReason = 0
 	ABIReasonREASON_FORWARDED            ABIReason = 1
 	ABIReasonREASON_ANSWERED             ABIReason = 2
+	ABIReasonREASON_NODES_OWN            ABIReason = 3
 	ABIReasonREASON_NO_STATE             ABIReason = 10
 	ABIReasonREASON_VIEW_EXPIRED         ABIReason = 11
 	ABIReasonREASON_UNKNOWN_LINK         ABIReason = 12
-	ABIReasonREASON_NOT_IPV4             ABIReason = 13
+	ABIReasonREASON_NOT_IP               ABIReason = 13
 	ABIReasonREASON_MALFORMED            ABIReason = 14
 	ABIReasonREASON_IP_OPTIONS           ABIReason = 15
 	ABIReasonREASON_FRAGMENT             ABIReason = 16
 	ABIReasonREASON_PROTOCOL             ABIReason = 17
 	ABIReasonREASON_TOO_BIG              ABIReason = 18
+	ABIReasonREASON_NO_CHECKSUM          ABIReason = 19
 	ABIReasonREASON_SPOOFED_MAC          ABIReason = 20
 	ABIReasonREASON_SPOOFED_ADDRESS      ABIReason = 21
 	ABIReasonREASON_BAD_OVERLAY          ABIReason = 22
@@ -345,6 +658,13 @@ const (
 	ABIReasonREASON_FLOW_REVOKED         ABIReason = 46
 	ABIReasonREASON_FLOW_TABLE_FULL      ABIReason = 50
 	ABIReasonREASON_SNAT_PORTS_EXHAUSTED ABIReason = 51
+	ABIReasonREASON_ACCOUNT_FLOWS_FULL   ABIReason = 52
+	ABIReasonREASON_ENDPOINT_FLOWS_FULL  ABIReason = 53
+	ABIReasonREASON_CAP_CONNECTIONS      ABIReason = 54
+	ABIReasonREASON_CAP_FLOWS            ABIReason = 55
+	ABIReasonREASON_CAP_BITS             ABIReason = 56
+	ABIReasonREASON_LOG_UNAVAILABLE      ABIReason = 57
+	ABIReasonREASON_MESSAGE_RATE         ABIReason = 58
 	ABIReasonREASON_INTERNAL             ABIReason = 60
 	ABIReasonREASON_MAX                  ABIReason = 64
 )
@@ -373,15 +693,47 @@ type ABIRefusalKey struct {
 	Hook     uint8
 }
 
+type ABIRowLimit uint32
+
+const (
+	ABIRowLimitROW_KEY    ABIRowLimit = 16
+	ABIRowLimitROW_WORDS  ABIRowLimit = 9
+	ABIRowLimitROW_ORDERS ABIRowLimit = 32
+)
+
+type ABIRowOrder struct {
+	_     structs.HostLayout
+	Table uint32
+	Done  uint32
+	Key   [16]uint8
+	Words [9]uint64
+}
+
+type ABIRowTable uint32
+
+const (
+	ABIRowTableROW_NONE           ABIRowTable = 0
+	ABIRowTableROW_LINK           ABIRowTable = 1
+	ABIRowTableROW_ENI            ABIRowTable = 2
+	ABIRowTableROW_ADDRESS        ABIRowTable = 3
+	ABIRowTableROW_SERVICE        ABIRowTable = 4
+	ABIRowTableROW_GRANT          ABIRowTable = 5
+	ABIRowTableROW_GRANT_TARGET   ABIRowTable = 6
+	ABIRowTableROW_FRAGMENT_COUNT ABIRowTable = 7
+	ABIRowTableROW_PROBE          ABIRowTable = 8
+)
+
 type ABIRule struct {
 	_        structs.HostLayout
 	Addr     uint32
 	Mask     uint32
+	Vpc      uint32
 	Group    uint32
 	PortLow  uint16
 	PortHigh uint16
 	Protocol uint16
-	Spare    uint16
+	Family   uint8
+	Spare    uint8
 	Id       uint32
 }
 
@@ -393,11 +745,13 @@ type ABIRuleSet struct {
 		_        structs.HostLayout
 		Addr     uint32
 		Mask     uint32
+		Vpc      uint32
 		Group    uint32
 		PortLow  uint16
 		PortHigh uint16
 		Protocol uint16
-		Spare    uint16
+		Family   uint8
+		Spare    uint8
 		Id       uint32
 	}
 }
@@ -406,6 +760,7 @@ type ABIScratch struct {
 	_      structs.HostLayout
 	Packet struct {
 		_         structs.HostLayout
+		Now       uint64
 		L3        uint32
 		Packets   uint32
 		Bytes     uint32
@@ -414,42 +769,98 @@ type ABIScratch struct {
 		DestVpc   uint32
 		Saddr     uint32
 		Daddr     uint32
+		Label     uint32
 		Sport     uint16
 		Dport     uint16
 		Tag       uint16
 		Length    uint16
-		Id        uint16
+		Fragment  uint16
+		_         [2]byte
+		Id        uint32
+		Fresh     uint32
 		Protocol  uint8
 		Tos       uint8
 		Ttl       uint8
 		Df        uint8
 		IcmpType  uint8
+		IcmpCode  uint8
 		TcpFlags  uint8
 		Header    uint8
 		Hook      uint8
 		View      uint8
+		Later     uint8
+		About     uint8
+		Quote     uint8
 		Quiet     uint8
 		Ask       uint8
-		_         [3]byte
-		Seq       uint32
-		Ack       uint32
+		Held      uint8
+		Ipv6      uint8
+		Wire6     uint8
+		_         [2]byte
+		Wire      struct {
+			_     structs.HostLayout
+			Saddr uint32
+			Daddr uint32
+			Sport uint16
+			Dport uint16
+		}
+		Seq uint32
+		Ack uint32
 	}
-	Key    ABIFlowKey
-	_      [4]byte
-	Own    ABIFlow
-	Open   ABIFlow
-	Other  ABIFlow
-	Before [40]uint8
-	After  [40]uint8
-	Quote  [48]uint8
-	Walk   struct {
+	Key             ABIFlowKey
+	Pair            ABIFlowKey
+	Own             ABIFlow
+	Open            ABIFlow
+	Other           ABIFlow
+	GuaranteedPorts uint32
+	SparePorts      uint32
+	Before          [40]uint8
+	After           [40]uint8
+	Quote           [60]uint8
+	Quoted          [60]uint8
+	Chunk           [256]uint8
+	Ring            ABIFragmentRing
+	Walk            struct {
 		_       structs.HostLayout
 		At      uint32
 		End     uint32
 		Limit   uint16
 		Changed uint16
 	}
-	_ [4]byte
+	Extension     [128]uint8
+	ExtensionWalk struct {
+		_       structs.HostLayout
+		At      uint32
+		End     uint32
+		Until   uint32
+		Next    uint8
+		Headers uint8
+		Good    uint8
+		Spare   uint8
+	}
+	ProxyWalk struct {
+		_       structs.HostLayout
+		End     uint32
+		Option  uint32
+		Edge    uint32
+		Erase   uint8
+		Syn     uint8
+		Changed uint8
+		Pad     uint8
+	}
+	Segment [60]uint8
+	Header  [80]uint8
+	Total   struct {
+		_   structs.HostLayout
+		At  uint32
+		End uint32
+		Sum uint64
+	}
+	Solicit struct {
+		_      structs.HostLayout
+		Source [4]uint32
+		Target [4]uint32
+	}
 }
 
 type ABIService struct {
@@ -457,13 +868,21 @@ type ABIService struct {
 	Connection  uint32
 	ProviderVpc uint32
 	Table       uint32
-	TableSize   uint32
+	TableWidth  uint8
+	Flags       uint8
+	Pad         uint16
 	EndpointEni uint32
 	IdleS       uint32
 	Tag         uint16
-	Pad         uint16
+	Pad2        uint16
 	Spare       [12]uint8
 }
+
+type ABIServiceFlag uint32
+
+const (
+	ABIServiceFlagSERVICE_STICKY ABIServiceFlag = 1
+)
 
 type ABIServiceKey struct {
 	_        structs.HostLayout
@@ -481,6 +900,37 @@ type ABITarget struct {
 	Spare uint16
 }
 
+type ABITcpState uint32
+
+const (
+	ABITcpStateTCP_NONE         ABITcpState = 0
+	ABITcpStateTCP_SYN_SENT     ABITcpState = 1
+	ABITcpStateTCP_SYN_RECEIVED ABITcpState = 2
+	ABITcpStateTCP_ESTABLISHED  ABITcpState = 3
+	ABITcpStateTCP_FIN_WAIT     ABITcpState = 4
+	ABITcpStateTCP_TIME_WAIT    ABITcpState = 5
+	ABITcpStateTCP_CLOSED       ABITcpState = 6
+)
+
+type ABITick uint32
+
+const (
+	ABITickTICK_SHIFT ABITick = 10
+)
+
+type ABITunnelMark uint32
+
+const (
+	ABITunnelMarkLANES       ABITunnelMark = 64
+	ABITunnelMarkMARK_TUNNEL ABITunnelMark = 1129663574
+)
+
+type ABIUsage struct {
+	_    structs.HostLayout
+	Used uint64
+	Made uint64
+}
+
 type ABIView uint32
 
 const (
@@ -490,6 +940,7 @@ const (
 	ABIViewVIEW_PROVIDER ABIView = 3
 	ABIViewVIEW_CONSUMER ABIView = 4
 	ABIViewVIEW_HOST     ABIView = 5
+	ABIViewVIEW_CLIENT   ABIView = 6
 )
 
 type ABIVpcAddr struct {
@@ -502,48 +953,97 @@ type ABIVpcAddr struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ABIMapAddresses         = "addresses"
-	ABIMapConfig            = "config"
-	ABIMapCounters          = "counters"
-	ABIMapEnis              = "enis"
-	ABIMapEvents            = "events"
-	ABIMapFlows             = "flows"
-	ABIMapGrantTargets      = "grant_targets"
-	ABIMapGrants            = "grants"
-	ABIMapLinks             = "links"
-	ABIMapLosses            = "losses"
-	ABIMapOutcome           = "outcome"
-	ABIMapPrograms          = "programs"
-	ABIMapRefusals          = "refusals"
-	ABIMapRuleSets          = "rule_sets"
-	ABIMapScratch           = "scratch"
-	ABIMapServices          = "services"
-	ABIMapTargetTables      = "target_tables"
-	ABIProgFromHost         = "from_host"
-	ABIProgFromTunnel       = "from_tunnel"
-	ABIProgFromWorkload     = "from_workload"
-	ABIProgGuard            = "guard"
-	ABIProgMarkFlows        = "mark_flows"
-	ABIProgReceiveLocal     = "receive_local"
-	ABIProgRemoveFlows      = "remove_flows"
-	ABIVarAnchorAbiLimit    = "anchor_abi_limit"
-	ABIVarAnchorAbiVersion  = "anchor_abi_version"
-	ABIVarAnchorAddressType = "anchor_address_type"
-	ABIVarAnchorEvent       = "anchor_event"
-	ABIVarAnchorEventKind   = "anchor_event_kind"
-	ABIVarAnchorFlowFlag    = "anchor_flow_flag"
-	ABIVarAnchorFlowMark    = "anchor_flow_mark"
-	ABIVarAnchorFlowRemoval = "anchor_flow_removal"
-	ABIVarAnchorHook        = "anchor_hook"
-	ABIVarAnchorLoss        = "anchor_loss"
-	ABIVarAnchorMarkLimit   = "anchor_mark_limit"
-	ABIVarAnchorNext        = "anchor_next"
-	ABIVarAnchorReason      = "anchor_reason"
-	ABIVarAnchorRule        = "anchor_rule"
-	ABIVarAnchorRuleSet     = "anchor_rule_set"
-	ABIVarAnchorTarget      = "anchor_target"
-	ABIVarAnchorView        = "anchor_view"
-	ABIVarTunnelL2          = "tunnel_l2"
+	ABIMapAddresses             = "addresses"
+	ABIMapConfig                = "config"
+	ABIMapCounters              = "counters"
+	ABIMapEnis                  = "enis"
+	ABIMapEvents                = "events"
+	ABIMapFlows                 = "flows"
+	ABIMapFragmentCounts        = "fragment_counts"
+	ABIMapFragmentPairs         = "fragment_pairs"
+	ABIMapFragmentRings         = "fragment_rings"
+	ABIMapFragmentShares        = "fragment_shares"
+	ABIMapFragments             = "fragments"
+	ABIMapGrantTargets          = "grant_targets"
+	ABIMapGrants                = "grants"
+	ABIMapLinks                 = "links"
+	ABIMapLogReady              = "log_ready"
+	ABIMapLosses                = "losses"
+	ABIMapMessages              = "messages"
+	ABIMapOutcome               = "outcome"
+	ABIMapPaths                 = "paths"
+	ABIMapPorts                 = "ports"
+	ABIMapProbes                = "probes"
+	ABIMapPrograms              = "programs"
+	ABIMapQuotas                = "quotas"
+	ABIMapRefusals              = "refusals"
+	ABIMapResets                = "resets"
+	ABIMapRuleSets              = "rule_sets"
+	ABIMapScratch               = "scratch"
+	ABIMapServices              = "services"
+	ABIMapTargetTables          = "target_tables"
+	ABIProgFromHost             = "from_host"
+	ABIProgFromTunnel           = "from_tunnel"
+	ABIProgFromWorkload         = "from_workload"
+	ABIProgGuard                = "guard"
+	ABIProgMarkFlows            = "mark_flows"
+	ABIProgReceiveLocal         = "receive_local"
+	ABIProgRemoveFlows          = "remove_flows"
+	ABIProgSetQuotas            = "set_quotas"
+	ABIProgSetRows              = "set_rows"
+	ABIVarAnchorAbiLimit        = "anchor_abi_limit"
+	ABIVarAnchorAbiVersion      = "anchor_abi_version"
+	ABIVarAnchorAddressType     = "anchor_address_type"
+	ABIVarAnchorEniFlag         = "anchor_eni_flag"
+	ABIVarAnchorEvent           = "anchor_event"
+	ABIVarAnchorEventKind       = "anchor_event_kind"
+	ABIVarAnchorFamily          = "anchor_family"
+	ABIVarAnchorFlowFlag        = "anchor_flow_flag"
+	ABIVarAnchorFlowMark        = "anchor_flow_mark"
+	ABIVarAnchorFlowRemoval     = "anchor_flow_removal"
+	ABIVarAnchorFragmentRows    = "anchor_fragment_rows"
+	ABIVarAnchorGrantFlag       = "anchor_grant_flag"
+	ABIVarAnchorGrantLimit      = "anchor_grant_limit"
+	ABIVarAnchorGrantTargetFlag = "anchor_grant_target_flag"
+	ABIVarAnchorHook            = "anchor_hook"
+	ABIVarAnchorKeyBit          = "anchor_key_bit"
+	ABIVarAnchorLoss            = "anchor_loss"
+	ABIVarAnchorMarkLimit       = "anchor_mark_limit"
+	ABIVarAnchorNext            = "anchor_next"
+	ABIVarAnchorNodePort        = "anchor_node_port"
+	ABIVarAnchorPortRange       = "anchor_port_range"
+	ABIVarAnchorProbeMark       = "anchor_probe_mark"
+	ABIVarAnchorQuotaKind       = "anchor_quota_kind"
+	ABIVarAnchorQuotaLimits     = "anchor_quota_limits"
+	ABIVarAnchorQuotaOrder      = "anchor_quota_order"
+	ABIVarAnchorQuotaOrderKind  = "anchor_quota_order_kind"
+	ABIVarAnchorReason          = "anchor_reason"
+	ABIVarAnchorRowLimit        = "anchor_row_limit"
+	ABIVarAnchorRowOrder        = "anchor_row_order"
+	ABIVarAnchorRowTable        = "anchor_row_table"
+	ABIVarAnchorRule            = "anchor_rule"
+	ABIVarAnchorRuleSet         = "anchor_rule_set"
+	ABIVarAnchorServiceFlag     = "anchor_service_flag"
+	ABIVarAnchorTarget          = "anchor_target"
+	ABIVarAnchorTcpState        = "anchor_tcp_state"
+	ABIVarAnchorTick            = "anchor_tick"
+	ABIVarAnchorTunnelMark      = "anchor_tunnel_mark"
+	ABIVarAnchorView            = "anchor_view"
+	ABIVarCopiesRefused         = "copies_refused"
+	ABIVarCopyAnyKey            = "copy_any_key"
+	ABIVarCopyOnce              = "copy_once"
+	ABIVarCopyStall             = "copy_stall"
+	ABIVarFragmentPairsMost     = "fragment_pairs_most"
+	ABIVarFragmentSources       = "fragment_sources"
+	ABIVarRateClockNs           = "rate_clock_ns"
+	ABIVarRateClockStands       = "rate_clock_stands"
+	ABIVarReadsInOrder          = "reads_in_order"
+	ABIVarRowStall              = "row_stall"
+	ABIVarSkCsumStart           = "sk_csum_start"
+	ABIVarSkNetworkHeader       = "sk_network_header"
+	ABIVarSkSummed              = "sk_summed"
+	ABIVarSkSummedShift         = "sk_summed_shift"
+	ABIVarTunnelL2              = "tunnel_l2"
 )
 
 // LoadABI returns the embedded CollectionSpec for ABI.
@@ -595,53 +1095,102 @@ type ABIProgramSpecs struct {
 	MarkFlows    *ebpf.ProgramSpec `ebpf:"mark_flows"`
 	ReceiveLocal *ebpf.ProgramSpec `ebpf:"receive_local"`
 	RemoveFlows  *ebpf.ProgramSpec `ebpf:"remove_flows"`
+	SetQuotas    *ebpf.ProgramSpec `ebpf:"set_quotas"`
+	SetRows      *ebpf.ProgramSpec `ebpf:"set_rows"`
 }
 
 // ABIMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ABIMapSpecs struct {
-	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
-	Config       *ebpf.MapSpec `ebpf:"config"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Enis         *ebpf.MapSpec `ebpf:"enis"`
-	Events       *ebpf.MapSpec `ebpf:"events"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	GrantTargets *ebpf.MapSpec `ebpf:"grant_targets"`
-	Grants       *ebpf.MapSpec `ebpf:"grants"`
-	Links        *ebpf.MapSpec `ebpf:"links"`
-	Losses       *ebpf.MapSpec `ebpf:"losses"`
-	Outcome      *ebpf.MapSpec `ebpf:"outcome"`
-	Programs     *ebpf.MapSpec `ebpf:"programs"`
-	Refusals     *ebpf.MapSpec `ebpf:"refusals"`
-	RuleSets     *ebpf.MapSpec `ebpf:"rule_sets"`
-	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	TargetTables *ebpf.MapSpec `ebpf:"target_tables"`
+	Addresses      *ebpf.MapSpec `ebpf:"addresses"`
+	Config         *ebpf.MapSpec `ebpf:"config"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Enis           *ebpf.MapSpec `ebpf:"enis"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	FragmentCounts *ebpf.MapSpec `ebpf:"fragment_counts"`
+	FragmentPairs  *ebpf.MapSpec `ebpf:"fragment_pairs"`
+	FragmentRings  *ebpf.MapSpec `ebpf:"fragment_rings"`
+	FragmentShares *ebpf.MapSpec `ebpf:"fragment_shares"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	GrantTargets   *ebpf.MapSpec `ebpf:"grant_targets"`
+	Grants         *ebpf.MapSpec `ebpf:"grants"`
+	Links          *ebpf.MapSpec `ebpf:"links"`
+	LogReady       *ebpf.MapSpec `ebpf:"log_ready"`
+	Losses         *ebpf.MapSpec `ebpf:"losses"`
+	Messages       *ebpf.MapSpec `ebpf:"messages"`
+	Outcome        *ebpf.MapSpec `ebpf:"outcome"`
+	Paths          *ebpf.MapSpec `ebpf:"paths"`
+	Ports          *ebpf.MapSpec `ebpf:"ports"`
+	Probes         *ebpf.MapSpec `ebpf:"probes"`
+	Programs       *ebpf.MapSpec `ebpf:"programs"`
+	Quotas         *ebpf.MapSpec `ebpf:"quotas"`
+	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
+	Resets         *ebpf.MapSpec `ebpf:"resets"`
+	RuleSets       *ebpf.MapSpec `ebpf:"rule_sets"`
+	Scratch        *ebpf.MapSpec `ebpf:"scratch"`
+	Services       *ebpf.MapSpec `ebpf:"services"`
+	TargetTables   *ebpf.MapSpec `ebpf:"target_tables"`
 }
 
 // ABIVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ABIVariableSpecs struct {
-	AnchorAbiLimit    *ebpf.VariableSpec `ebpf:"anchor_abi_limit"`
-	AnchorAbiVersion  *ebpf.VariableSpec `ebpf:"anchor_abi_version"`
-	AnchorAddressType *ebpf.VariableSpec `ebpf:"anchor_address_type"`
-	AnchorEvent       *ebpf.VariableSpec `ebpf:"anchor_event"`
-	AnchorEventKind   *ebpf.VariableSpec `ebpf:"anchor_event_kind"`
-	AnchorFlowFlag    *ebpf.VariableSpec `ebpf:"anchor_flow_flag"`
-	AnchorFlowMark    *ebpf.VariableSpec `ebpf:"anchor_flow_mark"`
-	AnchorFlowRemoval *ebpf.VariableSpec `ebpf:"anchor_flow_removal"`
-	AnchorHook        *ebpf.VariableSpec `ebpf:"anchor_hook"`
-	AnchorLoss        *ebpf.VariableSpec `ebpf:"anchor_loss"`
-	AnchorMarkLimit   *ebpf.VariableSpec `ebpf:"anchor_mark_limit"`
-	AnchorNext        *ebpf.VariableSpec `ebpf:"anchor_next"`
-	AnchorReason      *ebpf.VariableSpec `ebpf:"anchor_reason"`
-	AnchorRule        *ebpf.VariableSpec `ebpf:"anchor_rule"`
-	AnchorRuleSet     *ebpf.VariableSpec `ebpf:"anchor_rule_set"`
-	AnchorTarget      *ebpf.VariableSpec `ebpf:"anchor_target"`
-	AnchorView        *ebpf.VariableSpec `ebpf:"anchor_view"`
-	TunnelL2          *ebpf.VariableSpec `ebpf:"tunnel_l2"`
+	AnchorAbiLimit        *ebpf.VariableSpec `ebpf:"anchor_abi_limit"`
+	AnchorAbiVersion      *ebpf.VariableSpec `ebpf:"anchor_abi_version"`
+	AnchorAddressType     *ebpf.VariableSpec `ebpf:"anchor_address_type"`
+	AnchorEniFlag         *ebpf.VariableSpec `ebpf:"anchor_eni_flag"`
+	AnchorEvent           *ebpf.VariableSpec `ebpf:"anchor_event"`
+	AnchorEventKind       *ebpf.VariableSpec `ebpf:"anchor_event_kind"`
+	AnchorFamily          *ebpf.VariableSpec `ebpf:"anchor_family"`
+	AnchorFlowFlag        *ebpf.VariableSpec `ebpf:"anchor_flow_flag"`
+	AnchorFlowMark        *ebpf.VariableSpec `ebpf:"anchor_flow_mark"`
+	AnchorFlowRemoval     *ebpf.VariableSpec `ebpf:"anchor_flow_removal"`
+	AnchorFragmentRows    *ebpf.VariableSpec `ebpf:"anchor_fragment_rows"`
+	AnchorGrantFlag       *ebpf.VariableSpec `ebpf:"anchor_grant_flag"`
+	AnchorGrantLimit      *ebpf.VariableSpec `ebpf:"anchor_grant_limit"`
+	AnchorGrantTargetFlag *ebpf.VariableSpec `ebpf:"anchor_grant_target_flag"`
+	AnchorHook            *ebpf.VariableSpec `ebpf:"anchor_hook"`
+	AnchorKeyBit          *ebpf.VariableSpec `ebpf:"anchor_key_bit"`
+	AnchorLoss            *ebpf.VariableSpec `ebpf:"anchor_loss"`
+	AnchorMarkLimit       *ebpf.VariableSpec `ebpf:"anchor_mark_limit"`
+	AnchorNext            *ebpf.VariableSpec `ebpf:"anchor_next"`
+	AnchorNodePort        *ebpf.VariableSpec `ebpf:"anchor_node_port"`
+	AnchorPortRange       *ebpf.VariableSpec `ebpf:"anchor_port_range"`
+	AnchorProbeMark       *ebpf.VariableSpec `ebpf:"anchor_probe_mark"`
+	AnchorQuotaKind       *ebpf.VariableSpec `ebpf:"anchor_quota_kind"`
+	AnchorQuotaLimits     *ebpf.VariableSpec `ebpf:"anchor_quota_limits"`
+	AnchorQuotaOrder      *ebpf.VariableSpec `ebpf:"anchor_quota_order"`
+	AnchorQuotaOrderKind  *ebpf.VariableSpec `ebpf:"anchor_quota_order_kind"`
+	AnchorReason          *ebpf.VariableSpec `ebpf:"anchor_reason"`
+	AnchorRowLimit        *ebpf.VariableSpec `ebpf:"anchor_row_limit"`
+	AnchorRowOrder        *ebpf.VariableSpec `ebpf:"anchor_row_order"`
+	AnchorRowTable        *ebpf.VariableSpec `ebpf:"anchor_row_table"`
+	AnchorRule            *ebpf.VariableSpec `ebpf:"anchor_rule"`
+	AnchorRuleSet         *ebpf.VariableSpec `ebpf:"anchor_rule_set"`
+	AnchorServiceFlag     *ebpf.VariableSpec `ebpf:"anchor_service_flag"`
+	AnchorTarget          *ebpf.VariableSpec `ebpf:"anchor_target"`
+	AnchorTcpState        *ebpf.VariableSpec `ebpf:"anchor_tcp_state"`
+	AnchorTick            *ebpf.VariableSpec `ebpf:"anchor_tick"`
+	AnchorTunnelMark      *ebpf.VariableSpec `ebpf:"anchor_tunnel_mark"`
+	AnchorView            *ebpf.VariableSpec `ebpf:"anchor_view"`
+	CopiesRefused         *ebpf.VariableSpec `ebpf:"copies_refused"`
+	CopyAnyKey            *ebpf.VariableSpec `ebpf:"copy_any_key"`
+	CopyOnce              *ebpf.VariableSpec `ebpf:"copy_once"`
+	CopyStall             *ebpf.VariableSpec `ebpf:"copy_stall"`
+	FragmentPairsMost     *ebpf.VariableSpec `ebpf:"fragment_pairs_most"`
+	FragmentSources       *ebpf.VariableSpec `ebpf:"fragment_sources"`
+	RateClockNs           *ebpf.VariableSpec `ebpf:"rate_clock_ns"`
+	RateClockStands       *ebpf.VariableSpec `ebpf:"rate_clock_stands"`
+	ReadsInOrder          *ebpf.VariableSpec `ebpf:"reads_in_order"`
+	RowStall              *ebpf.VariableSpec `ebpf:"row_stall"`
+	SkCsumStart           *ebpf.VariableSpec `ebpf:"sk_csum_start"`
+	SkNetworkHeader       *ebpf.VariableSpec `ebpf:"sk_network_header"`
+	SkSummed              *ebpf.VariableSpec `ebpf:"sk_summed"`
+	SkSummedShift         *ebpf.VariableSpec `ebpf:"sk_summed_shift"`
+	TunnelL2              *ebpf.VariableSpec `ebpf:"tunnel_l2"`
 }
 
 // ABIObjects contains all objects after they have been loaded into the kernel.
@@ -664,23 +1213,35 @@ func (o *ABIObjects) Close() error {
 //
 // It can be passed to LoadABIObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ABIMaps struct {
-	Addresses    *ebpf.Map `ebpf:"addresses"`
-	Config       *ebpf.Map `ebpf:"config"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Enis         *ebpf.Map `ebpf:"enis"`
-	Events       *ebpf.Map `ebpf:"events"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	GrantTargets *ebpf.Map `ebpf:"grant_targets"`
-	Grants       *ebpf.Map `ebpf:"grants"`
-	Links        *ebpf.Map `ebpf:"links"`
-	Losses       *ebpf.Map `ebpf:"losses"`
-	Outcome      *ebpf.Map `ebpf:"outcome"`
-	Programs     *ebpf.Map `ebpf:"programs"`
-	Refusals     *ebpf.Map `ebpf:"refusals"`
-	RuleSets     *ebpf.Map `ebpf:"rule_sets"`
-	Scratch      *ebpf.Map `ebpf:"scratch"`
-	Services     *ebpf.Map `ebpf:"services"`
-	TargetTables *ebpf.Map `ebpf:"target_tables"`
+	Addresses      *ebpf.Map `ebpf:"addresses"`
+	Config         *ebpf.Map `ebpf:"config"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Enis           *ebpf.Map `ebpf:"enis"`
+	Events         *ebpf.Map `ebpf:"events"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	FragmentCounts *ebpf.Map `ebpf:"fragment_counts"`
+	FragmentPairs  *ebpf.Map `ebpf:"fragment_pairs"`
+	FragmentRings  *ebpf.Map `ebpf:"fragment_rings"`
+	FragmentShares *ebpf.Map `ebpf:"fragment_shares"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	GrantTargets   *ebpf.Map `ebpf:"grant_targets"`
+	Grants         *ebpf.Map `ebpf:"grants"`
+	Links          *ebpf.Map `ebpf:"links"`
+	LogReady       *ebpf.Map `ebpf:"log_ready"`
+	Losses         *ebpf.Map `ebpf:"losses"`
+	Messages       *ebpf.Map `ebpf:"messages"`
+	Outcome        *ebpf.Map `ebpf:"outcome"`
+	Paths          *ebpf.Map `ebpf:"paths"`
+	Ports          *ebpf.Map `ebpf:"ports"`
+	Probes         *ebpf.Map `ebpf:"probes"`
+	Programs       *ebpf.Map `ebpf:"programs"`
+	Quotas         *ebpf.Map `ebpf:"quotas"`
+	Refusals       *ebpf.Map `ebpf:"refusals"`
+	Resets         *ebpf.Map `ebpf:"resets"`
+	RuleSets       *ebpf.Map `ebpf:"rule_sets"`
+	Scratch        *ebpf.Map `ebpf:"scratch"`
+	Services       *ebpf.Map `ebpf:"services"`
+	TargetTables   *ebpf.Map `ebpf:"target_tables"`
 }
 
 func (m *ABIMaps) Close() error {
@@ -691,13 +1252,25 @@ func (m *ABIMaps) Close() error {
 		m.Enis,
 		m.Events,
 		m.Flows,
+		m.FragmentCounts,
+		m.FragmentPairs,
+		m.FragmentRings,
+		m.FragmentShares,
+		m.Fragments,
 		m.GrantTargets,
 		m.Grants,
 		m.Links,
+		m.LogReady,
 		m.Losses,
+		m.Messages,
 		m.Outcome,
+		m.Paths,
+		m.Ports,
+		m.Probes,
 		m.Programs,
+		m.Quotas,
 		m.Refusals,
+		m.Resets,
 		m.RuleSets,
 		m.Scratch,
 		m.Services,
@@ -709,24 +1282,59 @@ func (m *ABIMaps) Close() error {
 //
 // It can be passed to LoadABIObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ABIVariables struct {
-	AnchorAbiLimit    *ebpf.Variable `ebpf:"anchor_abi_limit"`
-	AnchorAbiVersion  *ebpf.Variable `ebpf:"anchor_abi_version"`
-	AnchorAddressType *ebpf.Variable `ebpf:"anchor_address_type"`
-	AnchorEvent       *ebpf.Variable `ebpf:"anchor_event"`
-	AnchorEventKind   *ebpf.Variable `ebpf:"anchor_event_kind"`
-	AnchorFlowFlag    *ebpf.Variable `ebpf:"anchor_flow_flag"`
-	AnchorFlowMark    *ebpf.Variable `ebpf:"anchor_flow_mark"`
-	AnchorFlowRemoval *ebpf.Variable `ebpf:"anchor_flow_removal"`
-	AnchorHook        *ebpf.Variable `ebpf:"anchor_hook"`
-	AnchorLoss        *ebpf.Variable `ebpf:"anchor_loss"`
-	AnchorMarkLimit   *ebpf.Variable `ebpf:"anchor_mark_limit"`
-	AnchorNext        *ebpf.Variable `ebpf:"anchor_next"`
-	AnchorReason      *ebpf.Variable `ebpf:"anchor_reason"`
-	AnchorRule        *ebpf.Variable `ebpf:"anchor_rule"`
-	AnchorRuleSet     *ebpf.Variable `ebpf:"anchor_rule_set"`
-	AnchorTarget      *ebpf.Variable `ebpf:"anchor_target"`
-	AnchorView        *ebpf.Variable `ebpf:"anchor_view"`
-	TunnelL2          *ebpf.Variable `ebpf:"tunnel_l2"`
+	AnchorAbiLimit        *ebpf.Variable `ebpf:"anchor_abi_limit"`
+	AnchorAbiVersion      *ebpf.Variable `ebpf:"anchor_abi_version"`
+	AnchorAddressType     *ebpf.Variable `ebpf:"anchor_address_type"`
+	AnchorEniFlag         *ebpf.Variable `ebpf:"anchor_eni_flag"`
+	AnchorEvent           *ebpf.Variable `ebpf:"anchor_event"`
+	AnchorEventKind       *ebpf.Variable `ebpf:"anchor_event_kind"`
+	AnchorFamily          *ebpf.Variable `ebpf:"anchor_family"`
+	AnchorFlowFlag        *ebpf.Variable `ebpf:"anchor_flow_flag"`
+	AnchorFlowMark        *ebpf.Variable `ebpf:"anchor_flow_mark"`
+	AnchorFlowRemoval     *ebpf.Variable `ebpf:"anchor_flow_removal"`
+	AnchorFragmentRows    *ebpf.Variable `ebpf:"anchor_fragment_rows"`
+	AnchorGrantFlag       *ebpf.Variable `ebpf:"anchor_grant_flag"`
+	AnchorGrantLimit      *ebpf.Variable `ebpf:"anchor_grant_limit"`
+	AnchorGrantTargetFlag *ebpf.Variable `ebpf:"anchor_grant_target_flag"`
+	AnchorHook            *ebpf.Variable `ebpf:"anchor_hook"`
+	AnchorKeyBit          *ebpf.Variable `ebpf:"anchor_key_bit"`
+	AnchorLoss            *ebpf.Variable `ebpf:"anchor_loss"`
+	AnchorMarkLimit       *ebpf.Variable `ebpf:"anchor_mark_limit"`
+	AnchorNext            *ebpf.Variable `ebpf:"anchor_next"`
+	AnchorNodePort        *ebpf.Variable `ebpf:"anchor_node_port"`
+	AnchorPortRange       *ebpf.Variable `ebpf:"anchor_port_range"`
+	AnchorProbeMark       *ebpf.Variable `ebpf:"anchor_probe_mark"`
+	AnchorQuotaKind       *ebpf.Variable `ebpf:"anchor_quota_kind"`
+	AnchorQuotaLimits     *ebpf.Variable `ebpf:"anchor_quota_limits"`
+	AnchorQuotaOrder      *ebpf.Variable `ebpf:"anchor_quota_order"`
+	AnchorQuotaOrderKind  *ebpf.Variable `ebpf:"anchor_quota_order_kind"`
+	AnchorReason          *ebpf.Variable `ebpf:"anchor_reason"`
+	AnchorRowLimit        *ebpf.Variable `ebpf:"anchor_row_limit"`
+	AnchorRowOrder        *ebpf.Variable `ebpf:"anchor_row_order"`
+	AnchorRowTable        *ebpf.Variable `ebpf:"anchor_row_table"`
+	AnchorRule            *ebpf.Variable `ebpf:"anchor_rule"`
+	AnchorRuleSet         *ebpf.Variable `ebpf:"anchor_rule_set"`
+	AnchorServiceFlag     *ebpf.Variable `ebpf:"anchor_service_flag"`
+	AnchorTarget          *ebpf.Variable `ebpf:"anchor_target"`
+	AnchorTcpState        *ebpf.Variable `ebpf:"anchor_tcp_state"`
+	AnchorTick            *ebpf.Variable `ebpf:"anchor_tick"`
+	AnchorTunnelMark      *ebpf.Variable `ebpf:"anchor_tunnel_mark"`
+	AnchorView            *ebpf.Variable `ebpf:"anchor_view"`
+	CopiesRefused         *ebpf.Variable `ebpf:"copies_refused"`
+	CopyAnyKey            *ebpf.Variable `ebpf:"copy_any_key"`
+	CopyOnce              *ebpf.Variable `ebpf:"copy_once"`
+	CopyStall             *ebpf.Variable `ebpf:"copy_stall"`
+	FragmentPairsMost     *ebpf.Variable `ebpf:"fragment_pairs_most"`
+	FragmentSources       *ebpf.Variable `ebpf:"fragment_sources"`
+	RateClockNs           *ebpf.Variable `ebpf:"rate_clock_ns"`
+	RateClockStands       *ebpf.Variable `ebpf:"rate_clock_stands"`
+	ReadsInOrder          *ebpf.Variable `ebpf:"reads_in_order"`
+	RowStall              *ebpf.Variable `ebpf:"row_stall"`
+	SkCsumStart           *ebpf.Variable `ebpf:"sk_csum_start"`
+	SkNetworkHeader       *ebpf.Variable `ebpf:"sk_network_header"`
+	SkSummed              *ebpf.Variable `ebpf:"sk_summed"`
+	SkSummedShift         *ebpf.Variable `ebpf:"sk_summed_shift"`
+	TunnelL2              *ebpf.Variable `ebpf:"tunnel_l2"`
 }
 
 // ABIPrograms contains all programs after they have been loaded into the kernel.
@@ -740,6 +1348,8 @@ type ABIPrograms struct {
 	MarkFlows    *ebpf.Program `ebpf:"mark_flows"`
 	ReceiveLocal *ebpf.Program `ebpf:"receive_local"`
 	RemoveFlows  *ebpf.Program `ebpf:"remove_flows"`
+	SetQuotas    *ebpf.Program `ebpf:"set_quotas"`
+	SetRows      *ebpf.Program `ebpf:"set_rows"`
 }
 
 func (p *ABIPrograms) Close() error {
@@ -751,6 +1361,8 @@ func (p *ABIPrograms) Close() error {
 		p.MarkFlows,
 		p.ReceiveLocal,
 		p.RemoveFlows,
+		p.SetQuotas,
+		p.SetRows,
 	)
 }
 

@@ -40,6 +40,9 @@ func newKernel(t testing.TB) *kernel {
 	if err := spec.Variables[bpf.ABIVarTunnelL2].Set(uint32(14)); err != nil {
 		t.Fatal(err)
 	}
+	if err := spec.Variables[bpf.ABIVarRateClockStands].Set(uint32(1)); err != nil {
+		t.Fatal(err)
+	}
 	spec.Maps[bpf.ABIMapFlows].MaxEntries = 1 << 16
 	spec.Maps[bpf.ABIMapCounters].MaxEntries = 1 << 14
 	k := &kernel{t: t, inner: map[string]*ebpf.MapSpec{}, held: map[string]map[uint32]string{},
@@ -69,7 +72,11 @@ func (k *kernel) put(name string, key, value any) {
 // forget empties what the programs write.
 func (k *kernel) forget() {
 	k.t.Helper()
-	for _, name := range []string{bpf.ABIMapFlows, bpf.ABIMapCounters, bpf.ABIMapRefusals} {
+	for _, name := range []string{
+		bpf.ABIMapFlows, bpf.ABIMapCounters, bpf.ABIMapRefusals, bpf.ABIMapFragments, bpf.ABIMapFragmentRings,
+		bpf.ABIMapFragmentPairs, bpf.ABIMapFragmentShares, bpf.ABIMapFragmentCounts, bpf.ABIMapQuotas, bpf.ABIMapPorts, bpf.ABIMapResets,
+		bpf.ABIMapMessages,
+	} {
 		k.empty(name)
 	}
 	clear(k.count)
@@ -88,46 +95,80 @@ func (k *kernel) empty(name string) {
 
 func at(vpc uint32, a netip.Addr) bpf.VPCAddr { return bpf.VPCAddr{Vpc: vpc, Addr: bpf.NetAddr(a)} }
 
+func row(e plan.ENI) bpf.ENI {
+	out := bpf.ENI{
+		Number: e.Number, Ifindex: e.Ifindex, IngressRules: e.IngressRules, EgressRules: e.EgressRules, Groups: e.Groups,
+		Mac: e.MAC, GatewayMac: e.GatewayMAC, Families: uint8(e.Families), Account: e.Account, Lane: e.Lane,
+	}
+	if e.StrictLog {
+		out.Flags = uint8(bpf.ENIStrictLog)
+	}
+	return out
+}
+
 // apply makes the tables hold a plan and nothing else. Flows and counters stay.
 func (k *kernel) apply(p *plan.Plan) {
 	k.t.Helper()
 	for _, name := range []string{
 		bpf.ABIMapLinks, bpf.ABIMapEnis, bpf.ABIMapAddresses, bpf.ABIMapServices, bpf.ABIMapGrants, bpf.ABIMapGrantTargets,
+		bpf.ABIMapPaths, bpf.ABIMapProbes,
 	} {
 		k.empty(name)
 	}
 	k.link = plan.ENI{}
 	for _, e := range p.ENIs {
-		k.put(bpf.ABIMapEnis, at(e.VPC, e.Address), &bpf.ENI{
-			Number: e.Number, Ifindex: e.Ifindex, IngressRules: e.IngressRules, EgressRules: e.EgressRules, Groups: e.Groups,
-			Mac: e.MAC, GatewayMac: e.GatewayMAC,
-		})
+		row := row(e)
+		k.put(bpf.ABIMapEnis, at(e.VPC, e.Address), &row)
 	}
 	for _, a := range p.Addresses {
 		k.put(bpf.ABIMapAddresses, at(a.VPC, a.Address), &bpf.Address{
 			Type: uint32(a.Type), Number: a.Number, Rules: a.Rules, EgressRules: a.EgressRules, Groups: a.Groups,
+			Families: uint8(a.Families),
 		})
 	}
 	for _, s := range p.Services {
+		flags := map[bool]uint8{true: bpf.ServiceSticky}[s.Sticky]
 		k.put(bpf.ABIMapServices, bpf.ServiceKey{
 			Vpc: s.VPC, Addr: bpf.NetAddr(s.Address), Port: bpf.NetPort(s.Port), Protocol: s.Protocol,
 		}, &bpf.Service{
-			Connection: s.Connection, ProviderVpc: s.ProviderVPC, Table: s.Table, TableSize: s.TableSize, EndpointEni: s.EndpointENI,
-			IdleS: s.IdleSeconds, Tag: s.Tag,
+			Connection: s.Connection, ProviderVpc: s.ProviderVPC, Table: s.Table, TableWidth: s.TableWidth, EndpointEni: s.EndpointENI,
+			IdleS: s.IdleSeconds, Tag: s.Tag, Flags: flags,
 		})
 	}
 	for _, g := range p.Grants {
-		k.put(bpf.ABIMapGrants, bpf.GrantKey{Vpc: g.ConsumerVPC, Tag: uint32(g.Tag)}, &bpf.Grant{
+		row := bpf.Grant{
 			Connection: g.Connection, ProviderVpc: g.ProviderVPC, Admitted: g.Admitted, LbRules: g.LBRules,
 			LbEgressRules: g.LBEgressRules, DialedAddr: bpf.NetAddr(g.DialedAddress), DialedPort: bpf.NetPort(g.DialedPort),
-			Protocol: g.Protocol, IdleS: g.IdleSeconds,
-		})
+			Protocol: g.Protocol, IdleS: g.IdleSeconds, Account: g.Account,
+		}
+		if row.EndpointLen = uint8(copy(row.Endpoint[:], g.Endpoint)); g.ProxyHeader {
+			row.Flags = uint8(bpf.GrantProxy)
+		}
+		if g.Inside {
+			row.Flags |= uint8(bpf.GrantInside)
+		}
+		if g.ClientAddress {
+			row.Flags |= uint8(bpf.GrantClient)
+		}
+		k.put(bpf.ABIMapGrants, bpf.GrantKey{Vpc: g.ConsumerVPC, Tag: uint32(g.Tag)}, &row)
 	}
 	for _, g := range p.GrantTargets {
+		flags := map[bool]uint8{true: uint8(bpf.GrantTargetDraining)}[g.Draining]
 		k.put(bpf.ABIMapGrantTargets, bpf.GrantTargetKey{
 			Vpc: g.ConsumerVPC, Tag: uint32(g.Tag), Addr: bpf.NetAddr(g.Address), Port: bpf.NetPort(g.Port),
-		}, &bpf.GrantTarget{Source: bpf.NetAddr(g.Source), SourceEni: g.SourceENI})
+		}, &bpf.GrantTarget{Source: bpf.NetAddr(g.Source), SourceEni: g.SourceENI, Flags: flags, Ports: g.Ports})
 	}
+	for _, x := range p.Probes {
+		k.put(bpf.ABIMapProbes, bpf.ProbeKey{Vpc: x.VPC, Addr: bpf.NetAddr(x.Address), Port: bpf.NetPort(x.Port)},
+			&bpf.Probe{Source: bpf.NetAddr(x.Source)})
+	}
+	for _, x := range p.Paths {
+		b := x.Prefix.Addr().As16()
+		k.put(bpf.ABIMapPaths, bpf.PathKey{
+			Prefix: uint32(x.Prefix.Bits() - 32), Vpc: binary.NativeEndian.Uint32(b[4:]), Addr: binary.NativeEndian.Uint32(b[8:]),
+		}, &bpf.Path{Mtu: x.MTU})
+	}
+	k.applyQuotas(p)
 	k.applySets(p)
 	c := p.Config
 	k.put(bpf.ABIMapConfig, uint32(0), &bpf.Config{
@@ -155,10 +196,11 @@ func (k *kernel) applySets(p *plan.Plan) {
 		var set bpf.RuleSet
 		for _, r := range rules {
 			to := &set.Rules[set.Count]
-			*to = bpf.Rule{Group: r.Group, PortLow: r.PortLow, PortHigh: r.PortHigh, Protocol: r.Protocol, Id: r.ID}
+			*to = bpf.Rule{Group: r.Group, PortLow: r.PortLow, PortHigh: r.PortHigh, Protocol: r.Protocol, Family: r.Family(), Id: r.ID}
 			if r.Group == 0 {
-				to.Addr = bpf.NetAddr(r.Prefix.Addr())
-				mask := ^uint32(0) << (32 - r.Prefix.Bits())
+				vpc, peers := r.Match()
+				to.Vpc, to.Addr = vpc, bpf.NetAddr(peers.Addr())
+				mask := ^uint32(0) << (32 - peers.Bits())
 				to.Mask = bpf.NetAddr(netip.AddrFrom4([4]byte{byte(mask >> 24), byte(mask >> 16), byte(mask >> 8), byte(mask)}))
 			}
 			set.Count++
@@ -166,17 +208,17 @@ func (k *kernel) applySets(p *plan.Plan) {
 		k.putInner(bpf.ABIMapRuleSets, s.ID, s.Text, 1, func(m *ebpf.Map) error { return m.Put(uint32(0), &set) })
 	}
 	for _, table := range p.TargetTables {
-		slots, err := table.Slots()
+		listed, slots, err := table.Slots()
 		if err != nil {
 			k.t.Fatal(err)
 		}
-		k.putInner(bpf.ABIMapTargetTables, table.ID, table.Text, uint32(len(slots)), func(m *ebpf.Map) error {
-			for i, s := range slots {
-				if err := m.Put(uint32(i), &bpf.Target{Addr: bpf.NetAddr(s.Addr()), Port: bpf.NetPort(s.Port())}); err != nil {
-					return err
-				}
-			}
-			return nil
+		targets := make([]bpf.Target, len(listed))
+		for i, x := range listed {
+			targets[i] = bpf.Target{Addr: bpf.NetAddr(x.Addr()), Port: bpf.NetPort(x.Port())}
+		}
+		words := bpf.TargetTable(table.Width, slots, targets)
+		k.putInner(bpf.ABIMapTargetTables, table.ID, table.Text, uint32(len(words)), func(m *ebpf.Map) error {
+			return bpf.PutTargetTable(m, words)
 		})
 	}
 }
@@ -233,10 +275,8 @@ func (k *kernel) run(p *plan.Plan, packet verdict.Packet, want verdict.Verdict) 
 		k.relink(p, packet.Ifindex)
 	}
 	k.put(bpf.ABIMapOutcome, uint32(0), make([]bpf.Outcome, k.cpus))
-	opts := &ebpf.RunOptions{Data: data, DataOut: make([]byte, len(data)+256)}
-	if packet.Segment != 0 {
-		opts.Context = skb(packet.Segment)
-	}
+	left := make([]byte, skbLen)
+	opts := &ebpf.RunOptions{Data: data, DataOut: make([]byte, len(data)+256), Context: skb(packet.Segment, packet.Mark), ContextOut: left}
 	action, err := k.coll.Programs[program].Run(opts)
 	if err != nil {
 		return fmt.Errorf("run %s with %d bytes: %w", program, len(data), err)
@@ -265,6 +305,13 @@ func (k *kernel) run(p *plan.Plan, packet verdict.Packet, want verdict.Verdict) 
 		return fmt.Errorf("returned %d, outcome %+v (%s); the oracle: %+v (%s)", action, got, bpf.Reason(got.Reason), expect,
 			want.Reason)
 	}
+	var mark uint32
+	if want.Next == verdict.NextTunnel {
+		mark = uint32(bpf.TunnelMark) ^ uint32(want.Lane)
+	}
+	if got := binary.NativeEndian.Uint32(left[skbMark:]); got != mark {
+		return fmt.Errorf("left with mark %#x; the oracle: %#x", got, mark)
+	}
 	out := opts.DataOut
 	if want.Next == verdict.NextTunnel {
 		out = out[14:] // the kernel takes the link header off on the way into culvert0
@@ -283,7 +330,7 @@ func (k *kernel) expire(key verdict.FlowKey, flag bpf.FlowFlag, late bool) {
 	if err := flows.Lookup(kernelKey(key), &own); err != nil {
 		k.t.Fatalf("flow %+v of the oracle: %v", key, err)
 	}
-	if err := flows.Lookup(own.Reverse, &pair); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := flows.Lookup(own.ReverseKey(), &pair); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		k.t.Fatal(err)
 	}
 	mark := bpf.FlowMark{Key: own.Key, Id: own.Id, Flag: uint32(flag), LastNs: max(own.LastNs, pair.LastNs)}
@@ -297,14 +344,20 @@ func (k *kernel) expire(key verdict.FlowKey, flag bpf.FlowFlag, late bool) {
 	}
 }
 
-// skb is a struct __sk_buff (linux/bpf.h) with the offload's segment size.
-func skb(segment int) []byte {
-	const size, gsoSegs, gsoSize = 192, 164, 176
-	b := make([]byte, size)
-	binary.NativeEndian.PutUint32(b[gsoSegs:], 2)
-	binary.NativeEndian.PutUint32(b[gsoSize:], uint32(segment))
+// skb is a struct __sk_buff (linux/bpf.h) with the offload's segment size, and a mark.
+func skb(segment int, mark uint32) []byte {
+	const gsoSegs, gsoSize = 164, 176
+	b := make([]byte, skbLen)
+	binary.NativeEndian.PutUint32(b[skbMark:], mark)
+	if segment != 0 {
+		binary.NativeEndian.PutUint32(b[gsoSegs:], 2)
+		binary.NativeEndian.PutUint32(b[gsoSize:], uint32(segment))
+	}
 	return b
 }
+
+// Of struct __sk_buff.
+const skbLen, skbMark = 192, 8
 
 // relink makes interface 1 the link of the ENI with this interface; of none when there is no such ENI.
 func (k *kernel) relink(p *plan.Plan, ifindex uint32) {
@@ -312,8 +365,7 @@ func (k *kernel) relink(p *plan.Plan, ifindex uint32) {
 	for _, e := range p.ENIs {
 		if e.Ifindex == ifindex {
 			if e != k.link {
-				where := at(e.VPC, e.Address)
-				k.put(bpf.ABIMapLinks, uint32(1), &where)
+				k.put(bpf.ABIMapLinks, uint32(1), &bpf.Link{At: at(e.VPC, e.Address), Eni: row(e)})
 				k.link = e
 			}
 			return
@@ -381,21 +433,34 @@ func (k *kernel) compareAll(s *verdict.State) error {
 	if err := it.Err(); err != nil || seen != len(s.Flows) {
 		return fmt.Errorf("%d flows (%v); the oracle has %d", seen, err, len(s.Flows))
 	}
-	return nil
+	if err := k.compareQuotas(s); err != nil {
+		return err
+	}
+	return k.compareFragments(s)
 }
 
 func flowKey(k bpf.FlowKey) verdict.FlowKey {
 	return verdict.FlowKey{
 		VPC: k.Vpc, Source: bpf.Addr(k.Saddr), Dest: bpf.Addr(k.Daddr), SourcePort: bpf.Port(k.Sport), DestPort: bpf.Port(k.Dport),
-		Tag: k.Tag, View: verdict.View(k.View), Protocol: k.Protocol,
+		Tag: k.Tag, View: verdict.View(k.SideOf()), IPv6: k.View&bpf.KeyIPv6 != 0, Protocol: k.Protocol,
 	}
 }
 
 func flow(f bpf.Flow) verdict.Flow {
-	return verdict.Flow{
-		Reverse: flowKey(f.Reverse), Generation: f.Generation, SourceVPC: f.SourceVpc, DestVPC: f.DestVpc,
+	out := verdict.Flow{
+		Reverse: flowKey(f.ReverseKey()), Generation: f.Generation, SourceVPC: f.SourceVPC(), DestVPC: f.DestVPC(),
 		Source: bpf.Addr(f.Saddr), Dest: bpf.Addr(f.Daddr), SourcePort: bpf.Port(f.Sport), DestPort: bpf.Port(f.Dport), Tag: f.Tag,
-		Next: verdict.Next(f.Next), Flags: f.Flags, TCPFlags: f.TcpFlags, Hook: verdict.Hook(f.Hook), ENI: f.Eni,
-		Connection: f.Connection, Rule: f.Rule, Idle: f.IdleS, Packets: f.Packets, Bytes: f.Bytes,
+		Next: verdict.Next(f.Next), IPv6: f.ReverseView&bpf.KeyIPv6 != 0, Flags: f.Flags, TCPFlags: f.TcpFlags,
+		TCPState: verdict.TCPState(f.TcpState), Account: f.Account,
+		Hook: verdict.Hook(f.Hook), ENI: f.Eni, Connection: f.Connection, Rule: f.Rule, MTU: f.Mtu,
+		Proxy: f.Proxy, ProxyDone: f.ProxyDone != 0, ISN: f.Isn, Idle: uint32(f.IdleS), Packets: f.Packets, Bytes: f.Bytes,
+		Measured: verdict.Measured{
+			Known: f.SeqKnown != 0, NextSeq: f.NextSeq, Retransmits: f.Retransmits, TimedSeq: uint32(f.Timed >> 32),
+			TimedAt: uint32(f.Timed), Handshake: f.Handshake, RTT: f.Rtt,
+		},
 	}
+	if f.Front != 0 {
+		out.Front = bpf.Addr(f.Front)
+	}
+	return out
 }

@@ -29,10 +29,11 @@ func TestPortSearch(t *testing.T) {
 	cases := map[string]struct {
 		node   uint32
 		packet verdict.Packet
+		tries  int // besides the client's own port
 	}{
-		"endpoint": {1, verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: toEndpoint.Workload(11)}},
-		"resolver": {1, verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: toResolver.Workload(11)}},
-		"provider": {2, verdict.Packet{Hook: verdict.HookTunnel, Bytes: fromTunnel}},
+		"endpoint": {1, verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: toEndpoint.Workload(11)}, plan.PortTries},
+		"resolver": {1, verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: toResolver.Workload(11)}, plan.PortTries},
+		"provider": {2, verdict.Packet{Hook: verdict.HookTunnel, Bytes: fromTunnel}, plan.PortTries + plan.SpareTries},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -43,12 +44,13 @@ func TestPortSearch(t *testing.T) {
 			}
 			k.apply(p)
 			opening, reverse := search(t, p, c.packet)
-			for taken := range verdict.PortTries + 3 {
-				for _, flags := range []uint8{
+			for _, taken := range []int{0, 1, 2, 7, plan.PortTries, plan.PortTries + 1, plan.PortTries + 2, c.tries - 1, c.tries,
+				c.tries + 1, c.tries + 2} {
+				for _, flags := range []uint16{
 					0, verdict.FlowDead, verdict.FlowClosed, verdict.FlowExpired, verdict.FlowExpired | verdict.FlowDestTagged,
 					another | verdict.FlowExpired, held, held | verdict.FlowDead, held | verdict.FlowClosed, orphan,
 				} {
-					portSearch(t, k, p, c.packet, opening, reverse, taken, flags)
+					portSearch(t, k, p, c.packet, opening, reverse, taken, c.tries, flags)
 				}
 			}
 		})
@@ -57,11 +59,11 @@ func TestPortSearch(t *testing.T) {
 
 const (
 	// another, which is no flag of an entry, marks occupying entries that name another flow as their reverse.
-	another = 0x40
+	another = 0x4000
 	// held marks those of another flow to a provider, whose time is over.
 	held = another | verdict.FlowExpired | verdict.FlowDestTagged
 	// orphan marks occupying entries that name the flow itself as their reverse.
-	orphan = 0xff
+	orphan = 0x80ff
 )
 
 // search lets the oracle open the flow freely and returns the keys of its entries.
@@ -74,17 +76,19 @@ func search(t *testing.T, p *plan.Plan, packet verdict.Packet) (opening, reverse
 	return v.Created[1], v.Created[0]
 }
 
-func portSearch(t *testing.T, k *kernel, p *plan.Plan, packet verdict.Packet, opening, reverse verdict.FlowKey, taken int, flags uint8) {
+func portSearch(t *testing.T, k *kernel, p *plan.Plan, packet verdict.Packet, opening, reverse verdict.FlowKey, taken, tries int,
+	flags uint16) {
 	t.Helper()
 	k.forget()
+	k.applyQuotas(p)
 	s := &verdict.State{Flows: map[verdict.FlowKey]verdict.Flow{}}
-	for try := range min(taken, verdict.PortTries+1) {
+	for try := range min(taken, tries+1) {
 		key := reverse
 		if try > 0 {
 			key.DestPort = plan.SNATPort(api.AddrHost(opening.Source), api.AddrHost(opening.Dest), opening.SourcePort, opening.DestPort,
-				opening.Protocol, opening.VPC, uint32(try))
+				opening.Protocol, opening.VPC, opening.Tag, uint32(try))
 		}
-		f := verdict.Flow{Source: opening.Source, Dest: opening.Dest, Reverse: opening, Flags: flags &^ another, Generation: 1}
+		f := verdict.Flow{Reverse: opening, Flags: flags &^ another, Generation: 1}
 		if flags == 0 || flags != orphan && flags&another != 0 {
 			f.Reverse.SourcePort++
 		}
@@ -94,6 +98,7 @@ func portSearch(t *testing.T, k *kernel, p *plan.Plan, packet verdict.Packet, op
 				f.Reverse.SourcePort++
 			}
 		}
+		f = turned(key, f)
 		s.Flows[key] = f
 		kf := kernelFlow(key, f)
 		k.put(bpf.ABIMapFlows, kf.Key, &kf)
@@ -101,7 +106,7 @@ func portSearch(t *testing.T, k *kernel, p *plan.Plan, packet verdict.Packet, op
 	v := verdict.Decide(p, s, packet)
 	want := verdict.ReasonForwarded
 	free := flags != orphan && flags&verdict.FlowExpired != 0 && (flags&held != held || flags&verdict.FlowClosed != 0)
-	if taken > verdict.PortTries && !free && !(flags == orphan && taken == verdict.PortTries+1) {
+	if taken > tries && !free && !(flags == orphan && taken == tries+1) {
 		want = verdict.ReasonSNATPortsExhausted
 	}
 	if v.Reason != want {
@@ -115,16 +120,30 @@ func portSearch(t *testing.T, k *kernel, p *plan.Plan, packet verdict.Packet, op
 	}
 }
 
+// turned is an entry whose rewrite leads to its reverse key, as every entry's does.
+func turned(key verdict.FlowKey, f verdict.Flow) verdict.Flow {
+	r := f.Reverse
+	f.Source, f.SourcePort, f.Dest, f.DestPort = r.Dest, r.DestPort, r.Source, r.SourcePort
+	f.SourceVPC, f.DestVPC, f.Tag = key.VPC, r.VPC, r.Tag
+	return f
+}
+
 func kernelFlow(key verdict.FlowKey, f verdict.Flow) bpf.Flow {
+	k := kernelKey(key)
 	return bpf.Flow{
-		Id: 1, Key: kernelKey(key), Reverse: kernelKey(f.Reverse), Saddr: bpf.NetAddr(f.Source), Daddr: bpf.NetAddr(f.Dest),
-		Flags: f.Flags, Generation: f.Generation,
+		Id: 1, Key: k, ReverseView: kernelKey(f.Reverse).View, PeerVpc: k.PeerVPC(f.SourceVPC, f.DestVPC),
+		Saddr: bpf.NetAddr(f.Source), Daddr: bpf.NetAddr(f.Dest), Sport: bpf.NetPort(f.SourcePort),
+		Dport: bpf.NetPort(f.DestPort), Tag: f.Tag, Flags: f.Flags, Generation: f.Generation,
 	}
 }
 
 func kernelKey(k verdict.FlowKey) bpf.FlowKey {
+	view := uint8(k.View)
+	if k.IPv6 {
+		view |= bpf.KeyIPv6
+	}
 	return bpf.FlowKey{
 		Vpc: k.VPC, Saddr: bpf.NetAddr(k.Source), Daddr: bpf.NetAddr(k.Dest), Sport: bpf.NetPort(k.SourcePort),
-		Dport: bpf.NetPort(k.DestPort), Tag: k.Tag, View: uint8(k.View), Protocol: k.Protocol,
+		Dport: bpf.NetPort(k.DestPort), Tag: k.Tag, View: view, Protocol: k.Protocol,
 	}
 }

@@ -27,13 +27,23 @@ type traffic struct {
 	kernel   *kernel
 	tested   string // node id
 	nodes    map[string]*oracle
-	detached map[string]bool // ENIs whose link is gone
+	detached map[string]bool          // ENIs whose link is gone
+	families map[string]plan.Families // of workload ENIs
+	old      bool                     // all have IPv4 only
 	config   plan.Config
-	age      uint32 // generation
-	resolver uint16 // port
+	age      uint32            // generation
+	resolver uint16            // port
+	paths    map[string]uint16 // MTUs by public key
+	shares   plan.Shares
 	talks    []talk
+	heard    []heard
 	asked    int
 	reasons  map[verdict.Reason]int
+	passed   map[string]int       // kinds of packets that went on, which decision 0012 is about
+	isn      uint32               // of the flow that a packet is being made for, if its target is told of the client
+	header   uint32               // how long that is told
+	headers  int                  // packets that became a PROXY protocol header
+	shifted  int                  // packets of which a sequence number was shifted behind one
 	saw      func(verdict.Packet) // nil, or called with each packet of the tested node
 }
 
@@ -48,6 +58,7 @@ type talk struct {
 	node string
 	ip   plantest.IP
 	over [2]api.Overlay // of the host: from and to
+	mark uint32         // of the host's socket
 }
 
 func newTraffic(t testing.TB, rng *rand.Rand, k *kernel) *traffic {
@@ -56,7 +67,8 @@ func newTraffic(t testing.TB, rng *rand.Rand, k *kernel) *traffic {
 	size.Nodes, size.Workloads = 1+rng.IntN(3), 16
 	x := &traffic{
 		t: t, rng: rng, r: worlds.New(rng, size), kernel: k, nodes: map[string]*oracle{}, detached: map[string]bool{}, age: 1,
-		reasons: map[verdict.Reason]int{}, resolver: plan.ResolverPort,
+		reasons: map[verdict.Reason]int{}, passed: map[string]int{}, resolver: plan.ResolverPort,
+		paths: map[string]uint16{}, families: map[string]plan.Families{},
 	}
 	ids := slices.Sorted(maps.Keys(x.r.Nodes))
 	x.tested = ids[rng.IntN(len(ids))]
@@ -64,7 +76,7 @@ func newTraffic(t testing.TB, rng *rand.Rand, k *kernel) *traffic {
 		n.State = api.NodeReady
 	}
 	for _, id := range ids {
-		x.nodes[id] = &oracle{state: &verdict.State{NowNS: 2}}
+		x.nodes[id] = &oracle{state: &verdict.State{NowNS: 2, Used: map[verdict.QuotaKey]int64{}, Paid: map[verdict.PaidKey]uint64{}}}
 	}
 	x.config = plan.Config{
 		TunnelIfindex: 3, TunnelMTU: uint16(1280 + rng.IntN(200)), HostIfindex: 4,
@@ -73,7 +85,17 @@ func newTraffic(t testing.TB, rng *rand.Rand, k *kernel) *traffic {
 	if rng.IntN(40) == 0 {
 		x.config.ExpiresNS = 1
 	}
+	for _, id := range ids {
+		if rng.IntN(3) == 0 {
+			x.paths[x.r.Nodes[id].PublicKey] = uint16(1100 + rng.IntN(400))
+		}
+	}
+	x.old = rng.IntN(3) == 0
+	x.shares.Entries = []uint32{0, 60, 200, 600}[rng.IntN(4)]
+	x.cap()
 	k.forget()
+	k.put(bpf.ABIMapLogReady, uint32(0), uint64(0))
+	x.advance()
 	x.replan()
 	return x
 }
@@ -85,13 +107,18 @@ func (x *traffic) replan() {
 	for id, n := range x.nodes {
 		v := index.View(id)
 		f := plantest.Facts(*v)
-		f.Generation, f.Config = x.age, x.config
+		f.Generation, f.Config, f.PathMTU, f.Shares = x.age, x.config, x.paths, x.shares
 		f.Ready = slices.DeleteFunc(f.Ready, func(r plan.ReadyLink) bool { return x.detached[r.ENI] })
 		p, err := plan.Compile(*v, f)
 		if err != nil {
 			x.t.Fatal(err)
 		}
 		p.Config.ResolverPort = x.resolver
+		x.giveProbes(p)
+		x.giveFamilies(p)
+		for i := range p.ENIs {
+			p.ENIs[i].StrictLog = (p.ENIs[i].Number+x.age)%5 == 0
+		}
 		n.plan = p
 	}
 	x.kernel.apply(x.nodes[x.tested].plan)
@@ -103,7 +130,15 @@ func (x *traffic) change() {
 	if x.rng.IntN(6) == 0 {
 		x.resolver = []uint16{0, 53, plan.ResolverPort}[x.rng.IntN(3)]
 	}
-	switch x.rng.IntN(6) {
+	if n := one(x, x.r.Nodes); n != nil && x.rng.IntN(3) == 0 {
+		x.paths[n.PublicKey] = uint16(1100 + x.rng.IntN(400))
+	}
+	if s := one(x, x.r.Services); s != nil && x.rng.IntN(6) == 0 {
+		s.ClientIdentity = []api.ClientIdentity{"", api.IdentityProxyProtocol, api.IdentityClientAddress}[x.rng.IntN(3)]
+	}
+	switch x.rng.IntN(7) {
+	case 6:
+		x.cap()
 	case 0:
 		if c := one(x, x.r.Connections); c != nil {
 			c.State = []api.ConnectionState{api.Available, api.Rejected}[x.rng.IntN(2)]
@@ -125,9 +160,7 @@ func (x *traffic) change() {
 			}
 		}
 	case 3:
-		if g := one(x, x.r.TargetGroups); g != nil && len(g.Targets) > 0 {
-			g.Targets = g.Targets[1:]
-		}
+		x.rebalance()
 	case 4:
 		if e := one(x, x.r.ENIs); e != nil && e.Type == api.ENIWorkload {
 			x.detached[e.ID] = !x.detached[e.ID]
@@ -135,10 +168,35 @@ func (x *traffic) change() {
 	case 5:
 		if e := one(x, x.r.ENIs); e != nil && e.Type == api.ENIWorkload {
 			e.Number += 1000 // another one at the same address
+			x.families[e.ID] = plan.Families(1 + x.rng.IntN(3))
 		}
 	}
 	x.age++
 	x.replan()
+}
+
+// rebalance changes a target group or a load balancer: a target drains, ends to drain, or gets another weight.
+func (x *traffic) rebalance() {
+	g := one(x, x.r.TargetGroups)
+	if g == nil {
+		return
+	}
+	switch n := x.rng.IntN(5); {
+	case n < 2 && len(g.Targets) > 0:
+		t := g.Targets[0]
+		g.Targets = g.Targets[1:]
+		g.Draining = append(g.Draining, api.DrainingTarget{ENI: t.ENI, Port: cmp.Or(t.Port, g.Port)})
+	case n == 2 && len(g.Draining) > 0:
+		g.Draining = g.Draining[1:]
+	case n == 3 && len(g.Targets) > 0:
+		g.Targets = slices.Clone(g.Targets)
+		g.Targets[x.rng.IntN(len(g.Targets))].Weight = uint16(x.rng.IntN(3))
+	default:
+		g.Stickiness = []string{"", api.SourceIP}[x.rng.IntN(2)]
+		if lb := one(x, x.r.LoadBalancers); lb != nil {
+			lb.CrossZone = !lb.CrossZone
+		}
+	}
 }
 
 // expire marks a flow of the tested node, as over or as revoked, as the agent's sweep does, or tries to when a packet came
@@ -166,9 +224,54 @@ func (x *traffic) expire() {
 	}
 	for _, k := range []verdict.FlowKey{key, flows[key].Reverse} {
 		if f, ok := flows[k]; ok {
-			f.Flags |= uint8(flag)
+			f.Flags |= uint16(flag)
 			flows[k] = f
 		}
+	}
+}
+
+// cap gives some services caps, and takes those of others.
+func (x *traffic) cap() {
+	for _, id := range slices.Sorted(maps.Keys(x.r.Services)) {
+		x.r.Services[id].Caps = api.Caps{
+			MaxConnectionsPerSecond: []uint32{0, 0, 3, 40}[x.rng.IntN(4)], MaxFlows: []uint32{0, 0, 2, 10}[x.rng.IntN(4)],
+			MaxBitsPerSecond: []uint64{0, 0, 12_000, 500_000, 10_000_000_000}[x.rng.IntN(5)],
+		}
+	}
+}
+
+// advance lets time pass, for rates: little, or so much that all is paid. Some ENIs have had their RSTs, some connections
+// what their caps let them have.
+func (x *traffic) advance() {
+	step := uint64(x.rng.IntN(100_000))
+	if x.rng.IntN(200) == 0 {
+		step = uint64(x.rng.IntN(1_000_000_000_000))
+	}
+	for _, n := range x.nodes {
+		n.state.RatesNS += step
+	}
+	now := x.nodes[x.tested].state.RatesNS
+	x.kernel.clock(now)
+	if n := x.nodes[x.tested]; x.rng.IntN(50) == 0 && n.plan != nil && len(n.plan.ENIs) > 0 {
+		eni := n.plan.ENIs[x.rng.IntN(len(n.plan.ENIs))].Number
+		n.state.Paid[verdict.PaidKey{Rate: verdict.RateResets, ENI: eni}] = now + 2_000_000_000
+		x.kernel.put(bpf.ABIMapResets, eni, now+2_000_000_000)
+	}
+	if n := one(x, x.r.Nodes); n != nil && x.rng.IntN(50) == 0 {
+		x.nodes[x.tested].state.Paid[verdict.PaidKey{Rate: verdict.RateMessages, Node: n.Number}] = now + 2_000_000_000
+		x.kernel.put(bpf.ABIMapMessages, n.Number, now+2_000_000_000)
+	}
+	if n := x.nodes[x.tested]; x.rng.IntN(20) == 0 && n.plan != nil && len(n.plan.Quotas) > 0 {
+		if q := n.plan.Quotas[x.rng.IntN(len(n.plan.Quotas))]; q.BitsPerSecond != 0 || q.ConnectionsPerSecond != 0 {
+			x.kernel.paid(n.state, q, now+1<<(20+x.rng.IntN(20)))
+		}
+	}
+	if n := x.nodes[x.tested]; x.rng.IntN(50) == 0 { // the log fails more rarely than it works again
+		n.state.LogNS = []uint64{0, 1 << 62, 1 << 62}[x.rng.IntN(3)]
+		x.kernel.put(bpf.ABIMapLogReady, uint32(0), n.state.LogNS)
+	}
+	if x.rng.IntN(100) == 0 {
+		x.kernel.idsPaid(x.nodes[x.tested].state, x.rng, now+3_000_000_000)
 	}
 }
 
@@ -189,23 +292,34 @@ func one[R any](x *traffic, all map[string]R) R {
 
 // step sends one packet and follows it. An error is a disagreement.
 func (x *traffic) step() error {
+	x.advance()
 	switch n := x.rng.IntN(100); {
-	case n < 45 && len(x.talks) > 0:
+	case n < 40 && len(x.talks) > 0:
 		return x.goOn(x.talks[x.rng.IntN(len(x.talks))])
-	case n < 78:
+	case n < 66:
 		return x.begin()
-	case n < 94:
+	case n < 75:
+		return x.proxied()
+	case n < 91:
 		return x.inject()
-	case n < 97:
+	case n < 94:
+		if len(x.heard) > 0 {
+			return x.complain(x.heard[x.rng.IntN(len(x.heard))])
+		}
+		return nil
+	case n < 96:
 		return x.arp()
+	case n < 98:
+		return x.discover()
 	}
-	return x.hostInject()
+	return x.hostSends()
 }
 
 // hop is one packet at one node: asked twice at the tested one, and followed to where it goes.
 func (x *traffic) hop(id string, p verdict.Packet, known *plantest.IP) error {
 	n := x.nodes[id]
-	if x.rng.IntN(10) == 0 {
+	// A test run's offload has no kind, and the kernel takes nothing out of such a packet.
+	if x.rng.IntN(10) == 0 && !(p.Hook == verdict.HookWorkload && taken(p.Bytes)) {
 		p.Segment = 1 + x.rng.IntN(1500)
 	}
 	v := verdict.Decide(n.plan, n.state, p)
@@ -217,12 +331,25 @@ func (x *traffic) hop(id string, p verdict.Packet, known *plantest.IP) error {
 		for _, s := range v.Stages {
 			x.reasons[s.Reason]++
 		}
+		if v.Reason == verdict.ReasonForwarded || v.Reason == verdict.ReasonNodesOwn {
+			x.pass(p, v)
+		}
+		x.crossing(p, v)
 		if err := x.kernel.run(n.plan, p, v); err != nil {
 			return fmt.Errorf("hook %d, interface %d, packet\n% x\n%w", p.Hook, p.Ifindex, p.Bytes, err)
 		}
 	}
+	if id == x.tested && v.Next == verdict.NextWorkload {
+		x.countProxied(v)
+	}
 	switch v.Next {
 	case verdict.NextTunnel:
+		if x.rng.IntN(25) == 0 {
+			v.Bytes, known = x.spoil(v.Bytes), nil
+		}
+		if len(v.Bytes) < 40 {
+			return nil
+		}
 		dest := netip.AddrFrom16([16]byte(v.Bytes[24:40]))
 		for _, a := range n.plan.AllowedIPs {
 			if !a.Prefix.Contains(dest) {
@@ -238,6 +365,7 @@ func (x *traffic) hop(id string, p verdict.Packet, known *plantest.IP) error {
 		if known != nil {
 			x.answerable(id, v, *known)
 		}
+		return x.hears(id, v, p.Hook == verdict.HookTunnel && changed(p.Bytes, v.Bytes[14:]))
 	case verdict.NextHost:
 		if known == nil {
 			return nil
@@ -245,6 +373,7 @@ func (x *traffic) hop(id string, p verdict.Packet, known *plantest.IP) error {
 		from, _ := api.ParseOverlay(netip.AddrFrom16([16]byte(v.Bytes[22:38])))
 		to, _ := api.ParseOverlay(netip.AddrFrom16([16]byte(v.Bytes[38:54])))
 		ip := *known
+		ip.Protocol = v.Bytes[20]
 		ip.SourcePort, ip.DestPort = binary.BigEndian.Uint16(v.Bytes[56:]), binary.BigEndian.Uint16(v.Bytes[54:])
 		x.remember(talk{node: id, ip: ip, over: [2]api.Overlay{to, from}})
 	}
@@ -259,7 +388,17 @@ func (x *traffic) answerable(id string, v verdict.Verdict, sent plantest.IP) {
 		}
 		b := v.Bytes[14:]
 		ip := sent
-		ip.Source, ip.Dest = netip.AddrFrom4([4]byte(b[16:20])), netip.AddrFrom4([4]byte(b[12:16]))
+		if ip.Six = b[0]>>4 == 6; ip.Six {
+			from, _ := api.ParseOverlay(netip.AddrFrom16([16]byte(b[8:24])))
+			to, _ := api.ParseOverlay(netip.AddrFrom16([16]byte(b[24:40])))
+			ip.Source, ip.Dest = to.HostAddr(), from.HostAddr()
+			if from.Number() != 0 {
+				ip.To = netip.AddrFrom16([16]byte(b[8:24]))
+			}
+			b = b[20:]
+		} else {
+			ip.Source, ip.Dest = netip.AddrFrom4([4]byte(b[16:20])), netip.AddrFrom4([4]byte(b[12:16]))
+		}
 		ip.SourcePort, ip.DestPort = uint16(b[22])<<8|uint16(b[23]), uint16(b[20])<<8|uint16(b[21])
 		ip.ICMPType = 8 - ip.ICMPType
 		x.remember(talk{eni: e.ID, node: id, ip: ip})
@@ -277,19 +416,26 @@ func (x *traffic) remember(t talk) {
 // dress gives a packet what varies.
 func (x *traffic) dress(ip plantest.IP) plantest.IP {
 	ip.TTL, ip.TOS, ip.ID, ip.DF = uint8(1+x.rng.IntN(255)), uint8(x.rng.IntN(256)), uint16(x.rng.IntN(65536)), x.rng.IntN(2) == 0
-	ip.Seq, ip.Ack = x.rng.Uint32(), x.rng.Uint32()
+	ip.Seq, ip.Ack, ip.Label = x.near(), x.near(), x.rng.Uint32()
+	if ip.Flags&plantest.SYN != 0 && x.rng.IntN(4) > 0 {
+		ip.Seq = x.isn
+	}
 	switch x.rng.IntN(10) {
 	case 0, 1, 2:
 		ip.Payload = make([]byte, x.rng.IntN(40))
 	case 3:
-		ip.Payload = make([]byte, int(x.config.TunnelMTU)-60+x.rng.IntN(40))
+		limit := int(x.config.TunnelMTU)
+		if n := one(x, x.r.Nodes); n != nil && x.paths[n.PublicKey] != 0 {
+			limit = max(1200, int(x.paths[n.PublicKey]))
+		}
+		ip.Payload = make([]byte, limit-60+x.rng.IntN(40))
 	case 4:
 		ip.Payload = make([]byte, 1500)
 	}
 	for i := range ip.Payload {
 		ip.Payload[i] = byte(x.rng.Uint32())
 	}
-	ip.NoChecksum = x.rng.IntN(8) == 0
+	ip.NoChecksum = x.rng.IntN(8) == 0 || ip.Protocol == 17 && ip.Flags == withoutChecksum
 	if ip.Protocol == 6 && x.rng.IntN(3) == 0 {
 		ip.Options = x.options()
 	}
@@ -300,7 +446,7 @@ func (x *traffic) dress(ip plantest.IP) plantest.IP {
 func (x *traffic) options() []byte {
 	var b []byte
 	for range x.rng.IntN(5) {
-		switch x.rng.IntN(6) {
+		switch x.rng.IntN(8) {
 		case 0:
 			b = append(b, 1)
 		case 1, 2:
@@ -311,6 +457,14 @@ func (x *traffic) options() []byte {
 			b = append(b, 4, 2)
 		case 5:
 			b = append(b, byte(x.rng.IntN(256)), byte(x.rng.IntN(12)))
+		case 6: // Fast Open, as today and of old, and Multipath TCP
+			b = append(b, [][]byte{{34, 2}, {34, 6, 1, 2, 3, 4}, {254, 4, 0xf9, 0x89}, {254, 5, 0xf9, 0x88, 1}, {30, 4, 1, 1}}[x.rng.IntN(5)]...)
+		case 7:
+			n := 1 + x.rng.IntN(2)
+			b = append(b, 5, byte(2+8*n))
+			for range 2 * n {
+				b = binary.BigEndian.AppendUint32(b, x.near())
+			}
 		}
 	}
 	b = b[:min(len(b), 40)]
@@ -336,23 +490,43 @@ func (x *traffic) goOn(t talk) error {
 	ip := x.dress(t.ip)
 	if t.eni == "" {
 		b := plantest.Frame(x.config.DPMAC, x.config.HostMAC, 0x86dd, ip.Overlay(t.over[0], t.over[1]))
-		return x.hop(t.node, verdict.Packet{Hook: verdict.HookHost, Bytes: x.spoil(b)}, nil)
+		if x.rng.IntN(2) == 0 {
+			b = x.spoil(b)
+		}
+		return x.hop(t.node, verdict.Packet{Hook: verdict.HookHost, Bytes: b, Mark: t.mark}, nil)
 	}
 	return x.from(t.eni, ip)
 }
 
 // from lets a workload send; one packet in ten is spoilt.
 func (x *traffic) from(id string, ip plantest.IP) error {
-	e := x.r.ENIs[id]
-	if x.nodes[e.Node] == nil {
-		return nil
+	packet, known := ip.Bytes(), &ip
+	if e := x.r.ENIs[id]; ip.Six {
+		mesh, vpc := x.r.Mesh.Number, x.r.VPCs[e.VPC].Number
+		to := api.IPv6Address(mesh, vpc, ip.Dest)
+		if ip.To.IsValid() {
+			to = x.bent(ip.To)
+		}
+		packet = ip.IPv6(api.IPv6Address(mesh, vpc, ip.Source), to)
 	}
-	b := ip.Workload(e.Number)
-	known := &ip
-	if x.rng.IntN(10) == 0 {
-		b, known = x.spoil(b), nil
+	if x.rng.IntN(8) > 0 {
+		if x.rng.IntN(12) == 0 {
+			packet = x.adorned(packet)
+		}
+		return x.workload(id, packet, known)
 	}
-	return x.hop(e.Node, verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 100 + e.Number, Bytes: b}, known)
+	for _, piece := range x.pieces(packet) {
+		if plantest.IsLater(piece) {
+			known = nil
+		}
+		if x.rng.IntN(20) == 0 {
+			piece = x.adorned(piece)
+		}
+		if err := x.workload(id, piece, known); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // begin opens a flow, from few ports to what exists, so that flows meet.
@@ -372,6 +546,7 @@ func (x *traffic) begin() error {
 	if x.rng.IntN(10) == 0 {
 		ip.SourcePort = uint16(1 + x.rng.IntN(65535))
 	}
+	ip = x.inFamily(ip, x.families[e.ID])
 	ip = x.dress(ip)
 	x.remember(talk{eni: e.ID, node: e.Node, ip: ip})
 	return x.from(e.ID, ip)
@@ -390,7 +565,7 @@ func (x *traffic) dest(vpc string) netip.Addr {
 	}
 	for range 20 { // bounded search for one of the VPC, endpoints first
 		e := one(x, x.r.ENIs)
-		if e != nil && e.VPC == vpc && (e.Type == api.ENIEndpoint || x.rng.IntN(3) == 0) {
+		if e != nil && e.VPC == vpc && (e.Type == api.ENIEndpoint || x.rng.IntN(3) == 0 || e.Type == api.ENILoadBalancer && x.rng.IntN(2) == 0) {
 			return e.Address
 		}
 	}
@@ -437,26 +612,55 @@ func (x *traffic) inject() error {
 	if x.rng.IntN(2) == 0 {
 		ip.Flags = plantest.SYN
 	}
-	if targets := x.nodes[x.tested].plan.GrantTargets; len(targets) > 0 && x.rng.IntN(3) == 0 {
+	if targets := x.nodes[x.tested].plan.GrantTargets; len(targets) > 0 && x.rng.IntN(3) > 0 {
 		x.granted(&from, &to, &ip)
+	}
+	if ip.Protocol == 17 && x.rng.IntN(2) == 0 {
+		ip.Flags = withoutChecksum
+	}
+	if x.rng.IntN(2) == 0 {
+		from.Tag, to.Tag = from.Tag^api.TagFamilyIPv4, to.Tag^api.TagFamilyIPv4
+		if ip.Protocol == 1 && x.rng.IntN(10) > 0 {
+			ip.Protocol = 58
+		}
 	}
 	ip = x.dress(ip)
 	b := ip.Overlay(from, to)
-	if x.rng.IntN(4) == 0 {
-		b = x.spoil(b)
+	if ip.Protocol == 17 && ip.NoChecksum && x.rng.IntN(4) == 0 {
+		b[40+5] ^= 1 // another length than the packet's
 	}
-	return x.hop(x.tested, verdict.Packet{Hook: verdict.HookTunnel, Bytes: b}, nil)
+	pieces := [][]byte{b}
+	if x.rng.IntN(6) == 0 {
+		pieces = x.pieces(b)
+	}
+	for _, piece := range pieces {
+		if x.rng.IntN(4) == 0 {
+			piece = x.spoil(piece)
+		}
+		if err := x.hop(x.tested, verdict.Packet{Hook: verdict.HookTunnel, Bytes: piece}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // granted makes a packet one that a grant admits, but for its source, which is a random one.
 func (x *traffic) granted(from, to *api.Overlay, ip *plantest.IP) {
-	p := x.nodes[x.tested].plan
-	t := p.GrantTargets[x.rng.IntN(len(p.GrantTargets))]
-	for _, g := range p.Grants {
-		if g.ConsumerVPC == t.ConsumerVPC && g.Tag == t.Tag {
+	p, protocol := x.nodes[x.tested].plan, ip.Protocol
+	for range 16 { // an admitted datagram for a target that has IPv6 alone is rare: it draws until one is
+		t := p.GrantTargets[x.rng.IntN(len(p.GrantTargets))]
+		i := slices.IndexFunc(p.Grants, func(g plan.Grant) bool { return g.ConsumerVPC == t.ConsumerVPC && g.Tag == t.Tag })
+		if i >= 0 {
+			g := p.Grants[i]
 			from.Mesh, from.VPC, from.Tag = x.r.Mesh.Number, g.ConsumerVPC, api.TagFamilyIPv4|g.Tag
 			*to = api.Overlay{Mesh: x.r.Mesh.Number, VPC: g.ProviderVPC, Host: api.AddrHost(t.Address), Tag: api.TagFamilyIPv4}
 			ip.Protocol, ip.DestPort = g.Protocol, t.Port
+			six := slices.ContainsFunc(p.ENIs, func(e plan.ENI) bool {
+				return e.VPC == g.ProviderVPC && e.Address == t.Address && e.Families == plan.FamilyIPv6
+			})
+			if protocol != 17 || g.Protocol == 17 && six {
+				return
+			}
 		}
 	}
 }
@@ -496,21 +700,4 @@ func (x *traffic) arp() error {
 		b = x.spoil(b)
 	}
 	return x.hop(x.tested, verdict.Packet{Hook: verdict.HookWorkload, Ifindex: e.Ifindex, Bytes: b}, nil)
-}
-
-// hostInject sends from the tested node's host what no flow has asked for.
-func (x *traffic) hostInject() error {
-	here := api.Overlay{Mesh: x.r.Mesh.Number, Host: x.r.Nodes[x.tested].Number}
-	if x.rng.IntN(10) == 0 {
-		here = x.overlay()
-	}
-	ip := x.dress(plantest.IP{Protocol: []uint8{17, 6, 1}[x.rng.IntN(3)], SourcePort: 53, DestPort: 40000})
-	if x.rng.IntN(2) == 0 {
-		ip.SourcePort = plan.ResolverPort
-	}
-	b := plantest.Frame(x.config.DPMAC, x.config.HostMAC, 0x86dd, ip.Overlay(here, x.overlay()))
-	if x.rng.IntN(3) == 0 {
-		b = x.spoil(b)
-	}
-	return x.hop(x.tested, verdict.Packet{Hook: verdict.HookHost, Bytes: b}, nil)
 }

@@ -53,7 +53,7 @@ func (n *node) expire() Flow {
 	return n.only()
 }
 
-func (n *node) lastOf(f Flow) uint64 { return max(f.LastNs, n.flows()[f.Reverse].LastNs) }
+func (n *node) lastOf(f Flow) uint64 { return max(f.LastNs, n.flows()[f.ReverseKey()].LastNs) }
 
 // anew checks that the only flow is another one than this.
 func (n *node) anew(old Flow) {
@@ -176,7 +176,7 @@ func TestMarkKeepsWhatMoved(t *testing.T) {
 	if f := b.only(); FlowFlag(f.Flags)&(FlowExpired|FlowDead) != 0 {
 		t.Errorf("flags %d", f.Flags)
 	}
-	reply := b.flows()[seen.Reverse]
+	reply := b.flows()[seen.ReverseKey()]
 	if !b.mark(reply, FlowExpired, b.lastOf(seen)) {
 		t.Error("not marked by the key of the answering entry")
 	}
@@ -271,7 +271,8 @@ func TestRemoveFlows(t *testing.T) {
 		t.Error("another flow was removed")
 	}
 	want := FlowRemoval{
-		Key: f.Key, Id: f.Id, Removed: 1, LastNs: f.LastNs, Packets: 2, Bytes: f.Bytes, Flags: f.Flags, TcpFlags: f.TcpFlags,
+		Key: f.Key, Id: f.Id, Removed: 1, LastNs: f.LastNs, Packets: 2, Bytes: f.Bytes, Flags: f.Flags,
+		TcpFlags: f.TcpFlags, TcpState: f.TcpState, Retransmits: 1, // the SYN
 	}
 	if got := remove(seen); got != want {
 		t.Errorf("removed %+v, want %+v", got, want)

@@ -6,17 +6,36 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"slices"
 	"testing"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/plan"
 	"github.com/culvert-net/culvert/plan/verdict"
 )
 
-// FuzzPrograms: whatever bytes arrive, at whichever hook, the loaded programs do as the oracle says; and, whatever that says, no
-// packet leaves for where its sender is not allowed to be heard.
-func FuzzPrograms(f *testing.F) {
+// The four targets: whatever bytes arrive at a program, first and again when that made a flow, it does as the oracle says; and,
+// whatever that says, no packet leaves for where its sender is not allowed to be heard.
+
+func FuzzFromWorkload(f *testing.F) { fuzzProgram(f, verdict.HookWorkload, false) }
+
+// FuzzReceiveLocal lets only those packets of workloads count that from_workload hands on.
+func FuzzReceiveLocal(f *testing.F) { fuzzProgram(f, verdict.HookWorkload, true) }
+
+func FuzzFromTunnel(f *testing.F) { fuzzProgram(f, verdict.HookTunnel, false) }
+
+func FuzzFromHost(f *testing.F) { fuzzProgram(f, verdict.HookHost, false) }
+
+// fuzzSteps is how many steps of random traffic give the fuzzer what to bend.
+const fuzzSteps = 1000
+
+// ratesNS is the boot time that rates go by.
+const ratesNS = 1 << 40
+
+// logReady is beyond all boot time: the log takes records.
+const logReady = 1 << 62
+
+func fuzzProgram(f *testing.F, hook verdict.Hook, local bool) {
 	if os.Geteuid() != 0 {
 		f.Skip("needs root: loads BPF programs")
 	}
@@ -26,20 +45,29 @@ func FuzzPrograms(f *testing.F) {
 		x = newTraffic(f, rand.New(rand.NewPCG(seed, 0)), k)
 	}
 	node := x.nodes[x.tested]
-	hooks := []verdict.Hook{verdict.HookWorkload, verdict.HookTunnel, verdict.HookHost}
-	x.saw = func(p verdict.Packet) { // packets that mean something, for the fuzzer to bend
-		if p.Segment == 0 {
-			f.Add(uint8(slices.Index(hooks, p.Hook)), uint8(linkOf(node.plan, p.Ifindex)), p.Bytes)
-		}
+	fresh := func() *verdict.State {
+		return &verdict.State{NowNS: 2, RatesNS: ratesNS, LogNS: logReady, Used: map[verdict.QuotaKey]int64{}, Paid: map[verdict.PaidKey]uint64{}}
 	}
-	for range 500 {
+	handedOn := func(v verdict.Verdict) bool { return len(v.Stages) > 1 }
+	added := 0
+	x.saw = func(p verdict.Packet) { // packets that mean something
+		if p.Hook != hook || p.Segment != 0 || local && !handedOn(verdict.Decide(node.plan, fresh(), p)) {
+			return
+		}
+		f.Add(uint8(linkOf(node.plan, p.Ifindex)), p.Bytes)
+		added++
+	}
+	for range fuzzSteps {
 		if err := x.step(); err != nil {
 			f.Fatal(err)
 		}
 	}
-	f.Fuzz(func(t *testing.T, hook, link uint8, data []byte) {
-		p := verdict.Packet{Hook: hooks[int(hook)%len(hooks)], Bytes: data}
-		if p.Hook == verdict.HookWorkload {
+	if added == 0 {
+		f.Fatal("the world has no packet for the fuzzer to begin with")
+	}
+	f.Fuzz(func(t *testing.T, link uint8, data []byte) {
+		p := verdict.Packet{Hook: hook, Bytes: data}
+		if hook == verdict.HookWorkload {
 			p.Ifindex = node.plan.ENIs[int(link)%len(node.plan.ENIs)].Ifindex
 		}
 		if len(data) > 2000 || !runnable(p) { // a test run takes no more than a page
@@ -47,9 +75,20 @@ func FuzzPrograms(f *testing.F) {
 		}
 		k.t = t
 		k.forget()
-		state := &verdict.State{NowNS: 2}
-		v := verdict.Decide(node.plan, state, p)
-		if err := errors.Join(k.run(node.plan, p, v), k.compareAll(state), heardOnly(node.plan, p, v)); err != nil {
+		k.clock(ratesNS)
+		k.put(bpf.ABIMapLogReady, uint32(0), uint64(logReady))
+		k.applyQuotas(node.plan)
+		state := fresh()
+		for range 2 {
+			v := verdict.Decide(node.plan, state, p)
+			if local && !handedOn(v) {
+				return
+			}
+			if err := errors.Join(k.run(node.plan, p, v), heardOnly(node.plan, p, v)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := k.compareAll(state); err != nil {
 			t.Fatal(err)
 		}
 	})

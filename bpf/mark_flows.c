@@ -28,7 +28,7 @@ static long mark_step(__u32 i, struct mark_run *m)
 	live = bpf_map_lookup_elem(&flows, &mark.key);
 	if (!live || live->id != mark.id)
 		return 0;
-	reverse = live->reverse;
+	reverse_key(live, &reverse);
 	pair = bpf_map_lookup_elem(&flows, &reverse);
 	if (pair && pair->id != mark.id)
 		pair = NULL;
@@ -66,8 +66,13 @@ static long remove_step(__u32 i, struct mark_run *m)
 	r.last_ns = live->last_ns;
 	r.packets = live->packets;
 	r.bytes = live->bytes;
+	r.retransmits = live->retransmits;
+	r.handshake = live->handshake;
+	r.rtt = live->rtt;
 	r.flags = live->flags;
 	r.tcp_flags = live->tcp_flags;
+	r.tcp_state = live->tcp_state;
+	release(live);
 	bpf_map_delete_elem(&flows, &r.key);
 	bpf_skb_store_bytes(m->skb, at, &r, sizeof(r), 0);
 	m->done++;

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -35,6 +36,8 @@ const (
 	balancer = "10.0.1.9" // VPC 2
 
 	allowAll = 1000 // rule set: everything from everywhere
+
+	bothFamilies = 3
 )
 
 var (
@@ -90,6 +93,9 @@ func newNode(t testing.TB, id uint32, change ...func(*ebpf.CollectionSpec)) *nod
 	if err := spec.Variables[ABIVarTunnelL2].Set(uint32(14)); err != nil {
 		t.Fatal(err)
 	}
+	if err := ForProcessor(spec, runtime.GOARCH); err != nil {
+		t.Fatal(err)
+	}
 	for _, f := range change {
 		f(spec)
 	}
@@ -108,7 +114,8 @@ func newNode(t testing.TB, id uint32, change ...func(*ebpf.CollectionSpec)) *nod
 func (n *node) start() {
 	n.t.Helper()
 	for _, name := range []string{
-		"links", "enis", "addresses", "services", "grants", "grant_targets", "flows", "counters", "refusals",
+		"links", "enis", "addresses", "services", "grants", "grant_targets", "flows", "counters", "refusals", "fragments",
+		"fragment_rings", "fragment_pairs", "fragment_shares", "fragment_counts", "paths", "probes", "quotas", "ports", "resets", "messages",
 	} {
 		m := n.coll.Maps[name]
 		key := make([]byte, m.KeySize())
@@ -120,7 +127,21 @@ func (n *node) start() {
 		Generation: 1, Mesh: mesh, Node: n.id, TunnelIfindex: tunnel, HostIfindex: host, TunnelMtu: mtu,
 		HostMac: hostMAC, DpMac: dpMAC,
 	})
-	n.rules(allowAll, Rule{Protocol: 256, PortHigh: 65535, Id: 1})
+	n.put("log_ready", uint32(0), uint64(0))
+	n.quota(QuotaKey{Kind: uint32(QuotaTable)}, bounds(1<<20))
+	n.quota(QuotaKey{Kind: uint32(QuotaAccount)}, bounds(1<<20))
+	n.rules(allowAll, Rule{Protocol: 256, PortHigh: 65535, Family: 4, Id: 1}, Rule{Protocol: 256, PortHigh: 65535, Family: 6, Id: 1})
+}
+
+// bounds are limits that only the ceiling makes, in entries.
+func bounds(entries uint32) QuotaLimits { return QuotaLimits{Ceiling: entries, Open: entries} }
+
+func (n *node) quota(key QuotaKey, limits QuotaLimits) {
+	n.t.Helper()
+	orders := []QuotaOrder{{Key: key, Order: QuotaSet, Limits: limits}}
+	if err := SetQuotas(n.coll.Programs["set_quotas"], orders); err != nil || orders[0].Done != 1 {
+		n.t.Fatalf("quota %+v: %v, done %d", key, err, orders[0].Done)
+	}
 }
 
 func (n *node) put(table string, key, value any) {
@@ -158,7 +179,7 @@ func (n *node) eni(vpc uint32, addr string, number uint32, groups ...uint32) {
 	n.t.Helper()
 	e := ENI{
 		Number: number, Ifindex: 100 + number, IngressRules: allowAll, EgressRules: allowAll, Mac: mac(number),
-		GatewayMac: gatewayMAC,
+		GatewayMac: gatewayMAC, Families: bothFamilies,
 	}
 	copy(e.Groups[:], groups)
 	n.put("enis", key(vpc, addr), &e)
@@ -176,15 +197,24 @@ func (n *node) changeENI(vpc uint32, addr string, change func(*ENI)) {
 	n.put("enis", key(vpc, addr), &e)
 }
 
+// strict makes an ENI one whose log must have every flow.
+func (n *node) strict(vpc uint32, addr string) {
+	n.t.Helper()
+	n.changeENI(vpc, addr, func(e *ENI) { e.Flags = uint8(ENIStrictLog) })
+}
+
 func (n *node) link(vpc uint32, addr string) {
 	n.t.Helper()
-	k := key(vpc, addr)
-	n.put("links", uint32(1), &k)
+	l := Link{At: key(vpc, addr)}
+	if err := n.coll.Maps["enis"].Lookup(l.At, &l.Eni); err != nil {
+		n.t.Fatal(err)
+	}
+	n.put("links", uint32(1), &l)
 }
 
 func (n *node) address(vpc uint32, addr string, kind AddressType, number uint32, groups ...uint32) {
 	n.t.Helper()
-	a := Address{Type: uint32(kind), Number: number, Rules: allowAll, EgressRules: allowAll}
+	a := Address{Type: uint32(kind), Number: number, Rules: allowAll, EgressRules: allowAll, Families: bothFamilies}
 	copy(a.Groups[:], groups)
 	n.put("addresses", key(vpc, addr), &a)
 }
@@ -231,31 +261,41 @@ func (n *node) targets(id uint32, targets ...string) {
 	if n.known("target_tables", id, targets) {
 		return
 	}
+	listed, slots := make([]Target, len(targets)), make([]uint16, TableSlots)
+	for i, s := range targets {
+		ap := netip.MustParseAddrPort(s)
+		listed[i] = Target{Addr: NetAddr(ap.Addr()), Port: NetPort(ap.Port())}
+	}
+	for i := range slots {
+		slots[i] = uint16(i % len(targets))
+	}
+	words := TargetTable(tableWidth, slots, listed)
 	spec := n.inner("target_tables")
-	spec.MaxEntries = uint32(len(targets))
+	spec.MaxEntries = uint32(len(words))
 	m, err := ebpf.NewMap(spec)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	defer m.Close()
-	for i, s := range targets {
-		ap := netip.MustParseAddrPort(s)
-		if err := m.Put(uint32(i), &Target{Addr: NetAddr(ap.Addr()), Port: NetPort(ap.Port())}); err != nil {
-			n.t.Fatal(err)
-		}
+	if err := PutTargetTable(m, words); err != nil {
+		n.t.Fatal(err)
 	}
 	n.put("target_tables", id, uint32(m.FD()))
 }
+
+// tableWidth is that of the node's target tables, which have at most 16 targets.
+const tableWidth = 4
 
 // service puts the endpoint into VPC 1: 443 leads to the ledger's 8443.
 func (n *node) service() {
 	n.t.Helper()
 	n.address(consumer, endpoint, AddressEndpoint, 30)
 	n.targets(5, ledger+":8443")
+	n.quota(QuotaKey{Kind: uint32(QuotaSent), Id: connection}, bounds(1<<20))
 	for _, protocol := range []uint8{6, 17} {
 		n.put("services", ServiceKey{Vpc: consumer, Addr: NetAddr(ip(endpoint)), Port: NetPort(443), Protocol: protocol},
 			&Service{
-				Connection: connection, ProviderVpc: provider, Table: 5, TableSize: 1, EndpointEni: 30, IdleS: 300,
+				Connection: connection, ProviderVpc: provider, Table: 5, TableWidth: tableWidth, EndpointEni: 30, IdleS: 300,
 				Tag: number + uint16(protocol) - 6,
 			})
 	}
@@ -265,6 +305,7 @@ func (n *node) service() {
 func (n *node) grant() {
 	n.t.Helper()
 	n.address(provider, balancer, AddressLoadBalancer, 31)
+	n.quota(QuotaKey{Kind: uint32(QuotaReceived), Id: connection}, bounds(1<<20))
 	for _, protocol := range []uint8{6, 17} {
 		tag := uint32(number + protocol - 6)
 		n.put("grants", GrantKey{Vpc: consumer, Tag: tag}, &Grant{
@@ -273,7 +314,7 @@ func (n *node) grant() {
 		})
 		n.put("grant_targets", GrantTargetKey{
 			Vpc: consumer, Tag: tag, Addr: NetAddr(ip(ledger)), Port: NetPort(8443),
-		}, &GrantTarget{Source: NetAddr(ip(balancer)), SourceEni: 31})
+		}, &GrantTarget{Source: NetAddr(ip(balancer)), SourceEni: 31, Ports: 64})
 	}
 }
 
@@ -357,8 +398,13 @@ func (n *node) flows() map[FlowKey]Flow {
 // wants checks a result: forwarded to the next stage with exactly these bytes.
 func (r result) forwarded(t *testing.T, next Next, ifindex uint32, want []byte) {
 	t.Helper()
-	if r.verdict != actRedirect || r.outcome.Reason != uint32(ReasonForwarded) {
-		t.Fatalf("verdict %d reason %s, want redirect FORWARDED", r.verdict, Reason(r.outcome.Reason))
+	r.passed(t, ReasonForwarded, next, ifindex, want)
+}
+
+func (r result) passed(t *testing.T, reason Reason, next Next, ifindex uint32, want []byte) {
+	t.Helper()
+	if r.verdict != actRedirect || r.outcome.Reason != uint32(reason) {
+		t.Fatalf("verdict %d reason %s, want redirect %s", r.verdict, Reason(r.outcome.Reason), reason)
 	}
 	if r.outcome.Next != uint32(next) || r.outcome.Ifindex != ifindex {
 		t.Errorf("next %d interface %d, want %d %d", r.outcome.Next, r.outcome.Ifindex, next, ifindex)

@@ -1,9 +1,11 @@
 package bpf
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/culvert-net/culvert/bpf/internal/frame"
+	"github.com/culvert-net/culvert/plan"
 )
 
 func pair(t *testing.T) (a, b *node) {
@@ -75,7 +77,7 @@ func TestEndpointOverlap(t *testing.T) {
 	}
 	for _, n := range []*node{a, b} {
 		for k, f := range n.flows() {
-			if f.Key != k || n.flows()[f.Reverse].Id != f.Id || f.Connection != connection || f.Packets != 1 {
+			if f.Key != k || n.flows()[f.ReverseKey()].Id != f.Id || f.Connection != connection || f.Packets != 1 {
 				t.Errorf("entry %+v: %+v", k, f)
 			}
 		}
@@ -130,4 +132,31 @@ func TestResolver(t *testing.T) {
 	other := frame.UDP("0.0.0.1:54", cart+":40000").Between(mesh, 0, 0, consumer, 0)
 	other.SrcTag = 0
 	a.run("from_host", fromHost(other, hostMAC, dpMAC)).refused(t, ReasonHostNotAdmitted)
+}
+
+// messageBetween is what the agent of one node tells another's.
+func messageBetween(from, to uint16) frame.Packet {
+	port := ":" + itoa(plan.NodePort)
+	p := frame.UDP("0.0.0."+itoa(from)+port, "0.0.0."+itoa(to)+port).Between(mesh, 0, 0, 0, 0)
+	p.SrcTag, p.DstTag = 0, 0
+	return p
+}
+
+// What agents tell each other passes as it is, without a flow; what does not fit every path stays.
+func TestMessages(t *testing.T) {
+	a, b := pair(t)
+	message := messageBetween(1, 2)
+	out := a.run("from_host", fromHost(message, hostMAC, dpMAC))
+	out.passed(t, ReasonNodesOwn, NextTunnel, tunnel, append(slices.Clone(out.frame[:14]), message.IPv6()...))
+	b.run("from_tunnel", message.MACs(noMAC, noMAC).Overlay()).passed(t, ReasonNodesOwn, NextHost, host, fromHost(message, dpMAC, hostMAC))
+	if n := len(a.flows()) + len(b.flows()); n != 0 {
+		t.Errorf("%d flow entries", n)
+	}
+	longest := message.Payload(plan.MaxMessage)
+	a.run("from_host", longest.Overlay()).refused(t, ReasonNodesOwn)
+	a.run("from_host", message.Payload(plan.MaxMessage+1).Overlay()).refused(t, ReasonTooBig)
+	b.run("from_tunnel", longest.Overlay()).refused(t, ReasonNodesOwn)
+	if n := b.counter(0, HookTunnel, ReasonNodesOwn); n.Packets != 2 {
+		t.Errorf("%d messages counted, want 2", n.Packets)
+	}
 }

@@ -7,15 +7,17 @@ const (
 	ReasonNone               = ABIReasonREASON_NONE
 	ReasonForwarded          = ABIReasonREASON_FORWARDED
 	ReasonAnswered           = ABIReasonREASON_ANSWERED
+	ReasonNodesOwn           = ABIReasonREASON_NODES_OWN
 	ReasonNoState            = ABIReasonREASON_NO_STATE
 	ReasonViewExpired        = ABIReasonREASON_VIEW_EXPIRED
 	ReasonUnknownLink        = ABIReasonREASON_UNKNOWN_LINK
-	ReasonNotIPv4            = ABIReasonREASON_NOT_IPV4
+	ReasonNotIP              = ABIReasonREASON_NOT_IP
 	ReasonMalformed          = ABIReasonREASON_MALFORMED
 	ReasonIPOptions          = ABIReasonREASON_IP_OPTIONS
 	ReasonFragment           = ABIReasonREASON_FRAGMENT
 	ReasonProtocol           = ABIReasonREASON_PROTOCOL
 	ReasonTooBig             = ABIReasonREASON_TOO_BIG
+	ReasonNoChecksum         = ABIReasonREASON_NO_CHECKSUM
 	ReasonSpoofedMAC         = ABIReasonREASON_SPOOFED_MAC
 	ReasonSpoofedAddress     = ABIReasonREASON_SPOOFED_ADDRESS
 	ReasonBadOverlay         = ABIReasonREASON_BAD_OVERLAY
@@ -36,6 +38,13 @@ const (
 	ReasonFlowRevoked        = ABIReasonREASON_FLOW_REVOKED
 	ReasonFlowTableFull      = ABIReasonREASON_FLOW_TABLE_FULL
 	ReasonSNATPortsExhausted = ABIReasonREASON_SNAT_PORTS_EXHAUSTED
+	ReasonAccountFlowsFull   = ABIReasonREASON_ACCOUNT_FLOWS_FULL
+	ReasonEndpointFlowsFull  = ABIReasonREASON_ENDPOINT_FLOWS_FULL
+	ReasonCapConnections     = ABIReasonREASON_CAP_CONNECTIONS
+	ReasonCapFlows           = ABIReasonREASON_CAP_FLOWS
+	ReasonCapBits            = ABIReasonREASON_CAP_BITS
+	ReasonLogUnavailable     = ABIReasonREASON_LOG_UNAVAILABLE
+	ReasonMessageRate        = ABIReasonREASON_MESSAGE_RATE
 	ReasonInternal           = ABIReasonREASON_INTERNAL
 )
 
@@ -43,15 +52,17 @@ var reasonNames = map[Reason]string{
 	ReasonNone:               "NONE",
 	ReasonForwarded:          "FORWARDED",
 	ReasonAnswered:           "ANSWERED",
+	ReasonNodesOwn:           "NODES_OWN",
 	ReasonNoState:            "NO_STATE",
 	ReasonViewExpired:        "VIEW_EXPIRED",
 	ReasonUnknownLink:        "UNKNOWN_LINK",
-	ReasonNotIPv4:            "NOT_IPV4",
+	ReasonNotIP:              "NOT_IP",
 	ReasonMalformed:          "MALFORMED",
 	ReasonIPOptions:          "IP_OPTIONS",
 	ReasonFragment:           "FRAGMENT",
 	ReasonProtocol:           "PROTOCOL",
 	ReasonTooBig:             "TOO_BIG",
+	ReasonNoChecksum:         "NO_CHECKSUM",
 	ReasonSpoofedMAC:         "SPOOFED_MAC",
 	ReasonSpoofedAddress:     "SPOOFED_ADDRESS",
 	ReasonBadOverlay:         "BAD_OVERLAY",
@@ -72,5 +83,12 @@ var reasonNames = map[Reason]string{
 	ReasonFlowRevoked:        "FLOW_REVOKED",
 	ReasonFlowTableFull:      "FLOW_TABLE_FULL",
 	ReasonSNATPortsExhausted: "SNAT_PORTS_EXHAUSTED",
+	ReasonAccountFlowsFull:   "ACCOUNT_FLOWS_FULL",
+	ReasonEndpointFlowsFull:  "ENDPOINT_FLOWS_FULL",
+	ReasonCapConnections:     "CAP_CONNECTIONS",
+	ReasonCapFlows:           "CAP_FLOWS",
+	ReasonCapBits:            "CAP_BITS",
+	ReasonLogUnavailable:     "LOG_UNAVAILABLE",
+	ReasonMessageRate:        "MESSAGE_RATE",
 	ReasonInternal:           "INTERNAL",
 }

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -120,15 +121,16 @@ func createEndpoint(c *call, in *creation[api.CreateEndpointRequest]) (*api.Endp
 		EndpointVPC: v.ID, Service: s.ID, State: api.InitialConnectionState(s.AcceptanceRequired)}
 	e := &api.Endpoint{Meta: c.meta(api.KindEndpoint, v.Account, in.Body.Name, in.Body.Tags), VPC: v.ID, Service: s.ID,
 		ServiceName: c.serviceName(s), SecurityGroups: groups, State: con.State, Connection: con.ID,
-		PrivateDNSEnabled: in.Body.PrivateDNSEnabled}
+		PrivateDNSEnabled: in.Body.PrivateDNSEnabled, PrivateDNSPriority: in.Body.PrivateDNSPriority,
+		IPAddressType: cmp.Or(in.Body.IPAddressType, api.IPv4Only)}
 	con.Endpoint = e.ID
 	if err := c.addressEndpoint(e, subnets, in.Body.Addresses); err != nil {
 		return nil, err
 	}
 	owner := c.r.Accounts[s.Account]
 	zones := c.zones(e.Subnets)
-	e.DNSNames = view.DNSNames(e.ID, s.Name, owner.Name, zones)
-	if err := c.checkPrivateDNS(e); err != nil {
+	e.DNSNames = view.DNSNames(e.ID, s, owner.Name, c.r.Mesh.Region, zones)
+	if err := c.checkPrivateDNS(e, true); err != nil {
 		return nil, err
 	}
 	b := c.balancerFor(s, zones)
@@ -216,23 +218,39 @@ func (c *call) addressEndpoint(e *api.Endpoint, subnets []*api.Subnet, chosen ma
 	return nil
 }
 
-// checkPrivateDNS: the service must have a private name, and no other endpoint of the VPC may answer it.
-func (c *call) checkPrivateDNS(e *api.Endpoint) error {
+// checkPrivateDNS: the service must have a private name, and no other endpoint of the VPC may have one in common and the same
+// priority: it would be chance which of them answers. An endpoint that is new to the names gets none whose domain is not proved.
+func (c *call) checkPrivateDNS(e *api.Endpoint, fresh bool) error {
 	if !e.PrivateDNSEnabled {
 		return nil
 	}
 	s := c.r.Services[e.Service]
-	if s == nil || s.PrivateDNSName == "" {
+	if s == nil || len(s.PrivateNames()) == 0 {
 		return api.Errorf(api.CodeInvalidParameter, "privateDnsEnabled", "leave it out, or ask the provider for a private DNS name",
 			"the service %s has no private DNS name", e.ServiceName)
 	}
-	for _, o := range c.r.Endpoints {
-		if o.ID == e.ID || o.VPC != e.VPC || !o.PrivateDNSEnabled {
+	for _, name := range s.PrivateNames() {
+		if fresh && !owns(c.r, s.Account, name) {
+			return api.Errorf(api.CodeDomainNotVerified, "privateDnsEnabled", "leave it out, or ask the provider to prove that the domain is its own",
+				"the domain of %s is not verified as the provider's", name)
+		}
+		if z := c.zoneInTheWay(e.VPC, name); z != nil {
+			return api.Errorf(api.CodeConflictingDomain, "privateDnsEnabled", "leave it out, or disassociate the hosted zone",
+				"the hosted zone %s answers %s in the VPC %s already", z.ID, z.Name, e.VPC)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.r.Endpoints)) {
+		o := c.r.Endpoints[id]
+		if o.ID == e.ID || o.VPC != e.VPC || !o.PrivateDNSEnabled || o.Priority() != e.Priority() || c.r.Services[o.Service] == nil {
 			continue
 		}
-		if other := c.r.Services[o.Service]; other != nil && other.PrivateDNSName == s.PrivateDNSName {
-			return api.Errorf(api.CodeConflictingDomain, "privateDnsEnabled", "delete that endpoint, or turn its private DNS off",
-				"the endpoint %s answers %s in the VPC %s already", o.ID, s.PrivateDNSName, e.VPC)
+		for _, name := range c.r.Services[o.Service].PrivateNames() {
+			if slices.Contains(s.PrivateNames(), name) {
+				return api.Errorf(api.CodeConflictingDomain, "privateDnsEnabled",
+					"give it another privateDnsPriority: the endpoint with the smaller one answers; or turn that endpoint's private DNS off",
+					"the endpoint %s (%s) of %s answers %s in the VPC %s already, with the same priority %d", o.ID, o.Name, o.ServiceName,
+					name, e.VPC, o.Priority())
+			}
 		}
 	}
 	return nil
@@ -271,11 +289,19 @@ func modifyEndpoint(c *call, in *change[api.ModifyEndpointRequest]) (*api.Endpoi
 	if con == nil {
 		return nil, api.Errorf(api.CodeIncorrectState, "id", "delete it", "the endpoint %s is %s: %s", e.ID, e.State, e.Message)
 	}
+	if in.Body.PrivateDNSPriority != nil {
+		e.PrivateDNSPriority = *in.Body.PrivateDNSPriority
+	}
 	if in.Body.PrivateDNSEnabled != nil {
 		e.PrivateDNSEnabled = *in.Body.PrivateDNSEnabled
-		if err := c.checkPrivateDNS(&e); err != nil {
+	}
+	if in.Body.PrivateDNSEnabled != nil || in.Body.PrivateDNSPriority != nil {
+		if err := c.checkPrivateDNS(&e, !old.PrivateDNSEnabled); err != nil {
 			return nil, err
 		}
+	}
+	if in.Body.IPAddressType != nil {
+		e.IPAddressType = cmp.Or(*in.Body.IPAddressType, api.IPv4Only)
 	}
 	if in.Body.SecurityGroups != nil {
 		if e.SecurityGroups, err = c.groups(e.VPC, *in.Body.SecurityGroups); err != nil {
@@ -291,6 +317,11 @@ func modifyEndpoint(c *call, in *change[api.ModifyEndpointRequest]) (*api.Endpoi
 	}
 	if err := put(c, &e, nil, nil); err != nil {
 		return nil, err
+	}
+	if e.IPAddressType == api.DualStack && old.IPAddressType != api.DualStack { // names have more addresses
+		if err := c.roomForConnection(con, "ipAddressType", "id"); err != nil {
+			return nil, err
+		}
 	}
 	n := *con
 	if err := c.move(&n, api.EventModify); err != nil {

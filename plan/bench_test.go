@@ -44,15 +44,19 @@ func BenchmarkCompile(b *testing.B) {
 	}
 }
 
+// The largest table of a target group, and the usual one.
 func BenchmarkSlots(b *testing.B) {
-	text := ""
-	for i := range 500 {
-		text += fmt.Sprintf("10.0.%d.%d:8443\n", i/256, i%256)
-	}
-	table := plan.TargetTable{Size: plan.TableSize(500), Text: text}
-	for b.Loop() {
-		if _, err := table.Slots(); err != nil {
-			b.Fatal(err)
-		}
+	for _, n := range []int{3, api.MaxTargetsPerGroup} {
+		b.Run(fmt.Sprintf("%d targets", n), func(b *testing.B) {
+			table := plan.TargetTable{Width: map[bool]uint8{true: 2, false: 16}[n == 3]}
+			for i := range n {
+				table.Text += fmt.Sprintf("10.0.%d.%d:8443 100\n", i/256, i%256)
+			}
+			for b.Loop() {
+				if _, _, err := table.Slots(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -14,8 +14,8 @@ var LinkLocalResolver = netip.AddrFrom4([4]byte{169, 254, 169, 253})
 
 // Compile turns a view and what was observed on the host into what the node must do. It is pure: the same input, in any
 // order within its lists, gives the same plan. The view is untrusted: whatever contradicts itself is an error that names
-// the field, and the caller keeps its last good plan. What exceeds a limit is left out and stands in Problems; the rest of
-// the view is in force, what it revokes included. A node that is neither Ready nor Draining gets an empty plan of
+// the field, and the caller keeps its last good plan. What exceeds a limit, and a name or record that is malformed, is left out
+// and stands in Problems; the rest of the view is in force, what it revokes included. A node that is neither Ready nor Draining gets an empty plan of
 // generation 0: closed.
 func Compile(v api.View, f Facts) (*Plan, error) { return compile(v, f, nodeLimits) }
 
@@ -26,13 +26,14 @@ func compile(v api.View, f Facts, l limits) (*Plan, error) {
 	c := newCompiler(v, f)
 	for _, step := range []func() error{
 		c.config, c.indexVPCs, c.indexGroups, c.indexAddresses, c.indexENIs, c.peers, c.links, c.addresses,
-		c.endpoints, c.admissions, c.grants, c.names,
+		c.endpoints, c.admissions, c.grants, c.probes, c.names, c.hostedZones, c.resolverRules, c.firewalls,
 	} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("compile view %d: %w", v.Revision, err)
 		}
 	}
 	c.fit(l)
+	c.quotas()
 	if err := c.finish(); err != nil {
 		return nil, fmt.Errorf("compile view %d: %w", v.Revision, err)
 	}
@@ -57,6 +58,7 @@ type compiler struct {
 	admitted   map[string]*admission // by endpoint
 	tables     *idBook
 	tableTexts map[uint32]string // target group number → text of its targets
+	tablesMade map[uint32]bool   // by id
 	// Endpoints' ENIs by number, of one of their listeners each: targets are well, near the ENI, or anywhere; one is ill; one is not.
 	alive, well, ill, hope map[uint32]bool
 	excess                 excesses
@@ -70,8 +72,11 @@ func newCompiler(v api.View, f Facts) *compiler {
 	sorted(&v.Addresses, func(a api.ViewAddress) string { return pad(uint64(a.VPC)) + a.Address.StringExpanded() })
 	sorted(&v.Groups, func(g api.ViewGroup) string { return g.ID })
 	sorted(&v.Endpoints, func(e api.ViewEndpoint) string { return e.ID })
+	sorted(&v.LoadBalancers, func(e api.ViewEndpoint) string { return e.ID })
+	sorted(&v.LoadBalancerGrants, func(g api.ViewGrant) string { return pad(uint64(g.ConsumerVPC)) + pad(uint64(g.Tag)) })
 	sorted(&v.Admitted, func(a api.ViewAdmitted) string { return a.Endpoint })
 	sorted(&v.Grants, func(g api.ViewGrant) string { return pad(uint64(g.ConsumerVPC)) + pad(uint64(g.Tag)) })
+	sorted(&v.HostedZones, func(z api.ViewHostedZone) string { return z.ID })
 	sorted(&f.Attachments, func(a Attachment) string { return a.ENI })
 	sorted(&f.Ready, func(r ReadyLink) string { return r.ENI })
 	return &compiler{
@@ -79,6 +84,8 @@ func newCompiler(v api.View, f Facts) *compiler {
 		vpcs: map[uint32]*api.ViewVPC{}, groups: map[string]*api.ViewGroup{},
 		addressOf: map[vpcAddr]*api.ViewAddress{}, eniOf: map[vpcAddr]*api.ViewENI{},
 		admitted: map[string]*admission{}, sets: &ruleBook{newIDBook(textHash)}, tables: newIDBook(textHash), tableTexts: map[uint32]string{},
+		tablesMade: map[uint32]bool{}, alive: map[uint32]bool{}, well: map[uint32]bool{},
+		ill: map[uint32]bool{}, hope: map[uint32]bool{},
 		excess: excesses{},
 	}
 }
@@ -202,11 +209,19 @@ func (c *compiler) links() error {
 		}
 		attached[a.ENI] = true
 		vpc := c.vpcs[e.VPC]
-		c.plan.Links = append(c.plan.Links, Link{
+		link := Link{
 			ENI: e.ID, Number: e.Number, VPC: e.VPC, Address: e.Address, Subnet: e.CIDR, VPCCIDR: vpc.CIDR,
 			MTU: int(c.facts.Config.TunnelMTU) - WorkloadMTUReserve, Netns: a.Netns, Interface: a.Interface,
-			DefaultRoute: a.DefaultRoute, Resolver: resolverOf(vpc.CIDR),
-		})
+			DefaultRoute: a.DefaultRoute, Resolver: resolverOf(vpc.CIDR), Families: familiesOf(api.ENIWorkload, e.IPAddressType),
+		}
+		if link.Families&FamilyIPv6 != 0 {
+			mesh := c.view.Mesh.Number
+			link.IPv6Address, link.IPv6Block = api.IPv6Address(mesh, e.VPC, e.Address), api.VPCIPv6Block(mesh, e.VPC)
+			if link.Families == FamilyIPv6 {
+				link.Resolver = api.IPv6Address(mesh, e.VPC, link.Resolver)
+			}
+		}
+		c.plan.Links = append(c.plan.Links, link)
 	}
 	interfaces := map[uint32]bool{}
 	for i, r := range c.facts.Ready {
@@ -220,7 +235,8 @@ func (c *compiler) links() error {
 		interfaces[r.Ifindex] = true
 		row := ENI{
 			VPC: e.VPC, Address: e.Address, ID: e.ID, Number: e.Number,
-			Ifindex: r.Ifindex, MAC: r.MAC, GatewayMAC: r.GatewayMAC,
+			Ifindex: r.Ifindex, MAC: r.MAC, GatewayMAC: r.GatewayMAC, Families: familiesOf(api.ENIWorkload, e.IPAddressType),
+			StrictLog: e.StrictLog,
 		}
 		var err error
 		h := holder{fmt.Sprintf("enis[%q].groups", e.ID), e.VPC, e.ID}
@@ -245,7 +261,7 @@ func resolverOf(cidr netip.Prefix) netip.Addr { return cidr.Addr().Next().Next()
 // addresses fills Addresses: what the view lists, and the resolver's in each VPC that has a part here.
 func (c *compiler) addresses() error {
 	for _, a := range c.view.Addresses {
-		row := Address{VPC: a.VPC, Address: a.Address, ENI: a.ENI, Number: a.Number}
+		row := Address{VPC: a.VPC, Address: a.Address, ENI: a.ENI, Number: a.Number, Families: familiesOf(a.Type, a.IPAddressType)}
 		h := holder{fmt.Sprintf("addresses[%q].groups", a.ENI), a.VPC, a.ENI}
 		groups := a.Groups
 		var err error
@@ -279,7 +295,11 @@ func (c *compiler) addresses() error {
 		}
 		slices.SortFunc(resolvers, netip.Addr.Compare)
 		for _, a := range slices.Compact(resolvers) {
-			c.plan.Addresses = append(c.plan.Addresses, Address{VPC: v.Number, Address: a, Type: AddressResolver})
+			row := Address{VPC: v.Number, Address: a, Type: AddressResolver, Families: BothFamilies}
+			if a == LinkLocalResolver {
+				row.Families = FamilyIPv4 // routes of IPv6 lead to the VPC's own range only
+			}
+			c.plan.Addresses = append(c.plan.Addresses, row)
 		}
 	}
 	return nil
@@ -293,7 +313,10 @@ func (c *compiler) finish() error {
 		sortRows("links", &p.Links), sortRows("peers", &p.Peers), sortRows("peers.allowedIPs", &p.AllowedIPs),
 		sortRows("enis", &p.ENIs), sortRows("addresses", &p.Addresses), sortRows("groups", &p.RuleSets),
 		sortRows("endpoints", &p.Services), sortRows("endpoints", &p.TargetTables), sortRows("grants", &p.Grants),
-		sortRows("grants.targets", &p.GrantTargets), sortRows("vpcs", &p.Zones), sortRows("names", &p.Names),
+		sortRows("grants.targets", &p.GrantTargets), sortRows("healthChecks", &p.Probes),
+		sortRows("peers.allowedIPs", &p.Paths), sortRows("quotas", &p.Quotas),
+		sortRows("vpcs", &p.Zones), sortRows("names", &p.Names), sortRows("hostedZones", &p.HostedZones), sortRows("resolverRules", &p.Rules),
+		sortRows("firewalls", &p.Firewalls),
 	)
 }
 

@@ -131,7 +131,7 @@ func checkTables(t rapid.TB, p *plan.Plan) {
 	growing(t, "grant-targets", p.GrantTargets)
 	growing(t, "zones", p.Zones)
 	growing(t, "names", p.Names)
-	sets, tables := map[uint32]bool{0: true}, map[uint32]uint32{0: 0}
+	sets, tables := map[uint32]bool{0: true}, map[uint32]uint8{0: 0}
 	for _, s := range p.RuleSets {
 		sets[s.ID] = true
 		rules, err := plan.ParseRules(s.Text)
@@ -140,7 +140,7 @@ func checkTables(t rapid.TB, p *plan.Plan) {
 		}
 	}
 	for _, x := range p.TargetTables {
-		tables[x.ID] = x.Size
+		tables[x.ID] = x.Width
 	}
 	for _, e := range p.ENIs {
 		if !sets[e.IngressRules] || !sets[e.EgressRules] {
@@ -148,8 +148,8 @@ func checkTables(t rapid.TB, p *plan.Plan) {
 		}
 	}
 	for _, s := range p.Services {
-		if size, ok := tables[s.Table]; !ok || size != s.TableSize {
-			t.Fatalf("service %s: table %d of size %d is not there", s.Key(), s.Table, s.TableSize)
+		if size, ok := tables[s.Table]; !ok || size != s.TableWidth {
+			t.Fatalf("service %s: table %d of width %d is not there", s.Key(), s.Table, s.TableWidth)
 		}
 	}
 	for _, g := range p.Grants {
@@ -182,6 +182,16 @@ func TestOnlyReadyAttachedLinks(t *testing.T) {
 	f.Attachments = nil
 	if p, err = plan.Compile(v, f); err != nil || len(p.Links)+len(p.ENIs) != 0 {
 		t.Errorf("nothing attached, but links %v, enis %v (%v)", p.Links, p.ENIs, err)
+	}
+}
+
+func TestStrictLog(t *testing.T) {
+	v := plantest.View(1, plantest.Workloads())
+	v.ENIs[0].StrictLog = true
+	for _, e := range compiled(t, v).ENIs {
+		if e.StrictLog != (e.ID == v.ENIs[0].ID) {
+			t.Errorf("%s: strict %v", e.ID, e.StrictLog)
+		}
 	}
 }
 
@@ -248,7 +258,6 @@ func TestRefusesBadViews(t *testing.T) {
 		"target's port":          {func(v *api.View) { v.Endpoints[0].Listeners[0].Targets[0].Port = 0 }, "targets"},
 		"target twice":           {func(v *api.View) { v.Endpoints[0].Listeners[0].Targets[0] = v.Endpoints[0].Listeners[0].Targets[1] }, "targets"},
 		"group of two minds":     {func(v *api.View) { v.Endpoints[0].Listeners[1].TargetGroup = 301; oneTarget(v) }, "targetGroup"},
-		"name":                   {func(v *api.View) { v.Names[0].Name = "Ledger" }, "names"},
 		"name's address":         {func(v *api.View) { v.Names[0].Address = a("192.0.2.1") }, "names"},
 		"name twice":             {func(v *api.View) { v.Names = append(v.Names, v.Names[0]) }, "names"},
 	}
@@ -351,7 +360,8 @@ func TestLoadBalancerWithoutGroupsAdmitsAll(t *testing.T) {
 	v.Grants[0].LoadBalancerGroups = nil
 	p := compiled(t, v)
 	for _, s := range p.RuleSets {
-		if s.ID == p.Grants[0].LBRules && s.Text == plan.OpenRuleName+" 256 0-65535 0.0.0.0/0\n" {
+		all := plan.OpenRuleName + " 256 0-65535 "
+		if s.ID == p.Grants[0].LBRules && s.Text == all+"0.0.0.0/0\n"+all+"::/0\n" {
 			return
 		}
 	}
@@ -379,7 +389,7 @@ func TestNoTargetsNoTable(t *testing.T) {
 	v.Endpoints[0].Listeners[0].Targets = nil
 	p := compiled(t, v)
 	i := slices.IndexFunc(p.Services, func(s plan.Service) bool { return s.Port == 443 })
-	if p.Services[i].Table != 0 || p.Services[i].TableSize != 0 || len(p.TargetTables) != 1 {
+	if p.Services[i].Table != 0 || p.Services[i].TableWidth != 0 || len(p.TargetTables) != 1 {
 		t.Errorf("service %+v, tables %v", p.Services[i], p.TargetTables)
 	}
 }
@@ -403,4 +413,42 @@ func twoListeners(v *api.View) {
 
 func oneTarget(v *api.View) {
 	v.Endpoints[0].Listeners[1].Targets = v.Endpoints[0].Listeners[1].Targets[:1]
+}
+
+// Targets that expect a header never get a connection without one: what the node cannot say, it does not let in.
+func TestClientIdentity(t *testing.T) {
+	for identity, want := range map[api.ClientIdentity]struct {
+		headers int
+		problem string
+	}{
+		"": {}, api.IdentityLoadBalancer: {}, api.IdentityProxyProtocol: {headers: 1}, api.IdentityClientAddress: {},
+		"ident": {problem: `this agent does not know the client identity "ident"`},
+	} {
+		v := plantest.View(2, plantest.Workloads())
+		for i := range v.Grants {
+			v.Grants[i].ClientIdentity = identity
+		}
+		p := compiled(t, v)
+		headers := 0
+		for _, g := range p.Grants {
+			if g.ProxyHeader {
+				headers++
+			}
+			if g.ProxyHeader && g.Protocol != plan.ProtocolTCP || g.ClientAddress != (identity == api.IdentityClientAddress) ||
+				g.Endpoint != "vpce-1" {
+				t.Errorf("%q: %+v", identity, g)
+			}
+		}
+		left := want.problem != ""
+		if headers != want.headers || left != (len(p.Grants) == 0) || left && !strings.Contains(p.Problems[0], want.problem) {
+			t.Errorf("%q: %d headers, grants %+v, problems %q", identity, headers, p.Grants, p.Problems)
+		}
+	}
+	v := plantest.View(2, plantest.Workloads())
+	long := "vpce-" + strings.Repeat("0", plan.MaxEndpointID)
+	v.Grants[0].Endpoint, v.Grants[0].ClientIdentity = long, api.IdentityProxyProtocol
+	v.Admitted = append(v.Admitted, api.ViewAdmitted{Endpoint: long, Rules: v.Admitted[0].Rules})
+	if p := compiled(t, v); len(p.Grants) != 1 || len(p.Problems) != 1 {
+		t.Errorf("an id that does not fit: grants %+v, problems %q", p.Grants, p.Problems)
+	}
 }

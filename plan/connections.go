@@ -2,30 +2,46 @@ package plan
 
 import (
 	"fmt"
-	"net/netip"
+	"slices"
 
 	"github.com/culvert-net/culvert/api"
 )
 
-// endpoints fills Services and TargetTables: the consumer's half of connections.
+// endpoints fills Services and TargetTables: the consumer's half of connections, and of load balancers for their own VPC.
 func (c *compiler) endpoints() error {
-	tags := map[[2]uint32]bool{}
-	seen := map[string]bool{}
-	for i := range c.view.Endpoints {
-		e := &c.view.Endpoints[i]
-		field := fmt.Sprintf("endpoints[%q]", e.ID)
+	s := &servicing{compiler: c, tags: map[[2]uint32]bool{}, seen: map[string]bool{}}
+	if err := s.add("endpoints", c.view.Endpoints, api.ENIEndpoint); err != nil {
+		return err
+	}
+	return s.add("loadBalancers", c.view.LoadBalancers, api.ENILoadBalancer)
+}
+
+type servicing struct {
+	*compiler
+	tags map[[2]uint32]bool // VPC and number
+	seen map[string]bool
+}
+
+// add makes the services of a list whose ENIs are of a type.
+func (c *servicing) add(list string, endpoints []api.ViewEndpoint, of api.ENIType) error {
+	for i := range endpoints {
+		e := &endpoints[i]
+		field := fmt.Sprintf("%s[%q]", list, e.ID)
 		if err := checkIDs(field, e.ID, e.Connection); err != nil {
 			return err
 		}
-		if seen[e.ID] {
+		if c.seen[e.ID] {
 			return fmt.Errorf("%s: twice", field)
 		}
-		seen[e.ID] = true
-		if e.ConnectionNumber == 0 || e.ProviderVPC == 0 {
-			return fmt.Errorf("%s: connectionNumber and providerVpc must not be 0", field)
+		c.seen[e.ID] = true
+		if e.ConnectionNumber == 0 || e.ProviderVPC == 0 || of == api.ENILoadBalancer && e.ProviderVPC != e.VPC {
+			return fmt.Errorf("%s: connectionNumber %d, vpc %d, providerVpc %d", field, e.ConnectionNumber, e.VPC, e.ProviderVPC)
+		}
+		if e.LeftOut != "" {
+			c.leave("endpoints: targets", e.VPC, e.LeftOut, e.ID)
 		}
 		for _, eni := range e.ENIs {
-			if err := c.checkEndpointENI(field, e, eni); err != nil {
+			if err := c.checkEndpointENI(field, e, eni, of); err != nil {
 				return err
 			}
 			for j := range e.Listeners {
@@ -37,10 +53,10 @@ func (c *compiler) endpoints() error {
 					continue // no number yet: closed
 				}
 				tag := [2]uint32{row.VPC, uint32(row.Tag)}
-				if tags[tag] {
+				if c.tags[tag] {
 					return fmt.Errorf("%s.listeners: tag number %d is taken", field, row.Tag)
 				}
-				tags[tag] = true
+				c.tags[tag] = true
 				c.plan.Services = append(c.plan.Services, row)
 			}
 		}
@@ -48,14 +64,14 @@ func (c *compiler) endpoints() error {
 	return nil
 }
 
-// checkEndpointENI demands that an endpoint's ENI stand among the addresses, as the same.
-func (c *compiler) checkEndpointENI(field string, e *api.ViewEndpoint, eni api.ViewEndpointENI) error {
+// checkEndpointENI demands that an endpoint's or load balancer's ENI stand among the addresses, as the same.
+func (c *compiler) checkEndpointENI(field string, e *api.ViewEndpoint, eni api.ViewEndpointENI, of api.ENIType) error {
 	field = fmt.Sprintf("%s.enis[%q]", field, eni.ENI)
 	if err := c.checkPlace(field, e.VPC, eni.Address); err != nil {
 		return err
 	}
 	a := c.addressOf[vpcAddr{e.VPC, eni.Address}]
-	if a == nil || a.ENI != eni.ENI || a.Number != eni.Number || a.Type != api.ENIEndpoint { // its groups are the address's
+	if a == nil || a.ENI != eni.ENI || a.Number != eni.Number || a.Type != of { // its groups are the address's
 		return fmt.Errorf("%s: not among the addresses, or different there", field)
 	}
 	return nil
@@ -82,50 +98,15 @@ func (c *compiler) service(e *api.ViewEndpoint, eni api.ViewEndpointENI, l *api.
 	if tag > api.MaxTagNumber {
 		return Service{}, fmt.Errorf("tagNumbers: %d for %s is above %d", tag, eni.ENI, api.MaxTagNumber)
 	}
-	table, size, err := c.targetTable(e, l)
+	table, width, err := c.targetTable(e, eni, l)
 	if err != nil {
 		return Service{}, err
 	}
 	return Service{
 		VPC: e.VPC, Address: eni.Address, Protocol: protocol, Port: l.Port, Tag: tag, Connection: e.ConnectionNumber,
-		ProviderVPC: e.ProviderVPC, Table: table, TableSize: size, EndpointENI: eni.Number,
+		ProviderVPC: e.ProviderVPC, Table: table, TableWidth: width, Sticky: l.Sticky, EndpointENI: eni.Number,
 		IdleSeconds: l.IdleTimeoutSeconds, Endpoint: e.ID,
 	}, nil
-}
-
-// targetTable is the table of a target group, shared by all services that lead to it: targets of every zone, as
-// cross-zone load balancing is always on. The id depends on the size, so that a service never reads a table of another
-// size. No targets: 0, 0. Of more than MaxTargets it holds the lowest addresses.
-func (c *compiler) targetTable(e *api.ViewEndpoint, l *api.ViewListenerPool) (id, size uint32, err error) {
-	var targets []netip.AddrPort
-	for _, t := range l.Targets {
-		if !t.Address.Is4() || t.Port == 0 {
-			return 0, 0, fmt.Errorf("targets: %s port %d", t.Address, t.Port)
-		}
-		targets = append(targets, netip.AddrPortFrom(t.Address, t.Port))
-	}
-	text, err := tableText(targets)
-	if err != nil {
-		return 0, 0, fmt.Errorf("targets: %w", err)
-	}
-	before, known := c.tableTexts[l.TargetGroup]
-	if known && before != text || l.TargetGroup == 0 {
-		return 0, 0, fmt.Errorf("targetGroup: number %d is 0, or has other targets elsewhere", l.TargetGroup)
-	}
-	c.tableTexts[l.TargetGroup] = text
-	if len(targets) > MaxTargets {
-		c.leave("endpoints: targets", e.VPC, fmt.Sprintf("a target group has at most %d", MaxTargets), e.ID)
-		targets = targets[:MaxTargets]
-		text = firstLines(text, MaxTargets)
-	}
-	if size = TableSize(len(targets)); size == 0 {
-		return 0, 0, nil
-	}
-	id = c.tables.id(fmt.Sprintf("target group %d size %d", l.TargetGroup, size))
-	if !known {
-		c.plan.TargetTables = append(c.plan.TargetTables, TargetTable{ID: id, Size: size, Text: text})
-	}
-	return id, size, nil
 }
 
 func checkIdle(p api.Protocol, seconds uint32) error {
@@ -139,35 +120,48 @@ func checkIdle(p api.Protocol, seconds uint32) error {
 	return nil
 }
 
-// grants fills Grants and GrantTargets: the provider's half of connections.
+// grants fills Grants and GrantTargets: the provider's half of connections, and of load balancers for their own VPC.
 func (c *compiler) grants() error {
-	for i := range c.view.Grants {
-		g := &c.view.Grants[i]
-		field := fmt.Sprintf("grants[%d/%d]", g.ConsumerVPC, g.Tag)
-		row, err := c.grant(field, g)
+	if err := c.addGrants("grants", c.view.Grants, false); err != nil {
+		return err
+	}
+	return c.addGrants("loadBalancerGrants", c.view.LoadBalancerGrants, true)
+}
+
+func (c *compiler) addGrants(list string, grants []api.ViewGrant, inside bool) error {
+	for i := range grants {
+		g := &grants[i]
+		field := fmt.Sprintf("%s[%d/%d]", list, g.ConsumerVPC, g.Tag)
+		row, err := c.grant(g, inside)
 		if err != nil {
 			return fmt.Errorf("%s.%w", field, err)
 		}
-		if a := c.admitted[g.Endpoint]; a.leftOut != "" {
+		if a := c.admitted[g.Endpoint]; !inside && a.leftOut != "" {
 			c.leave("grants", g.ProviderVPC, a.leftOut, g.Connection)
 			continue
 		}
+		if leftOut := identify(g, &row); leftOut != "" {
+			c.leave("grants", g.ProviderVPC, leftOut, g.Connection)
+			continue
+		}
 		c.plan.Grants = append(c.plan.Grants, row)
-		for _, t := range g.Targets {
+		for j, t := range slices.Concat(g.Targets, g.Draining) {
 			target, err := c.grantTarget(g, t)
 			if err != nil {
 				return fmt.Errorf("%s.targets[%q]: %w", field, t.ENI, err)
 			}
+			target.Draining = j >= len(g.Targets)
 			c.plan.GrantTargets = append(c.plan.GrantTargets, target)
 		}
 	}
 	return nil
 }
 
-func (c *compiler) grant(field string, g *api.ViewGrant) (Grant, error) {
+func (c *compiler) grant(g *api.ViewGrant, inside bool) (Grant, error) {
 	row := Grant{
 		ConsumerVPC: g.ConsumerVPC, Tag: g.Tag, Connection: g.ConnectionNumber, ProviderVPC: g.ProviderVPC,
 		DialedAddress: g.DialedAddress, DialedPort: g.Port, IdleSeconds: g.IdleTimeoutSeconds, ConnectionID: g.Connection,
+		Endpoint: g.Endpoint, Inside: inside,
 	}
 	if err := checkIDs("connectionId", g.Connection); err != nil {
 		return row, err
@@ -176,6 +170,8 @@ func (c *compiler) grant(field string, g *api.ViewGrant) (Grant, error) {
 	switch {
 	case g.ConsumerVPC == 0 || g.Tag == 0 || g.Tag > api.MaxTagNumber || g.ConnectionNumber == 0:
 		return row, fmt.Errorf("tag: consumerVpc %d, tag %d, connectionNumber %d", g.ConsumerVPC, g.Tag, g.ConnectionNumber)
+	case inside && g.ConsumerVPC != g.ProviderVPC:
+		return row, fmt.Errorf("consumerVpc: %d is not the load balancer's VPC %d", g.ConsumerVPC, g.ProviderVPC)
 	case vpc == nil || !vpc.Local:
 		return row, fmt.Errorf("providerVpc: %d is no VPC of this node", g.ProviderVPC)
 	case !g.DialedAddress.Is4() || g.Port == 0:
@@ -188,17 +184,37 @@ func (c *compiler) grant(field string, g *api.ViewGrant) (Grant, error) {
 	if row.Protocol, err = listenerProtocol(g.Protocol); err != nil {
 		return row, err
 	}
-	a := c.admitted[g.Endpoint]
-	if a == nil {
-		return row, fmt.Errorf("endpointId: %q is not among the view's admitted", g.Endpoint)
+	if !inside {
+		a := c.admitted[g.Endpoint]
+		if a == nil {
+			return row, fmt.Errorf("endpointId: %q is not among the view's admitted", g.Endpoint)
+		}
+		row.Admitted = a.set
 	}
-	row.Admitted = a.set
 	h := holder{"loadBalancerGroups", g.ProviderVPC, g.Connection}
 	if row.LBRules, err = c.loadBalancerRules(h, g.LoadBalancerGroups, ingress); err != nil {
 		return row, err
 	}
 	row.LBEgressRules, err = c.loadBalancerRules(h, g.LoadBalancerGroups, egress)
 	return row, err
+}
+
+// identify says what targets learn of clients. A grant whose targets expect what this node cannot give is left out, closed: they
+// would take for a header what a client writes.
+func identify(g *api.ViewGrant, row *Grant) (leftOut string) {
+	switch g.ClientIdentity {
+	case "", api.IdentityLoadBalancer:
+	case api.IdentityProxyProtocol:
+		if len(g.Endpoint) > MaxEndpointID {
+			return fmt.Sprintf("an endpoint's id in a PROXY protocol header has at most %d bytes", MaxEndpointID)
+		}
+		row.ProxyHeader = row.Protocol == ProtocolTCP
+	case api.IdentityClientAddress:
+		row.ClientAddress = true
+	default:
+		return fmt.Sprintf("this agent does not know the client identity %q", api.Shortened(string(g.ClientIdentity)))
+	}
+	return ""
 }
 
 // admission is whom an endpoint lets in: a rule set, or nobody, and why.

@@ -13,11 +13,11 @@ func (p *Plan) Dump() string {
 	c := p.Config
 	fmt.Fprintf(&b, "\n[config]\nmesh %06x node %d host %s\n", c.Mesh, c.Node, c.HostAddress)
 	fmt.Fprintf(&b, "tunnel ifindex %d mtu %d expires %d\n", c.TunnelIfindex, c.TunnelMTU, c.ExpiresNS)
-	fmt.Fprintf(&b, "culvert-dp ifindex %d mac %s peer %s\n", c.HostIfindex, macText(c.DPMAC), macText(c.HostMAC))
-	fmt.Fprintf(&b, "resolver port %d\n", c.ResolverPort)
+	fmt.Fprintf(&b, "culvert-dp ifindex %d mac %s peer %s\nresolver port %d\n", c.HostIfindex, macText(c.DPMAC), macText(c.HostMAC), c.ResolverPort)
 	section(&b, "links", p.Links, func(l Link) []any {
 		return []any{
-			l.ENI, "number", l.Number, "vpc", l.VPC, "address", l.Address, "subnet", l.Subnet, "vpc-cidr", l.VPCCIDR,
+			l.ENI, "number", l.Number, "vpc", l.VPC, "address", l.Address, l.Families, "ipv6", l.IPv6Address, "in", l.IPv6Block,
+			"subnet", l.Subnet, "vpc-cidr", l.VPCCIDR,
 			"mtu", l.MTU, "netns", quote(l.Netns), "interface", quote(l.Interface), "default-route", l.DefaultRoute,
 			"resolver", l.Resolver, "search", quote(l.Search),
 		}
@@ -28,13 +28,14 @@ func (p *Plan) Dump() string {
 	section(&b, "allowed-ips", p.AllowedIPs, func(a AllowedIP) []any { return []any{a.Prefix, "peer", a.PublicKey} })
 	section(&b, "enis", p.ENIs, func(e ENI) []any {
 		return []any{
-			"vpc", e.VPC, e.Address, e.ID, "number", e.Number, "ifindex", e.Ifindex, "mac", macText(e.MAC),
+			"vpc", e.VPC, e.Address, e.Families, e.ID, "number", e.Number, "ifindex", e.Ifindex, "mac", macText(e.MAC),
 			"gateway", macText(e.GatewayMAC), "in", e.IngressRules, "out", e.EgressRules, "groups", e.Groups,
+			"account", e.Account, "lane", e.Lane, "strict-log", e.StrictLog,
 		}
 	})
 	section(&b, "addresses", p.Addresses, func(a Address) []any {
 		return []any{
-			"vpc", a.VPC, a.Address, a.Type, quote(a.ENI), "number", a.Number,
+			"vpc", a.VPC, a.Address, a.Type, a.Families, quote(a.ENI), "number", a.Number,
 			"in", a.Rules, "out", a.EgressRules, "groups", a.Groups,
 		}
 	})
@@ -42,35 +43,48 @@ func (p *Plan) Dump() string {
 	section(&b, "services", p.Services, func(s Service) []any {
 		return []any{
 			"vpc", s.VPC, s.Address, "protocol", s.Protocol, "port", s.Port, "endpoint", s.Endpoint, "eni", s.EndpointENI,
-			"tag", s.Tag, "connection", s.Connection, "provider-vpc", s.ProviderVPC, "table", s.Table, "size", s.TableSize,
-			"idle", s.IdleSeconds,
+			"tag", s.Tag, "connection", s.Connection, "provider-vpc", s.ProviderVPC, "table", s.Table, "width", s.TableWidth,
+			"sticky", s.Sticky, "idle", s.IdleSeconds,
 		}
 	})
 	section(&b, "target-tables", p.TargetTables, func(t TargetTable) []any {
-		return []any{t.ID, "size", t.Size, indented(t.Text)}
+		return []any{t.ID, "width", t.Width, indented(t.Text)}
 	})
 	section(&b, "grants", p.Grants, func(g Grant) []any {
 		return []any{
 			"consumer-vpc", g.ConsumerVPC, "tag", g.Tag, "connection", g.Connection, g.ConnectionID, "provider-vpc", g.ProviderVPC,
 			"dialed", g.DialedAddress, "protocol", g.Protocol, "port", g.DialedPort, "admitted", g.Admitted, "lb-in", g.LBRules,
-			"lb-out", g.LBEgressRules, "idle", g.IdleSeconds,
+			"lb-out", g.LBEgressRules, "idle", g.IdleSeconds, "endpoint", g.Endpoint, "proxy-header", g.ProxyHeader,
+			"inside", g.Inside, "account", g.Account, "client-address", g.ClientAddress,
 		}
 	})
 	section(&b, "grant-targets", p.GrantTargets, func(g GrantTarget) []any {
 		return []any{
 			"consumer-vpc", g.ConsumerVPC, "tag", g.Tag, g.Address, "port", g.Port, "source", g.Source, "eni", g.SourceENI,
+			"draining", g.Draining, "ports", g.Ports,
 		}
 	})
-	section(&b, "zones", p.Zones, func(z Zone) []any {
-		return []any{
-			"vpc", z.VPC, z.CIDR, "account", quote(z.Account), "forwarders", quote(z.Forwarders), "plain", z.Plain,
-		}
-	})
-	section(&b, "names", p.Names, func(n Name) []any { return []any{"vpc", n.VPC, n.Name, n.Address, n.Endpoint} })
+	dumpQuotas(&b, p.Quotas)
+	dumpWays(&b, p)
+	dumpNaming(&b, p.Naming())
 	if len(p.Problems) > 0 {
 		fmt.Fprintf(&b, "\n[problems]\n%s\n", strings.Join(p.Problems, "\n"))
 	}
 	return b.String()
+}
+
+func dumpWays(b *strings.Builder, p *Plan) {
+	section(b, "probes", p.Probes, func(x Probe) []any { return []any{"vpc", x.VPC, x.Address, "port", x.Port, "source", x.Source} })
+	section(b, "paths", p.Paths, func(x Path) []any { return []any{x.Prefix, "mtu", x.MTU} })
+}
+
+func dumpQuotas(b *strings.Builder, rows []Quota) {
+	section(b, "quotas", rows, func(q Quota) []any {
+		return []any{
+			"kind", uint32(q.Kind), "id", q.ID, quote(q.Name), "guaranteed", q.Guaranteed, "ceiling", q.Ceiling, "open", q.Open,
+			"most", q.Most, "connections-per-second", q.ConnectionsPerSecond, "bits-per-second", q.BitsPerSecond,
+		}
+	})
 }
 
 // indented text follows its row on lines of its own.
@@ -126,4 +140,23 @@ func (g Groups) String() string {
 		return "-"
 	}
 	return strings.Join(s, ",")
+}
+
+// dumpNaming prints what the resolver answers from.
+func dumpNaming(b *strings.Builder, n Naming) {
+	section(b, "zones", n.Zones, func(z Zone) []any {
+		return []any{
+			"vpc", z.VPC, z.CIDR, "account", quote(z.Account), "forwarders", quote(z.Forwarders), "plain", z.Plain, "query-log", z.QueryLog,
+		}
+	})
+	section(b, "names", n.Names, func(x Name) []any { return []any{"vpc", x.VPC, x.Name, x.Address, x.Endpoint} })
+	section(b, "hosted-zones", n.HostedZones, func(z HostedZone) []any {
+		return []any{z.ID, z.Domain, "account", quote(z.Account), "vpcs", z.VPCs, indented(z.Text)}
+	})
+	section(b, "resolver-rules", n.Rules, func(r ResolverRule) []any {
+		return []any{r.ID, r.Domain, "vpcs", r.VPCs, "forwarders", quote(r.Forwarders), "plain", r.Plain}
+	})
+	section(b, "firewalls", n.Firewalls, func(f Firewall) []any {
+		return []any{f.ID, "vpcs", f.VPCs, "closed", f.Closed, indented(f.Text)}
+	})
 }

@@ -16,7 +16,7 @@ type limits struct {
 var nodeLimits = limits{
 	Zones: MaxVPCs, Links: MaxENIs, Addresses: MaxAddresses, Peers: MaxPeers, AllowedIPs: MaxAllowedIPs,
 	RuleSets: MaxRuleSets, Services: MaxServices, TargetTables: MaxTargetTables, Grants: MaxGrants,
-	GrantTargets: MaxGrantTargets, Names: MaxNames,
+	GrantTargets: MaxGrantTargets, Probes: MaxProbes, Paths: MaxPaths, Names: MaxNames,
 }
 
 // fit leaves out of the plan what exceeds a limit. A view is never refused for its size: what one tenant fills must not
@@ -33,7 +33,9 @@ func (c *compiler) fit(l limits) {
 	c.fitAddresses(l)
 	c.fitServices(l)
 	c.fitGrants(l)
+	c.fitProbes(l)
 	c.fitRuleSets(l)
+	c.paths(l)
 	c.plan.Problems = append(c.plan.Problems, c.excess.texts()...)
 	slices.Sort(c.plan.Problems)
 }

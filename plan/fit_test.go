@@ -20,7 +20,7 @@ import (
 // plenty is more than any view of these tests needs.
 var plenty = plan.Limits{
 	Zones: 1 << 20, Links: 1 << 20, Addresses: 1 << 20, Peers: 1 << 20, AllowedIPs: 1 << 20, RuleSets: 1 << 20,
-	Services: 1 << 20, TargetTables: 1 << 20, Grants: 1 << 20, GrantTargets: 1 << 20, Names: 1 << 20,
+	Services: 1 << 20, TargetTables: 1 << 20, Grants: 1 << 20, GrantTargets: 1 << 20, Probes: 1 << 20, Paths: 1 << 20, Names: 1 << 20,
 }
 
 func within(t rapid.TB, v api.View, l plan.Limits) *plan.Plan {
@@ -67,7 +67,7 @@ func drawLimits(rt *rapid.T) plan.Limits {
 		Zones: few("zones", 4), Links: few("links", 15), Addresses: few("addresses", 40), Peers: few("peers", 2),
 		AllowedIPs: few("allowed ips", 15), RuleSets: few("rule sets", 20), Services: few("services", 20),
 		TargetTables: few("target tables", 6), Grants: few("grants", 20), GrantTargets: few("grant targets", 30),
-		Names: few("names", 10),
+		Names: few("names", 10), Probes: few("probes", 6),
 	}
 }
 
@@ -93,7 +93,8 @@ func checkFit(rt *rapid.T, r *api.Resources, l plan.Limits) (missing int) {
 			subset(rt, "services", all.Services, got.Services, l.Services),
 			subset(rt, "target tables", all.TargetTables, got.TargetTables, l.TargetTables),
 			subset(rt, "grants", without(all.Grants), without(got.Grants), l.Grants),
-			subset(rt, "grant targets", all.GrantTargets, got.GrantTargets, l.GrantTargets),
+			subset(rt, "grant targets", without(all.GrantTargets), without(got.GrantTargets), l.GrantTargets),
+			subset(rt, "probes", all.Probes, got.Probes, l.Probes),
 			subset(rt, "names", all.Names, got.Names, l.Names),
 		}
 		for _, n := range lost {
@@ -122,9 +123,9 @@ func unevenly(v *api.View) {
 	for i := range v.Addresses {
 		turn(&v.Addresses[i].Number)
 	}
-	for i := range v.Endpoints {
-		for j := range v.Endpoints[i].ENIs {
-			turn(&v.Endpoints[i].ENIs[j].Number)
+	for _, e := range slices.Concat(v.Endpoints, v.LoadBalancers) {
+		for j := range e.ENIs {
+			turn(&e.ENIs[j].Number)
 		}
 	}
 	for _, g := range v.Grants {
@@ -158,11 +159,13 @@ func without[R plan.Row](rows []R) []R {
 	for i := range rows {
 		switch r := any(&rows[i]).(type) {
 		case *plan.ENI:
-			r.IngressRules, r.EgressRules = 0, 0
+			r.IngressRules, r.EgressRules, r.Account = 0, 0, 0
 		case *plan.Address:
 			r.Rules, r.EgressRules = 0, 0
 		case *plan.Grant:
-			r.Admitted, r.LBRules, r.LBEgressRules = 0, 0, 0
+			r.Admitted, r.LBRules, r.LBEgressRules, r.Account = 0, 0, 0, 0
+		case *plan.GrantTarget:
+			r.Ports = 0
 		}
 	}
 	return rows
@@ -175,6 +178,9 @@ func checkRevoked(t rapid.TB, r *api.Resources, p *plan.Plan) {
 		if c.State == api.Available {
 			available[c.Number] = true
 		}
+	}
+	for _, b := range r.LoadBalancers {
+		available[b.Number] = true // its own VPC may always
 	}
 	for _, s := range p.Services {
 		if !available[s.Connection] {
@@ -339,6 +345,13 @@ func TestTooManyOfOneThing(t *testing.T) {
 	}
 
 	v = plantest.View(1, plantest.Workloads())
+	v.Endpoints[0].Listeners, v.Endpoints[0].LeftOut = nil, "the server's reason"
+	p = compiled(t, v)
+	if len(p.Services) != 0 || !problem(p, "endpoints: targets: 1 of account of VPC 1 left out (vpce-1): the server's") {
+		t.Errorf("listeners that the server left out: %+v, %v", p.Services, p.Problems)
+	}
+
+	v = plantest.View(1, plantest.Workloads())
 	for i := range uint32(6) {
 		id := fmt.Sprintf("sg-%d", 6-i)
 		v.Groups = append(v.Groups, api.ViewGroup{ID: id, Number: 50 + i})
@@ -358,8 +371,8 @@ func TestTooManyOfOneThing(t *testing.T) {
 		l.Targets = append(l.Targets, api.ViewTarget{Address: netip.MustParseAddr("10.9.9.9"), Port: uint16(i + 1)})
 	}
 	p = compiled(t, v)
-	i := slices.IndexFunc(p.TargetTables, func(x plan.TargetTable) bool { return strings.Contains(x.Text, "10.9.9.9:655\n") })
-	if i < 0 || strings.Contains(p.TargetTables[i].Text, ":656\n") || !problem(p, "endpoints: targets: 1 of ") {
+	i := slices.IndexFunc(p.TargetTables, func(x plan.TargetTable) bool { return strings.Contains(x.Text, "10.9.9.9:2000 100\n") })
+	if i < 0 || strings.Contains(p.TargetTables[i].Text, ":2001 100\n") || !problem(p, "endpoints: targets: 1 of ") {
 		t.Errorf("too many targets: %v", p.Problems)
 	}
 
@@ -375,4 +388,48 @@ func TestTooManyOfOneThing(t *testing.T) {
 
 func problem(p *plan.Plan, prefix string) bool {
 	return slices.ContainsFunc(p.Problems, func(s string) bool { return strings.HasPrefix(s, prefix) })
+}
+
+// TestPaths: what a peer speaks for gets its path's MTU, unless it is the tunnel's; when there are too many, all flows get the
+// least.
+func TestPaths(t *testing.T) {
+	v := plantest.View(1, plantest.Workloads())
+	f := plantest.Facts(v)
+	if len(v.Peers) != 1 {
+		t.Fatalf("%d peers", len(v.Peers))
+	}
+	peer := v.Peers[0]
+	tenants := slices.DeleteFunc(slices.Clone(peer.AllowedIPs), func(p netip.Prefix) bool { return p.Bits() > 96 })
+	for _, c := range []struct{ measured, want uint16 }{
+		{0, 0}, {1328, 1328}, {1200, 1200}, {900, 1200}, {f.Config.TunnelMTU, 0}, {9000, 0},
+	} {
+		f.PathMTU = map[string]uint16{peer.PublicKey: c.measured, "somebody else's": 1280}
+		if c.measured == 0 {
+			delete(f.PathMTU, peer.PublicKey)
+		}
+		p, err := plan.Compile(v, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []plan.Path
+		if c.want != 0 {
+			for _, prefix := range tenants {
+				want = append(want, plan.Path{Prefix: prefix, MTU: c.want})
+			}
+		}
+		slices.SortFunc(want, func(a, b plan.Path) int { return strings.Compare(a.Key(), b.Key()) })
+		if !slices.Equal(p.Paths, want) || p.Config.TunnelMTU != f.Config.TunnelMTU {
+			t.Errorf("measured %d: %v, want %v", c.measured, p.Paths, want)
+		}
+	}
+	f.PathMTU = map[string]uint16{peer.PublicKey: 1328}
+	few := plenty
+	few.Paths = len(tenants) - 1
+	p, err := plan.CompileWithin(v, f, few)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Paths) != 0 || p.Config.TunnelMTU != 1328 || len(p.Problems) != 1 || !strings.Contains(p.Problems[0], "1328") {
+		t.Errorf("too many: paths %v, tunnel MTU %d, problems %q", p.Paths, p.Config.TunnelMTU, p.Problems)
+	}
 }

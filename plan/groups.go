@@ -16,11 +16,13 @@ const (
 	egress
 )
 
-// openRules allow all: what a load balancer without security groups has, as in AWS.
-var openRules = []Rule{{
-	Name: OpenRuleName, ID: RuleNumber(OpenRuleName), Protocol: ProtocolAny, PortHigh: 65535,
-	Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0),
-}}
+// openRules allow all, in either family: what a load balancer without security groups has, as in AWS.
+var openRules = []Rule{openRule(netip.IPv4Unspecified()), openRule(netip.IPv6Unspecified())}
+
+func openRule(any netip.Addr) Rule {
+	return Rule{Name: OpenRuleName, ID: RuleNumber(OpenRuleName), Protocol: ProtocolAny, PortHigh: 65535,
+		Prefix: netip.PrefixFrom(any, 0)}
+}
 
 // holder is what has security groups, for errors.
 type holder struct {
@@ -102,6 +104,8 @@ func protocolNumber(p api.Protocol) (uint16, error) {
 		return uint16(ProtocolUDP), nil
 	case api.ICMP:
 		return uint16(ProtocolICMP), nil
+	case api.ICMPv6:
+		return uint16(ProtocolICMPv6), nil
 	case api.All:
 		return ProtocolAny, nil
 	}
@@ -115,6 +119,25 @@ func listenerProtocol(p api.Protocol) (uint8, error) {
 	}
 	n, err := protocolNumber(p)
 	return uint8(n), err
+}
+
+// ICMPPort is what rules know an ICMP message by in the place of a port.
+func ICMPPort(kind, code uint8) uint16 { return uint16(kind)<<8 | uint16(code) }
+
+// icmpRange is what a rule without ports matches in their place: all, a type with every code, or one of each.
+func icmpRange(r api.Rule) (low, high uint16, err error) {
+	switch {
+	case r.ICMPType == 0 && r.ICMPCode == 0:
+		return 0, 65535, nil
+	case r.Protocol == api.All || r.ICMPType == 0 || r.ICMPType > 256 || r.ICMPCode > 256:
+		return 0, 0, fmt.Errorf("icmpType: %d, code %d with protocol %q", r.ICMPType.Number(), r.ICMPCode.Number(), r.Protocol)
+	}
+	kind := uint8(r.ICMPType.Number())
+	if r.ICMPCode == 0 {
+		return ICMPPort(kind, 0), ICMPPort(kind, 255), nil
+	}
+	code := uint8(r.ICMPCode.Number())
+	return ICMPPort(kind, code), ICMPPort(kind, code), nil
 }
 
 // rule checks and converts one rule. Protocols without ports match every port, so that the datapath need not ask.
@@ -135,17 +158,16 @@ func (c *compiler) rule(r api.Rule) (Rule, error) {
 	case r.FromPort != 0 || r.ToPort != 0:
 		return Rule{}, fmt.Errorf("ports: must be 0 with protocol %q", r.Protocol)
 	default:
-		rule.PortHigh = 65535
+		if rule.PortLow, rule.PortHigh, err = icmpRange(r); err != nil {
+			return Rule{}, err
+		}
 	}
 	if (r.Group != "") == r.CIDR.IsValid() {
 		return Rule{}, fmt.Errorf("exactly one of cidr and groupId must be set")
 	}
 	if r.Group == "" {
-		if !r.CIDR.Addr().Is4() || r.CIDR != r.CIDR.Masked() {
-			return Rule{}, fmt.Errorf("cidr: %s is not an IPv4 prefix with its host bits 0", r.CIDR)
-		}
-		rule.Prefix = r.CIDR
-		return rule, nil
+		rule.Prefix, err = c.rulePrefix(r.Protocol, r.CIDR)
+		return rule, err
 	}
 	g := c.groups[r.Group]
 	if g == nil {

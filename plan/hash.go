@@ -2,7 +2,7 @@ package plan
 
 import "math/bits"
 
-// Hash is the hash that picks a Maglev slot (salt 0) and the ports tried at SNAT (salt 1, 2, …). All integers are
+// Hash is the hash that picks a slot of a target table (salt 0) and the ports tried at SNAT (salt: SNATPort). All integers are
 // host-order values of the network-order fields read big-endian; for ICMP echo sport is the id and dport 0.
 // It is MurmurHash3 (32 bits, public domain) of five words with the salt as seed; its twin is bpf/lib/hash.h.
 func Hash(saddr, daddr uint32, sport, dport uint16, protocol uint8, vpc, salt uint32) uint32 {
@@ -21,13 +21,30 @@ func Hash(saddr, daddr uint32, sport, dport uint16, protocol uint8, vpc, salt ui
 	return h ^ h>>16
 }
 
+// ClientHash is the hash that picks a slot where the target goes by the client's address alone.
+func ClientHash(saddr, vpc uint32) uint32 { return Hash(saddr, 0, 0, 0, 0, vpc, 0) }
+
 // Source ports that are tried at SNAT, as bpf/lib/abi.h has them.
 const (
-	PortSpare = 1_024
-	PortOpen  = 17_408
+	PortTries  = 64 // besides the client's own: of those open to all
+	SpareTries = 64 // and then of those kept for connections that have few
+	PortProbe  = 1
+	PortSpare  = 1_024
+	PortOpen   = 17_408
 )
 
-// SNATPort is the port that the datapath tries at the given try (1, 2, …) after the client's own port was taken.
-func SNATPort(saddr, daddr uint32, sport, dport uint16, protocol uint8, vpc, try uint32) uint16 {
-	return uint16(1024 + Hash(saddr, daddr, sport, dport, protocol, vpc, try)%64512)
+// SNATPort is the port that the datapath tries at the given try (1, 2, …) after the client's own port was taken. Flows that
+// differ in nothing but their tag's number, one client's by many endpoints, have orders of their own.
+func SNATPort(saddr, daddr uint32, sport, dport uint16, protocol uint8, vpc uint32, tag uint16, try uint32) uint16 {
+	h := Hash(saddr, daddr, sport, dport, protocol, vpc, uint32(tag)<<16|try)
+	if try > PortTries {
+		return uint16(PortSpare + h%(PortOpen-PortSpare))
+	}
+	return uint16(PortOpen + h%(1<<16-PortOpen))
+}
+
+// ProbePort is the port of a load balancer's address that the datapath tries at the given try (1, 2, …, PortTries) for a probe of
+// a target: one that is given to no client but who has it already. saddr is the node's number.
+func ProbePort(saddr, daddr uint32, sport, dport uint16, protocol uint8, vpc, try uint32) uint16 {
+	return uint16(PortProbe + Hash(saddr, daddr, sport, dport, protocol, vpc, try)%(PortSpare-PortProbe))
 }

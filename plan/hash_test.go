@@ -1,6 +1,9 @@
 package plan
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // The values come from a third implementation, itself checked against a published vector of MurmurHash3
 // (murmur3_32("test", 0) = 0xba6bd213). The C twin is held to the same ones.
@@ -25,12 +28,53 @@ func TestHash(t *testing.T) {
 }
 
 func TestSNATPortRange(t *testing.T) {
-	low, high := uint16(65535), uint16(0)
-	for i := range uint32(200_000) {
-		p := SNATPort(0x0a000105, 0x0a000106, uint16(i), 443, 6, i>>16, 1+i%8)
-		low, high = min(low, p), max(high, p)
+	for _, c := range []struct {
+		try       uint32
+		low, high uint16
+	}{{1, PortOpen, 65535}, {PortTries, PortOpen, 65535}, {PortTries + 1, PortSpare, PortOpen - 1},
+		{PortTries + SpareTries, PortSpare, PortOpen - 1}} {
+		low, high := uint16(65535), uint16(0)
+		for i := range uint32(200_000) {
+			p := SNATPort(0x0a000105, 0x0a000106, uint16(i), 443, 6, i>>16, 7, c.try)
+			low, high = min(low, p), max(high, p)
+		}
+		if low < c.low || low > c.low+100 || high > c.high || high < c.high-100 {
+			t.Errorf("try %d: ports %d to %d, want nearly %d to %d", c.try, low, high, c.low, c.high)
+		}
 	}
-	if low < 1024 || low > 1100 || high < 65400 {
-		t.Errorf("ports %d to %d, want nearly 1024 to 65535", low, high)
+}
+
+// A thousand flows of equal addresses and ports, one after another: of a thousand VPCs, and of one VPC by a thousand endpoints
+// or listeners. Almost every one finds a port at the first try after the client's own.
+func TestSNATPortsOfAlikeFlows(t *testing.T) {
+	const alike = 1_000
+	for name, of := range map[string]func(n uint32) (vpc uint32, tag uint16){
+		"of VPCs": func(n uint32) (uint32, uint16) { return n + 1, 7 },
+		"of tags": func(n uint32) (uint32, uint16) { return 1, uint16(n + 1) },
+	} {
+		taken := map[uint16]bool{40_000: true}
+		tries := make([]int, 0, alike)
+		for n := range uint32(alike) {
+			vpc, tag := of(n)
+			for try := uint32(1); ; try++ {
+				if port := SNATPort(0x0a000105, 0x0a000106, 40_000, 443, 6, vpc, tag, try); !taken[port] {
+					taken[port] = true
+					tries = append(tries, int(try))
+					break
+				}
+				if try > PortTries {
+					t.Fatalf("%s: flow %d found no port", name, n)
+				}
+			}
+		}
+		slices.Sort(tries)
+		sum := 0
+		for _, n := range tries {
+			sum += n
+		}
+		t.Logf("%s: %.3f tries in the mean, %d at most", name, float64(sum)/alike, tries[alike-1])
+		if tries[alike*95/100] != 1 || tries[alike-1] > 4 {
+			t.Errorf("%s: 95 %% within %d tries, %d at most; want 1, and 4 at most", name, tries[alike*95/100], tries[alike-1])
+		}
 	}
 }

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -62,13 +63,16 @@ type Link struct {
 	Number       uint32
 	VPC          uint32
 	Address      netip.Addr
+	Families     Families
+	IPv6Address  netip.Addr   // of an ENI that has IPv6
+	IPv6Block    netip.Prefix // of its VPC, if so
 	Subnet       netip.Prefix
 	VPCCIDR      netip.Prefix
 	MTU          int // bytes
 	Netns        string
 	Interface    string
 	DefaultRoute bool
-	Resolver     netip.Addr
+	Resolver     netip.Addr // IPv6 for an ENI that has no IPv4
 	Search       string
 }
 
@@ -106,11 +110,13 @@ type ENI struct {
 	Ifindex      uint32
 	MAC          [6]byte
 	GatewayMAC   [6]byte
+	Families     Families
 	IngressRules uint32 // id of a RuleSet
 	EgressRules  uint32
 	Groups       Groups
 	Account      uint32 // number in this plan
 	Lane         uint8  // of the account, below Lanes; 0: it has none of its own
+	StrictLog    bool   // no new flow while the node's flow log takes no records
 }
 
 // Key is VPC and address.
@@ -132,6 +138,7 @@ type Address struct {
 	VPC         uint32
 	Address     netip.Addr
 	Type        AddressType
+	Families    Families
 	ENI         string
 	Number      uint32
 	Rules       uint32 // endpoint, load balancer: ingress RuleSet
@@ -142,7 +149,9 @@ type Address struct {
 // Key is VPC and address.
 func (a Address) Key() string { return vpcKey(a.VPC, a.Address) }
 
-// Rule allows. Protocol is the IANA number, 256 any. Group != 0: the peer must be in it, Prefix is then invalid.
+// Rule allows. Protocol is the IANA number, 256 any.
+// For ICMP the place of ports has type << 8 | code (ICMPPort).
+// Group != 0: the peer must be in it, Prefix is then invalid.
 type Rule struct {
 	Protocol uint16
 	PortLow  uint16
@@ -172,7 +181,8 @@ type Service struct {
 	Connection  uint32
 	ProviderVPC uint32
 	Table       uint32
-	TableSize   uint32
+	TableWidth  uint8 // the table's; 0: no target takes new flows
+	Sticky      bool  // the target goes by the client's address alone
 	EndpointENI uint32
 	IdleSeconds uint32
 	Endpoint    string // id
@@ -183,11 +193,12 @@ func (s Service) Key() string {
 	return vpcKey(s.VPC, s.Address) + "/" + pad(uint64(s.Protocol)) + "/" + pad(uint64(s.Port))
 }
 
-// TargetTable is a Maglev table. Targets are written once each in Text, the slots are computed from them by Slots.
+// TargetTable says which targets new flows go to. Targets are written once each in Text, the slots are computed from them
+// by Slots.
 type TargetTable struct {
-	ID   uint32
-	Size uint32 // prime, at least 100 × targets, 251..65537
-	Text string // one ADDRESS:PORT per line, sorted
+	ID    uint32
+	Width uint8  // bits that a slot takes in the datapath: 1, 2, 4, 8 or 16; 0 when no target takes new flows
+	Text  string // one ADDRESS:PORT WEIGHT per line, sorted by address and port
 }
 
 // Key is the id.
@@ -208,6 +219,10 @@ type Grant struct {
 	IdleSeconds   uint32
 	Account       uint32 // consumer's, its number in this plan
 	ConnectionID  string
+	Endpoint      string // id
+	ProxyHeader   bool   // targets get a PROXY protocol header; TCP only
+	Inside        bool   // a load balancer for its own VPC: no endpoint admits, and sources have groups
+	ClientAddress bool   // targets that have IPv6 see the client's own address
 }
 
 // Key is consumer VPC and tag.
@@ -221,6 +236,7 @@ type GrantTarget struct {
 	Port        uint16
 	Source      netip.Addr
 	SourceENI   uint32
+	Draining    bool   // deregistered: keeps its flows and gets no new ones
 	Ports       uint32 // source ports toward the target that the connection is guaranteed
 }
 
@@ -246,6 +262,9 @@ type Path struct {
 	MTU    uint16       // bytes of an overlay packet
 }
 
+// Key is the prefix.
+func (p Path) Key() string { return p.Prefix.String() }
+
 // Zone is a VPC's name space.
 type Zone struct {
 	VPC        uint32
@@ -264,7 +283,7 @@ func (z Zone) Key() string { return pad(uint64(z.VPC)) }
 type Name struct {
 	VPC      uint32
 	Name     string
-	Address  netip.Addr
+	Address  netip.Addr // IPv4, or the IPv6 form of one
 	Endpoint string
 }
 
@@ -280,6 +299,9 @@ type HostedZone struct {
 	Text    string // one record a line: NAME TTL TYPE VALUE; sorted, those of one name and type together
 }
 
+// Key is the id.
+func (z HostedZone) Key() string { return z.ID }
+
 // ResolverRule sends questions about a domain to forwarders of its own, in VPCs of this node.
 type ResolverRule struct {
 	ID         string
@@ -289,12 +311,38 @@ type ResolverRule struct {
 	Plain      bool
 }
 
+// Key is the id.
+func (r ResolverRule) Key() string { return r.ID }
+
 // Firewall is a firewall rule group of VPCs of this node, or several as one.
 type Firewall struct {
 	ID     string
 	VPCs   string // numbers, sorted, comma separated
 	Text   string // a line for each rule; see Rules
 	Closed bool   // nothing is answered
+}
+
+// Key is the id.
+func (f Firewall) Key() string { return f.ID }
+
+// Naming is what the node's resolver answers from.
+type Naming struct {
+	Zones       []Zone
+	Names       []Name
+	HostedZones []HostedZone
+	Rules       []ResolverRule
+	Firewalls   []Firewall
+}
+
+// Naming returns the plan's.
+func (p *Plan) Naming() Naming {
+	return Naming{Zones: p.Zones, Names: p.Names, HostedZones: p.HostedZones, Rules: p.Rules, Firewalls: p.Firewalls}
+}
+
+// Equal compares row by row.
+func (n Naming) Equal(o Naming) bool {
+	return slices.Equal(n.Zones, o.Zones) && slices.Equal(n.Names, o.Names) && slices.Equal(n.HostedZones, o.HostedZones) &&
+		slices.Equal(n.Rules, o.Rules) && slices.Equal(n.Firewalls, o.Firewalls)
 }
 
 // Facts are what was observed on the host and what its user asked for.
@@ -315,6 +363,7 @@ type Attachment struct {
 	Interface    string
 	DefaultRoute bool
 	KeepResolver bool      `json:",omitempty"` // leave resolv.conf alone
+	Outbound     bool      `json:",omitempty"` // the node's resolver asks forwarders inside the VPC through it
 	Namespace    Namespace `json:",omitzero"`  // zero: noted by an agent that did not look
 }
 

@@ -19,6 +19,8 @@ const (
 	ProtocolICMP uint8 = 1
 	ProtocolTCP  uint8 = 6
 	ProtocolUDP  uint8 = 17
+
+	ProtocolICMPv6 uint8 = 58
 )
 
 // OpenRuleName names the one rule of the set that a load balancer without security groups has: it allows all.
@@ -93,8 +95,13 @@ func parseRule(line string) (Rule, error) {
 		r.Group = uint32(number)
 		return r, nil
 	}
-	if r.Prefix, err = netip.ParsePrefix(f[3]); err != nil || !r.Prefix.Addr().Is4() {
-		return Rule{}, fmt.Errorf("prefix %q: not an IPv4 prefix", f[3])
+	if r.Prefix, err = netip.ParsePrefix(f[3]); err != nil {
+		return Rule{}, fmt.Errorf("prefix %q: not a prefix", f[3])
+	}
+	if !r.Prefix.Addr().Is4() {
+		if e := api.ValidateIPv6Prefix("prefix", r.Prefix); e != nil {
+			return Rule{}, e
+		}
 	}
 	return r, nil
 }
@@ -110,7 +117,10 @@ func ruleOrder(r Rule) string { return ruleMatch(r) + " " + r.Name }
 func ruleMatch(r Rule) string {
 	peer := "g" + pad(uint64(r.Group))
 	if r.Group == 0 {
-		peer = "a" + pad(uint64(api.AddrHost(r.Prefix.Addr()))) + pad(uint64(r.Prefix.Bits()))
+		peer = fmt.Sprintf("a%x/%03d", r.Prefix.Addr().AsSlice(), r.Prefix.Bits())
+		if r.Prefix.Addr().Is6() {
+			peer = "b" + peer
+		}
 	}
 	return pad(uint64(r.Protocol)) + pad(uint64(r.PortLow)) + pad(uint64(r.PortHigh)) + peer
 }
@@ -128,7 +138,7 @@ var errTooManyRules = fmt.Errorf("the datapath holds %d rules together: use fewe
 // It matches the same addresses. The order of the result says nothing.
 func merged(rules []Rule) []Rule {
 	have := map[Rule]bool{}
-	var byBits [33][]Rule
+	var byBits [addressBits6 + 1][]Rule
 	add := func(r Rule) {
 		if !have[r] && r.Group == 0 {
 			byBits[r.Prefix.Bits()] = append(byBits[r.Prefix.Bits()], r)
@@ -138,13 +148,11 @@ func merged(rules []Rule) []Rule {
 	for _, r := range rules {
 		add(r)
 	}
-	for bits := 32; bits > 0; bits-- {
+	for bits := addressBits6; bits > 0; bits-- {
 		for _, r := range byBits[bits] {
 			other := r
-			b := r.Prefix.Addr().As4()
-			b[(bits-1)/8] ^= 0x80 >> ((bits - 1) % 8)
-			other.Prefix = netip.PrefixFrom(netip.AddrFrom4(b), bits)
-			if have[r] && have[other] {
+			var ok bool
+			if other.Prefix, ok = twin(r.Prefix); ok && have[r] && have[other] {
 				delete(have, r)
 				delete(have, other)
 				add(widened(r, bits-1))

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/culvert-net/culvert/api"
 )
 
 func TestRulesReadBack(t *testing.T) {
@@ -66,6 +68,9 @@ func TestMergedRulesMatchTheSame(t *testing.T) {
 				Name: rapid.SampledFrom([]string{"sgr-a", "sgr-b"}).Draw(rt, "name"), Protocol: 6, PortLow: 1, PortHigh: 9,
 				Prefix: netip.PrefixFrom(a, rapid.IntRange(27, 32).Draw(rt, "bits")).Masked(),
 			}
+			if rapid.Bool().Draw(rt, "six") {
+				r.Prefix = api.IPv6Block(0xabcdef, rapid.Uint32Range(1, 2).Draw(rt, "vpc"), r.Prefix)
+			}
 			if rapid.IntRange(0, 9).Draw(rt, "group") == 0 {
 				r.Prefix, r.Group = netip.Prefix{}, 7
 			}
@@ -81,8 +86,10 @@ func TestMergedRulesMatchTheSame(t *testing.T) {
 		for i := range byte(40) {
 			a := netip.AddrFrom4([4]byte{10, 0, 0, i})
 			for _, name := range []string{"sgr-a", "sgr-b"} {
-				if matches(got, name, a) != matches(rules, name, a) {
-					rt.Fatalf("%s %s: %v became %v", name, a, rules, got)
+				for _, a := range []netip.Addr{a, api.IPv6Address(0xabcdef, 1, a), api.IPv6Address(0xabcdef, 2, a)} {
+					if matches(got, name, a) != matches(rules, name, a) {
+						rt.Fatalf("%s %s: %v became %v", name, a, rules, got)
+					}
 				}
 			}
 		}
@@ -93,6 +100,13 @@ func TestMergedRulesMatchTheSame(t *testing.T) {
 	}
 	if got := merged(whole); len(got) != 1 || got[0].Prefix.String() != "10.0.0.0/24" {
 		t.Errorf("256 neighbours became %v", got)
+	}
+	vpcs := []Rule{{Prefix: api.VPCIPv6Block(1, 2)}, {Prefix: api.VPCIPv6Block(1, 3)}}
+	if got := merged(vpcs); len(got) != 2 {
+		t.Errorf("two VPCs became %v, which no rule may say", got)
+	}
+	if got := merged(append(vpcs, Rule{Prefix: netip.MustParsePrefix("::/0")})); len(got) != 1 {
+		t.Errorf("two VPCs and all became %v", got)
 	}
 }
 
@@ -112,90 +126,6 @@ func TestCollidingTextsGetDifferentIDs(t *testing.T) {
 	first, second, third := b.id("a"), b.id("b"), b.id("c")
 	if first != 1<<32-1 || second != 1 || third != 2 || b.id("b") != second {
 		t.Errorf("ids %d, %d, %d: want the hash, then the next free ones but 0", first, second, third)
-	}
-}
-
-func TestSlots(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		n := rapid.IntRange(1, 40).Draw(rt, "targets")
-		var targets []netip.AddrPort
-		for i := range n {
-			targets = append(targets, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), 8443))
-		}
-		slots := filled(rt, targets)
-		if again := filled(rt, rapid.Permutation(targets).Draw(rt, "order")); !slices.Equal(slots, again) {
-			rt.Fatal("another order, other slots")
-		}
-		share := map[netip.AddrPort]int{}
-		for _, s := range slots {
-			share[s]++
-		}
-		if len(share) != n {
-			rt.Fatalf("%d of %d targets have slots", len(share), n)
-		}
-		least, most := slices.Min(slices.Collect(maps.Values(share))), slices.Max(slices.Collect(maps.Values(share)))
-		if most-least > 1 {
-			rt.Fatalf("shares from %d to %d of %d slots", least, most, len(slots))
-		}
-	})
-}
-
-func filled(t rapid.TB, targets []netip.AddrPort) []netip.AddrPort {
-	text, err := tableText(targets)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slots, err := TargetTable{ID: 1, Size: TableSize(len(targets)), Text: text}.Slots()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return slots
-}
-
-// One target leaving must move few flows of the others: that is what Maglev is for.
-func TestSlotsMoveLittle(t *testing.T) {
-	var targets []netip.AddrPort
-	for i := range 10 {
-		targets = append(targets, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), 80))
-	}
-	text, _ := tableText(targets)
-	fewer, _ := tableText(targets[1:])
-	before, err := TargetTable{Size: 1021, Text: text}.Slots()
-	if err != nil {
-		t.Fatal(err)
-	}
-	after, err := TargetTable{Size: 1021, Text: fewer}.Slots()
-	if err != nil {
-		t.Fatal(err)
-	}
-	moved := 0
-	for i := range before {
-		if before[i] != targets[0] && before[i] != after[i] {
-			moved++
-		}
-	}
-	if moved > 1021/10 {
-		t.Errorf("%d of 1021 slots moved between targets that stayed", moved)
-	}
-}
-
-func TestTableSizes(t *testing.T) {
-	for targets, want := range map[int]uint32{0: 0, 1: 251, 2: 251, 3: 509, 500: 65537, MaxTargets: 65537, MaxTargets + 1: 0} {
-		if got := TableSize(targets); got != want {
-			t.Errorf("%d targets: size %d, want %d", targets, got, want)
-		}
-	}
-	for _, size := range tableSizes {
-		for d := uint32(2); d*d <= size; d++ {
-			if size%d == 0 {
-				t.Errorf("size %d is not prime", size)
-			}
-		}
-	}
-	for _, bad := range []TargetTable{{Size: 251, Text: "x\n"}, {Size: 251, Text: "10.0.0.1:0\n"}, {Size: 1, Text: "10.0.0.1:1\n10.0.0.2:1\n"}} {
-		if _, err := bad.Slots(); err == nil {
-			t.Errorf("table %+v has slots", bad)
-		}
 	}
 }
 

@@ -4,24 +4,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/culvert-net/culvert/api"
 )
-
-// tableSizes are primes. A table has at least 100 slots a target, so that no share is off by more than about 1 %.
-var tableSizes = [...]uint32{251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65537}
-
-// TableSize is the size of a table for so many targets; 0 for none or more than MaxTargets.
-func TableSize(targets int) uint32 {
-	if targets == 0 {
-		return 0
-	}
-	for _, size := range tableSizes {
-		if int(size) >= 100*targets {
-			return size
-		}
-	}
-	return 0
-}
 
 // TableTarget is one target of a table. Weight 0: it keeps its flows and gets no new ones.
 type TableTarget struct {
@@ -29,53 +16,65 @@ type TableTarget struct {
 	Weight uint16 // 0..api.MaxTargetWeight
 }
 
+// String is the target's line in a table's text.
+func (t TableTarget) String() string { return t.AddrPort.String() + " " + strconv.Itoa(int(t.Weight)) }
+
+// tableWidths are the bits that a slot may take; they divide a word.
+var tableWidths = [...]uint8{1, 2, 4, 8, 16}
+
+// tableWidth is how many bits a slot needs to name one of the targets; 0 when none of them takes new flows.
+func tableWidth(targets []TableTarget) uint8 {
+	if !slices.ContainsFunc(targets, func(t TableTarget) bool { return t.Weight > 0 }) {
+		return 0
+	}
+	for _, width := range tableWidths {
+		if len(targets) <= 1<<width {
+			return width
+		}
+	}
+	return 0
+}
+
 // Targets reads the table's text back, in its order.
-func (t TargetTable) Targets() ([]netip.AddrPort, error) {
-	var targets []netip.AddrPort
+func (t TargetTable) Targets() ([]TableTarget, error) {
+	var targets []TableTarget
 	for line := range strings.Lines(t.Text) {
-		target, err := netip.ParseAddrPort(strings.TrimSuffix(line, "\n"))
-		if err != nil || !target.Addr().Is4() || target.Port() == 0 {
-			return nil, fmt.Errorf("target table %d: %q is not ADDRESS:PORT", t.ID, strings.TrimSpace(line))
+		target, err := parseTableTarget(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, fmt.Errorf("target table %d: %w", t.ID, err)
+		}
+		if len(targets) > 0 && targets[len(targets)-1].Compare(target.AddrPort) >= 0 {
+			return nil, fmt.Errorf("target table %d: %s stands twice, or out of order", t.ID, target.AddrPort)
 		}
 		targets = append(targets, target)
+	}
+	if len(targets) > MaxTargets {
+		return nil, fmt.Errorf("target table %d: %d targets, at most %d fit", t.ID, len(targets), MaxTargets)
 	}
 	return targets, nil
 }
 
-// Slots fills the table as Maglev does (Eisenbud et al., NSDI 2016, section 3.4): each target walks its own permutation
-// of the slots and they take free ones in turn. Equal text gives equal slots on every node. Nil without targets.
-func (t TargetTable) Slots() ([]netip.AddrPort, error) {
-	targets, err := t.Targets()
-	if err != nil || len(targets) == 0 {
-		return nil, err
+func parseTableTarget(line string) (TableTarget, error) {
+	name, weight, _ := strings.Cut(line, " ")
+	target, err := netip.ParseAddrPort(name)
+	n, err2 := strconv.ParseUint(weight, 10, 16)
+	if err != nil || err2 != nil || !target.Addr().Is4() || target.Port() == 0 || n > api.MaxTargetWeight {
+		return TableTarget{}, fmt.Errorf("%q is not ADDRESS:PORT WEIGHT", line)
 	}
-	if int(t.Size) < len(targets) || t.Size < 2 {
-		return nil, fmt.Errorf("target table %d: size %d for %d targets", t.ID, t.Size, len(targets))
+	return TableTarget{target, uint16(n)}, nil
+}
+
+// Slots are the table's targets and, for each of TableSlots slots, which of them has it. Equal text gives equal slots on
+// every node. No slots when no target takes new flows.
+func (t TargetTable) Slots() (targets []TableTarget, slots []uint16, err error) {
+	targets, err = t.Targets()
+	if err != nil {
+		return nil, nil, err
 	}
-	size := uint64(t.Size)
-	offset, skip := make([]uint64, len(targets)), make([]uint64, len(targets))
-	for i, target := range targets {
-		name := target.String()
-		offset[i] = uint64(mix32(textHash(name))) % size
-		skip[i] = uint64(mix32(textHash("skip "+name)))%(size-1) + 1
+	if want := tableWidth(targets); t.Width != want {
+		return nil, nil, fmt.Errorf("target table %d: width %d for %d targets, want %d", t.ID, t.Width, len(targets), want)
 	}
-	slots := make([]netip.AddrPort, size)
-	next := make([]uint64, len(targets))
-	for filled := uint64(0); filled < size; {
-		for i, target := range targets {
-			slot := (offset[i] + next[i]*skip[i]) % size
-			for slots[slot].IsValid() {
-				next[i]++
-				slot = (offset[i] + next[i]*skip[i]) % size
-			}
-			slots[slot] = target
-			next[i]++
-			if filled++; filled == size {
-				break
-			}
-		}
-	}
-	return slots, nil
+	return targets, spread(targets), nil
 }
 
 // mix32 spreads every input bit over the word (the finalizer of MurmurHash3).
@@ -83,28 +82,4 @@ func mix32(h uint32) uint32 {
 	h = (h ^ h>>16) * 0x85ebca6b
 	h = (h ^ h>>13) * 0xc2b2ae35
 	return h ^ h>>16
-}
-
-// firstLines are the first n lines of a text that has more.
-func firstLines(text string, n int) string {
-	end := 0
-	for range n {
-		end += strings.IndexByte(text[end:], '\n') + 1
-	}
-	return text[:end]
-}
-
-// tableText is the canonical text of a set of targets; an error names the one that stands twice.
-func tableText(targets []netip.AddrPort) (string, error) {
-	targets = slices.Clone(targets)
-	slices.SortFunc(targets, netip.AddrPort.Compare)
-	var text strings.Builder
-	for i, t := range targets {
-		if i > 0 && targets[i-1] == t {
-			return "", fmt.Errorf("target %s stands twice", t)
-		}
-		text.WriteString(t.String())
-		text.WriteByte('\n')
-	}
-	return text.String(), nil
 }

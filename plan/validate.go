@@ -113,6 +113,9 @@ func (c *compiler) indexAddresses() error {
 		if !slices.Contains([]api.ENIType{api.ENIWorkload, api.ENIEndpoint, api.ENILoadBalancer}, a.Type) {
 			return fmt.Errorf("%s.type: %q", field, a.Type)
 		}
+		if !slices.Contains([]api.IPAddressType{"", api.IPv4Only, api.IPv6Only, api.DualStack}, a.IPAddressType) {
+			return fmt.Errorf("%s.ipAddressType: %q", field, a.IPAddressType)
+		}
 		if a.Number == 0 || numbers[a.Number] {
 			return fmt.Errorf("%s.number: %d is 0 or taken", field, a.Number)
 		}
@@ -142,7 +145,8 @@ func (c *compiler) indexENIs() error {
 		}
 		key := vpcAddr{e.VPC, e.Address}
 		a := c.addressOf[key]
-		if a == nil || a.ENI != e.ID || a.Number != e.Number || a.Type != api.ENIWorkload || !sameSet(a.Groups, e.Groups) {
+		if a == nil || a.ENI != e.ID || a.Number != e.Number || a.Type != api.ENIWorkload || !sameSet(a.Groups, e.Groups) ||
+			a.IPAddressType != e.IPAddressType {
 			return fmt.Errorf("%s: not among the addresses, or different there", field)
 		}
 		c.eniOf[key] = e

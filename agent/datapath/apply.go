@@ -52,15 +52,17 @@ func (d *Datapath) Apply(ctx context.Context, p *plan.Plan) (changed bool, err e
 
 // steps are the tables in the order in which their rows are added; they are removed in the reverse one.
 func (d *Datapath) steps(ctx context.Context, want *rows) ([]step, error) {
-	m := d.coll.Maps
-	addresses, e1 := table[bpf.VPCAddr, bpf.Address]{mapAddresses, m[mapAddresses]}.diff(ctx, want.addresses)
-	enis, e2 := table[bpf.VPCAddr, bpf.ENI]{mapENIs, m[mapENIs]}.diff(ctx, want.enis)
-	links, e3 := table[uint32, bpf.VPCAddr]{mapLinks, m[mapLinks]}.diff(ctx, want.links)
-	targets, e4 := table[bpf.GrantTargetKey, bpf.GrantTarget]{mapGrantTargets, m[mapGrantTargets]}.
-		diff(ctx, want.grantTargets)
-	grants, e5 := table[bpf.GrantKey, bpf.Grant]{mapGrants, m[mapGrants]}.diff(ctx, want.grants)
-	services, e6 := table[bpf.ServiceKey, bpf.Service]{mapServices, m[mapServices]}.diff(ctx, want.services)
-	return []step{addresses, enis, links, targets, grants, services}, errors.Join(e1, e2, e3, e4, e5, e6)
+	addresses, e1 := placed[bpf.VPCAddr](d, mapAddresses, bpf.RowAddress, sameAddress).diff(ctx, want.addresses)
+	enis, e2 := placed[bpf.VPCAddr](d, mapENIs, bpf.RowENI, sameENI).diff(ctx, want.enis)
+	links, e3 := placed[uint32](d, mapLinks, bpf.RowLink, sameLink).diff(ctx, want.links)
+	targets, e4 := placed[bpf.GrantTargetKey](d, mapGrantTargets, bpf.RowGrantTarget, sameGrantTarget).diff(ctx, want.grantTargets)
+	grants, e5 := placed[bpf.GrantKey](d, mapGrants, bpf.RowGrant, sameGrant).diff(ctx, want.grants)
+	services, e6 := placed[bpf.ServiceKey](d, mapServices, bpf.RowService, sameService).diff(ctx, want.services)
+	paths, e7 := table[bpf.PathKey, bpf.Path]{name: mapPaths, m: d.coll.Maps[mapPaths]}.diff(ctx, want.paths)
+	quotas, e8 := d.diffQuotas(ctx, want.quotas)
+	probes, e9 := placed[bpf.ProbeKey](d, mapProbes, bpf.RowProbe, sameProbe).diff(ctx, want.probes)
+	return []step{quotas, paths, addresses, enis, links, probes, targets, grants, services},
+		errors.Join(e1, e2, e3, e4, e5, e6, e7, e8, e9)
 }
 
 func (d *Datapath) apply(config bpf.Config, sets, tables *outer, steps []step) error {

@@ -43,8 +43,13 @@ type Config struct {
 	Timeouts Timeouts
 	Log      *slog.Logger // default slog.Default()
 
-	noTCX    bool   // filters of clsact in place of tcx: what Linux before 6.6 has
-	tunnelL2 uint32 // bytes of link header at the tunnel: 14 in test runs, which always have one
+	noTCX    bool     // filters of clsact in place of tcx: what Linux before 6.6 has
+	tunnelL2 uint32   // bytes of link header at the tunnel: 14 in test runs, which always have one
+	careless careless // what of decision 0019 is left out, to see that it is needed
+}
+
+type careless struct {
+	replaces bool // the kernel puts other elements in the place of rows
 }
 
 func (c *Config) setDefaults() {

@@ -39,11 +39,13 @@ func TestNearlyFull(t *testing.T) {
 		if i%2 == 1 && i >= others+closed { // unanswered UDP
 			return
 		}
-		open.Key.Protocol, reply.Key.Protocol, open.Reverse.Protocol, reply.Reverse.Protocol = 6, 6, 6, 6
+		open.Key.Protocol, reply.Key.Protocol = 6, 6
+		open.TcpState, reply.TcpState = uint8(bpf.TCPSynSent), uint8(bpf.TCPSynSent)
 		if i < others+closed {
-			open.Key.View, reply.Reverse.View = uint8(bpf.ViewProvider), uint8(bpf.ViewProvider)
-			open.Flags |= uint8(bpf.FlowClosed)
-			reply.Flags |= uint8(bpf.FlowClosed)
+			open.Key.View, reply.ReverseView = uint8(bpf.ViewProvider), uint8(bpf.ViewProvider)
+			open.Flags |= uint16(bpf.FlowClosed)
+			reply.Flags |= uint16(bpf.FlowClosed)
+			open.TcpState, reply.TcpState = uint8(bpf.TCPTimeWait), uint8(bpf.TCPTimeWait)
 			reply.Packets = 1
 		}
 	}

@@ -13,12 +13,15 @@ import (
 // rows are a plan as the maps hold it.
 type rows struct {
 	config       bpf.Config
-	links        map[uint32]bpf.VPCAddr
+	links        map[uint32]bpf.Link
 	enis         map[bpf.VPCAddr]bpf.ENI
 	addresses    map[bpf.VPCAddr]bpf.Address
 	services     map[bpf.ServiceKey]bpf.Service
 	grants       map[bpf.GrantKey]bpf.Grant
 	grantTargets map[bpf.GrantTargetKey]bpf.GrantTarget
+	probes       map[bpf.ProbeKey]bpf.Probe
+	paths        map[bpf.PathKey]bpf.Path
+	quotas       map[bpf.QuotaKey]bpf.QuotaLimits
 	ruleSets     map[uint32]plan.RuleSet
 	targetTables map[uint32]plan.TargetTable
 }
@@ -33,42 +36,46 @@ func (r *rows) equal(x *rows) bool {
 // encode makes rows of a plan. An error names what cannot be expressed; nothing is applied then.
 func encode(p *plan.Plan) (*rows, error) {
 	r := &rows{
-		config: encodeConfig(p), links: map[uint32]bpf.VPCAddr{}, enis: map[bpf.VPCAddr]bpf.ENI{},
+		config: encodeConfig(p), links: map[uint32]bpf.Link{}, enis: map[bpf.VPCAddr]bpf.ENI{},
 		addresses: map[bpf.VPCAddr]bpf.Address{}, services: map[bpf.ServiceKey]bpf.Service{},
 		grants: map[bpf.GrantKey]bpf.Grant{}, grantTargets: map[bpf.GrantTargetKey]bpf.GrantTarget{},
-		ruleSets: map[uint32]plan.RuleSet{}, targetTables: map[uint32]plan.TargetTable{},
+		probes: map[bpf.ProbeKey]bpf.Probe{}, paths: map[bpf.PathKey]bpf.Path{},
+		quotas: encodeQuotas(p), ruleSets: map[uint32]plan.RuleSet{}, targetTables: map[uint32]plan.TargetTable{},
 	}
 	for _, e := range p.ENIs {
-		r.links[e.Ifindex] = vpcAddr(e.VPC, e.Address)
-		r.enis[vpcAddr(e.VPC, e.Address)] = bpf.ENI{
-			Number: e.Number, Ifindex: e.Ifindex, IngressRules: e.IngressRules, EgressRules: e.EgressRules,
-			Groups: e.Groups, Mac: e.MAC, GatewayMac: e.GatewayMAC,
-		}
+		at, row := vpcAddr(e.VPC, e.Address), encodeENI(e)
+		r.links[e.Ifindex] = bpf.Link{At: at, Eni: row}
+		r.enis[at] = row
 	}
 	for _, a := range p.Addresses {
 		r.addresses[vpcAddr(a.VPC, a.Address)] = bpf.Address{
 			Type: uint32(a.Type), Number: a.Number, Rules: a.Rules, EgressRules: a.EgressRules, Groups: a.Groups,
+			Families: uint8(a.Families),
 		}
 	}
 	for _, s := range p.Services {
 		k := bpf.ServiceKey{Vpc: s.VPC, Addr: bpf.NetAddr(s.Address), Port: bpf.NetPort(s.Port), Protocol: s.Protocol}
-		r.services[k] = bpf.Service{
-			Connection: s.Connection, ProviderVpc: s.ProviderVPC, Table: s.Table, TableSize: s.TableSize,
-			EndpointEni: s.EndpointENI, IdleS: s.IdleSeconds, Tag: s.Tag,
-		}
+		r.services[k] = encodeService(s)
 	}
 	for _, g := range p.Grants {
-		r.grants[bpf.GrantKey{Vpc: g.ConsumerVPC, Tag: uint32(g.Tag)}] = bpf.Grant{
-			Connection: g.Connection, ProviderVpc: g.ProviderVPC, Admitted: g.Admitted, LbRules: g.LBRules,
-			LbEgressRules: g.LBEgressRules, DialedAddr: bpf.NetAddr(g.DialedAddress), DialedPort: bpf.NetPort(g.DialedPort),
-			Protocol: g.Protocol, IdleS: g.IdleSeconds,
-		}
+		r.grants[bpf.GrantKey{Vpc: g.ConsumerVPC, Tag: uint32(g.Tag)}] = encodeGrant(g)
 	}
 	for _, t := range p.GrantTargets {
 		k := bpf.GrantTargetKey{
 			Vpc: t.ConsumerVPC, Tag: uint32(t.Tag), Addr: bpf.NetAddr(t.Address), Port: bpf.NetPort(t.Port),
 		}
-		r.grantTargets[k] = bpf.GrantTarget{Source: bpf.NetAddr(t.Source), SourceEni: t.SourceENI}
+		row := bpf.GrantTarget{Source: bpf.NetAddr(t.Source), SourceEni: t.SourceENI, Ports: t.Ports}
+		if t.Draining {
+			row.Flags = uint8(bpf.GrantTargetDraining)
+		}
+		r.grantTargets[k] = row
+	}
+	for _, x := range p.Probes {
+		k := bpf.ProbeKey{Vpc: x.VPC, Addr: bpf.NetAddr(x.Address), Port: bpf.NetPort(x.Port)}
+		r.probes[k] = bpf.Probe{Source: bpf.NetAddr(x.Source)}
+	}
+	for _, x := range p.Paths {
+		r.paths[pathKey(x.Prefix)] = bpf.Path{Mtu: x.MTU}
 	}
 	for _, s := range p.RuleSets {
 		if _, err := encodeRules(s); err != nil {
@@ -85,12 +92,64 @@ func encode(p *plan.Plan) (*rows, error) {
 	return r, nil
 }
 
+func encodeENI(e plan.ENI) bpf.ENI {
+	row := bpf.ENI{
+		Number: e.Number, Ifindex: e.Ifindex, IngressRules: e.IngressRules, EgressRules: e.EgressRules,
+		Groups: e.Groups, Mac: e.MAC, GatewayMac: e.GatewayMAC, Families: uint8(e.Families), Account: e.Account, Lane: e.Lane,
+	}
+	if e.StrictLog {
+		row.Flags = uint8(bpf.ENIStrictLog)
+	}
+	return row
+}
+
+func encodeService(s plan.Service) bpf.Service {
+	row := bpf.Service{
+		Connection: s.Connection, ProviderVpc: s.ProviderVPC, Table: s.Table, TableWidth: s.TableWidth,
+		EndpointEni: s.EndpointENI, IdleS: s.IdleSeconds, Tag: s.Tag,
+	}
+	if s.Sticky {
+		row.Flags |= bpf.ServiceSticky
+	}
+	return row
+}
+
+// encodeGrant is the value of a grant. The endpoint's id is there for the header only.
+func encodeGrant(g plan.Grant) bpf.Grant {
+	out := bpf.Grant{
+		Connection: g.Connection, ProviderVpc: g.ProviderVPC, Admitted: g.Admitted, LbRules: g.LBRules,
+		LbEgressRules: g.LBEgressRules, DialedAddr: bpf.NetAddr(g.DialedAddress), DialedPort: bpf.NetPort(g.DialedPort),
+		Protocol: g.Protocol, IdleS: g.IdleSeconds, Account: g.Account,
+	}
+	if len(g.Endpoint) <= bpf.MaxEndpointID {
+		out.EndpointLen = uint8(copy(out.Endpoint[:], g.Endpoint))
+	}
+	if g.ProxyHeader {
+		out.Flags |= uint8(bpf.GrantProxy)
+	}
+	if g.Inside {
+		out.Flags |= uint8(bpf.GrantInside)
+	}
+	if g.ClientAddress {
+		out.Flags |= uint8(bpf.GrantClient)
+	}
+	return out
+}
+
 func encodeConfig(p *plan.Plan) bpf.Config {
 	c := p.Config
 	return bpf.Config{
 		ExpiresNs: c.ExpiresNS, Generation: p.Generation, Mesh: c.Mesh, Node: c.Node, TunnelIfindex: c.TunnelIfindex,
 		HostIfindex: c.HostIfindex, TunnelMtu: c.TunnelMTU, HostMac: c.HostMAC, DpMac: c.DPMAC,
 		ResolverPort: c.ResolverPort,
+	}
+}
+
+// pathKey is an overlay prefix by the VPC and the address that are in it: bits 32 to 96 (decision 0002).
+func pathKey(p netip.Prefix) bpf.PathKey {
+	b := p.Masked().Addr().As16()
+	return bpf.PathKey{
+		Prefix: uint32(min(p.Bits(), 96) - 32), Vpc: binary.NativeEndian.Uint32(b[4:]), Addr: binary.NativeEndian.Uint32(b[8:]),
 	}
 }
 
@@ -131,15 +190,15 @@ func netMask(bits int) uint32 {
 	return binary.NativeEndian.Uint32(b[:])
 }
 
-// encodeTargets are the slots of a target table.
-func encodeTargets(t plan.TargetTable) ([]bpf.Target, error) {
-	slots, err := t.Slots()
+// encodeTargets is a target table as its inner map holds it.
+func encodeTargets(t plan.TargetTable) ([]uint64, error) {
+	listed, slots, err := t.Slots()
 	if err != nil {
 		return nil, err
 	}
-	out := make([]bpf.Target, len(slots))
-	for i, s := range slots {
-		out[i] = bpf.Target{Addr: bpf.NetAddr(s.Addr()), Port: bpf.NetPort(s.Port())}
+	targets := make([]bpf.Target, len(listed))
+	for i, x := range listed {
+		targets[i] = bpf.Target{Addr: bpf.NetAddr(x.Addr()), Port: bpf.NetPort(x.Port())}
 	}
-	return out, nil
+	return bpf.TargetTable(t.Width, slots, targets), nil
 }

@@ -30,6 +30,11 @@ func (f *Flow) LastNS() uint64 { return max(f.Opening.LastNs, f.Reply.LastNs) }
 // Flags of both entries.
 func (f *Flow) Flags() bpf.FlowFlag { return bpf.FlowFlag(f.Opening.Flags | f.Reply.Flags) }
 
+// TCPState is how far the connection is; it only grows.
+func (f *Flow) TCPState() bpf.TCPState {
+	return bpf.TCPState(max(f.Opening.TcpState, f.Reply.TcpState))
+}
+
 func (f *Flow) entry() *bpf.Flow {
 	if f.Opening.Id != 0 {
 		return &f.Opening
@@ -87,4 +92,21 @@ func (d *Datapath) walk(ctx context.Context, visit func(e *bpf.Flow)) error {
 			return fmt.Errorf("read %s: %w", mapFlows, err)
 		}
 	}
+}
+
+// complete looks up the other entry of a flow, if there is one.
+func (d *Datapath) complete(f *Flow, e *bpf.Flow) error {
+	var pair bpf.Flow
+	reverse := e.ReverseKey()
+	err := d.coll.Maps[mapFlows].Lookup(reverse, &pair)
+	switch {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("read %s: %w", mapFlows, err)
+	}
+	if pair.Id == e.Id && pair.Key == reverse {
+		f.set(&pair)
+	}
+	return nil
 }

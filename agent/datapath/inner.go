@@ -2,6 +2,8 @@ package datapath
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -20,13 +22,16 @@ type outer struct {
 	known  map[uint32]string // texts that are in the kernel for sure
 	texts  map[uint32]string // wanted
 	build  func(id uint32) (fill func(*ebpf.Map) error, entries int, err error)
+	holds  func(id uint32, inner *ebpf.Map) (bool, error) // whether an inner map is what is wanted
 	remove []uint32
-	put    []uint32
+	put    []uint32        // also those of over
+	over   map[uint32]bool // which the kernel has, with another text
 }
 
-// diff finds what differs by reading the kernel's map; contents are compared the first time, then by text.
+// diff finds what differs: which ids the kernel has is read, contents are compared by text. What an earlier process put is
+// looked at once, and stays if it is right.
 func (o *outer) diff(ctx context.Context) error {
-	have, err := table[uint32, uint32]{o.name, o.m}.iterate(ctx)
+	have, err := table[uint32, uint32]{name: o.name, m: o.m}.iterate(ctx)
 	if err != nil {
 		return err
 	}
@@ -35,13 +40,43 @@ func (o *outer) diff(ctx context.Context) error {
 			o.remove = append(o.remove, id)
 		}
 	}
+	o.over = map[uint32]bool{}
 	for id, text := range o.texts {
-		if _, ok := have[id]; ok && o.known[id] == text {
+		right, there := false, false
+		if _, there = have[id]; there {
+			if right, err = o.right(id, text); err != nil {
+				return err
+			}
+		}
+		if right {
 			continue
 		}
 		o.put = append(o.put, id)
+		if there {
+			o.over[id] = true
+		}
 	}
 	return nil
+}
+
+// right reports whether the kernel's inner map has a text, and remembers it.
+func (o *outer) right(id uint32, text string) (bool, error) {
+	if known, ok := o.known[id]; ok {
+		return known == text, nil
+	}
+	var inner *ebpf.Map
+	if err := o.m.Lookup(id, &inner); err != nil {
+		return false, fmt.Errorf("read %s %d: %w", o.name, id, err)
+	}
+	defer inner.Close()
+	right, err := o.holds(id, inner)
+	if err != nil {
+		return false, fmt.Errorf("read %s %d: %w", o.name, id, err)
+	}
+	if right {
+		o.known[id] = text
+	}
+	return right, nil
 }
 
 func (o *outer) size() int { return len(o.remove) + len(o.put) }
@@ -161,23 +196,38 @@ func (d *Datapath) targetTables(want map[uint32]plan.TargetTable) *outer {
 		known: d.tables, texts: map[uint32]string{},
 	}
 	for id, t := range want {
-		o.texts[id] = fmt.Sprintf("%d\n%s", t.Size, t.Text)
+		o.texts[id] = fmt.Sprintf("%d\n%s", t.Width, t.Text)
 	}
 	o.build = func(id uint32) (func(*ebpf.Map) error, int, error) {
-		targets, err := encodeTargets(want[id])
-		return func(m *ebpf.Map) error {
-			keys := make([]uint32, len(targets))
-			for i := range keys {
-				keys[i] = uint32(i)
-			}
-			if len(keys) == 0 {
-				return nil
-			}
-			_, err := m.BatchUpdate(keys, targets, nil)
-			return err
-		}, len(targets), err
+		words, err := encodeTargets(want[id])
+		mark := fingerprint(o.texts[id])
+		words = append(words, mark[:]...)
+		return func(m *ebpf.Map) error { return bpf.PutTargetTable(m, words) }, len(words), err
 	}
+	o.holds = func(id uint32, inner *ebpf.Map) (bool, error) { return hasFingerprint(inner, fingerprint(o.texts[id])) }
 	return o
+}
+
+// fingerprint stands behind a table's targets, where no program looks, and is written last: a table that has it is whole. It
+// spares a new agent the computing of all slots. Another way to spread targets, or to lay a table out, needs another
+// beginning here.
+func fingerprint(text string) [2]uint64 {
+	sum := sha256.Sum256([]byte("target table 1\n" + text))
+	return [2]uint64{binary.LittleEndian.Uint64(sum[:]), binary.LittleEndian.Uint64(sum[8:])}
+}
+
+func hasFingerprint(inner *ebpf.Map, want [2]uint64) (bool, error) {
+	n := inner.MaxEntries()
+	if n <= uint32(len(want)) {
+		return false, nil
+	}
+	for i, word := range want {
+		var have uint64
+		if err := inner.Lookup(n-uint32(len(want)-i), &have); err != nil || have != word {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // ruleSet reads a rule set out of the kernel; nil when there is none.

@@ -11,11 +11,11 @@ import (
 	"testing"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/netlab"
+	"github.com/culvert-net/culvert/internal/plantest"
 	"github.com/culvert-net/culvert/plan"
+	"golang.org/x/sys/unix"
 )
 
 // The mesh of these tests: two hosts whose tunnels are TUN devices joined by the test itself, virtio headers included, so
@@ -41,13 +41,14 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 type workload struct {
 	*netlab.Namespace
-	host    *meshHost
-	name    string
-	vpc     uint32
-	address netip.Addr
-	number  uint32
-	ifindex int
-	mac     [6]byte
+	host     *meshHost
+	name     string
+	vpc      uint32
+	address  netip.Addr
+	number   uint32
+	ifindex  int
+	mac      [6]byte
+	families plan.Families
 }
 
 type meshHost struct {
@@ -236,38 +237,40 @@ func (m *mesh) plan(h *meshHost) *plan.Plan {
 		Mesh: testMesh, Node: h.node, TunnelIfindex: uint32(h.tunnel), TunnelMTU: tunnelMTU, HostIfindex: uint32(h.link),
 		HostMAC: hostMAC, DPMAC: dpMAC, ResolverPort: plan.ResolverPort,
 	}}
-	p.RuleSets = []plan.RuleSet{{ID: all, Text: "sgr-all 256 0-65535 0.0.0.0/0\n"}}
+	p.RuleSets = []plan.RuleSet{{ID: all, Text: "sgr-all 256 0-65535 0.0.0.0/0\nsgr-all 256 0-65535 ::/0\n"}}
 	for _, w := range h.workloads {
 		p.ENIs = append(p.ENIs, plan.ENI{
 			VPC: w.vpc, Address: w.address, ID: "eni-" + w.name, Number: w.number, Ifindex: uint32(w.ifindex), MAC: w.mac,
-			GatewayMAC: gatewayMAC, IngressRules: all, EgressRules: all,
+			GatewayMAC: gatewayMAC, Families: w.families, IngressRules: all, EgressRules: all,
 		})
 	}
 	for _, other := range []*meshHost{m.a, m.b} {
 		for _, w := range other.workloads {
 			p.Addresses = append(p.Addresses, plan.Address{
-				VPC: w.vpc, Address: w.address, Type: plan.AddressWorkload, Number: w.number,
+				VPC: w.vpc, Address: w.address, Type: plan.AddressWorkload, Number: w.number, Families: w.families,
 			})
 		}
 	}
 	p.Addresses = append(p.Addresses,
-		plan.Address{VPC: shop, Address: addr("10.0.0.2"), Type: plan.AddressResolver},
-		plan.Address{VPC: shop, Address: addr("10.0.1.200"), Type: plan.AddressEndpoint, Number: 30, Rules: all},
-		plan.Address{VPC: shop, Address: addr("10.0.1.201"), Type: plan.AddressEndpoint, Number: 32, Rules: all},
+		plan.Address{VPC: shop, Address: addr("10.0.0.2"), Type: plan.AddressResolver, Families: plan.BothFamilies},
+		plan.Address{VPC: shop, Address: addr("10.0.1.200"), Type: plan.AddressEndpoint, Number: 30, Rules: all,
+			Families: plan.BothFamilies},
+		plan.Address{VPC: shop, Address: addr("10.0.1.201"), Type: plan.AddressEndpoint, Number: 32, Rules: all,
+			Families: plan.BothFamilies},
 		plan.Address{VPC: pay, Address: addr("10.0.1.9"), Type: plan.AddressLoadBalancer, Number: 31, Rules: all,
-			EgressRules: all})
+			EgressRules: all, Families: plan.BothFamilies})
 	for i, target := range []*workload{m.ledger, m.vault} {
 		table := uint32(500 + i)
 		dialed := addr("10.0.1.200")
 		if i == 1 {
 			dialed = addr("10.0.1.201")
 		}
-		p.TargetTables = append(p.TargetTables, plan.TargetTable{ID: table, Size: 251, Text: target.address.String() + ":8443\n"})
+		p.TargetTables = append(p.TargetTables, plan.TargetTable{ID: table, Width: 1, Text: target.address.String() + ":8443 100\n"})
 		for j, protocol := range []uint8{6, 17} {
 			tag := uint16(7 + 2*i + j)
 			p.Services = append(p.Services, plan.Service{
 				VPC: shop, Address: dialed, Protocol: protocol, Port: 443, Tag: tag, Connection: 900 + uint32(i),
-				ProviderVPC: pay, Table: table, TableSize: 251, EndpointENI: uint32(30 + 2*i), IdleSeconds: 350,
+				ProviderVPC: pay, Table: table, TableWidth: 1, EndpointENI: uint32(30 + 2*i), IdleSeconds: 350,
 			})
 			p.Grants = append(p.Grants, plan.Grant{
 				ConsumerVPC: shop, Tag: tag, Connection: 900 + uint32(i), ProviderVPC: pay, Admitted: all, LBRules: all,
@@ -278,6 +281,12 @@ func (m *mesh) plan(h *meshHost) *plan.Plan {
 			})
 		}
 	}
+	for _, w := range h.workloads {
+		if w.vpc == pay {
+			p.Probes = append(p.Probes, plan.Probe{VPC: pay, Address: w.address, Port: 8443, Source: addr("10.0.1.9")})
+		}
+	}
+	plantest.Unbounded(p)
 	return p
 }
 

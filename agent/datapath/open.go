@@ -25,23 +25,32 @@ import (
 
 // Names of maps, as the generated code has them.
 const (
-	mapConfig       = bpf.ABIMapConfig
-	mapLinks        = bpf.ABIMapLinks
-	mapENIs         = bpf.ABIMapEnis
-	mapAddresses    = bpf.ABIMapAddresses
-	mapRuleSets     = bpf.ABIMapRuleSets
-	mapServices     = bpf.ABIMapServices
-	mapTargetTables = bpf.ABIMapTargetTables
-	mapGrants       = bpf.ABIMapGrants
-	mapGrantTargets = bpf.ABIMapGrantTargets
-	mapFlows        = bpf.ABIMapFlows
-	mapCounters     = bpf.ABIMapCounters
-	mapRefusals     = bpf.ABIMapRefusals
-	mapLosses       = bpf.ABIMapLosses
-	mapEvents       = bpf.ABIMapEvents
-	mapPrograms     = bpf.ABIMapPrograms
-	mapScratch      = bpf.ABIMapScratch
-	mapOutcome      = bpf.ABIMapOutcome
+	mapConfig         = bpf.ABIMapConfig
+	mapLinks          = bpf.ABIMapLinks
+	mapENIs           = bpf.ABIMapEnis
+	mapAddresses      = bpf.ABIMapAddresses
+	mapRuleSets       = bpf.ABIMapRuleSets
+	mapServices       = bpf.ABIMapServices
+	mapTargetTables   = bpf.ABIMapTargetTables
+	mapGrants         = bpf.ABIMapGrants
+	mapGrantTargets   = bpf.ABIMapGrantTargets
+	mapProbes         = bpf.ABIMapProbes
+	mapPaths          = bpf.ABIMapPaths
+	mapFlows          = bpf.ABIMapFlows
+	mapFragments      = bpf.ABIMapFragments
+	mapFragmentRings  = bpf.ABIMapFragmentRings
+	mapFragmentPairs  = bpf.ABIMapFragmentPairs
+	mapFragmentShares = bpf.ABIMapFragmentShares
+	mapFragmentCounts = bpf.ABIMapFragmentCounts
+	mapQuotas         = bpf.ABIMapQuotas
+	mapPorts          = bpf.ABIMapPorts
+	mapCounters       = bpf.ABIMapCounters
+	mapRefusals       = bpf.ABIMapRefusals
+	mapLosses         = bpf.ABIMapLosses
+	mapEvents         = bpf.ABIMapEvents
+	mapPrograms       = bpf.ABIMapPrograms
+	mapScratch        = bpf.ABIMapScratch
+	mapOutcome        = bpf.ABIMapOutcome
 )
 
 // private maps belong to one load of the programs.
@@ -60,10 +69,19 @@ type Datapath struct {
 	tables map[uint32]string // contents of inner maps that were put or compared since Open
 	sets   map[uint32]string
 
+	moving sync.RWMutex // while flows and sums move from one schema's maps to another's; after mu
+	before *predecessor // nil: nothing of another schema is left
+
+	quotaMu sync.Mutex // rows of quotas are made, or dropped
+
 	sweepMu     sync.Mutex
-	pressed     bool                  // the flow table was nearly full after the last sweep
-	quarantines map[uint64]quarantine // by flow id, as the last sweep saw them
-	flows       atomic.Int64          // that were left then
+	pressed     bool                    // the flow table was nearly full after the last sweep
+	expected    int                     // flows that the next sweep removes, as many as the last one and a quarter more: spares growing
+	quarantines map[uint64]quarantine   // by flow id, as the last sweep saw them
+	flows       atomic.Int64            // that were left then
+	idlePorts   map[bpf.QuotaKey]uint64 // rows of ports that nothing was charged to then, and what they ever were
+	recounted   time.Duration           // boot time
+	pressure    atomic.Pointer[[]Charged]
 
 	repairs []string // with mu
 }

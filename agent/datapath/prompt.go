@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -36,22 +37,72 @@ func (r *rows) connections() map[uint32]bool {
 	return c
 }
 
-// promptRevoked prompts the local ends of flows whose connection is in none of the rows in force.
+// permissions are what flows of connections live by.
+type permissions struct {
+	*rows
+	connections map[uint32]bool
+	listed      map[uint32]map[netip.AddrPort]bool // by target table
+}
+
+func (r *rows) permissions() (*permissions, error) {
+	p := &permissions{r, make(map[uint32]bool, len(r.services)+len(r.grants)), map[uint32]map[netip.AddrPort]bool{}}
+	for _, s := range r.services {
+		p.connections[s.Connection] = true
+	}
+	for _, g := range r.grants {
+		p.connections[g.Connection] = true
+	}
+	for id, t := range r.targetTables {
+		targets, err := t.Targets()
+		if err != nil {
+			return nil, err
+		}
+		p.listed[id] = make(map[netip.AddrPort]bool, len(targets))
+		for _, x := range targets {
+			p.listed[id][x.AddrPort] = true
+		}
+	}
+	return p, nil
+}
+
+// gone says whether the connection of a flow, or its target, is not among the rows.
+func (p *permissions) gone(f *Flow) bool {
+	o, k := &f.Opening, &f.Opening.Key
+	if o.Connection == 0 { // no connection, or only the other entry is left
+		return f.Reply.Connection != 0 && !p.connections[f.Reply.Connection]
+	}
+	if !p.connections[o.Connection] {
+		return true
+	}
+	if k.SideOf() == bpf.ViewProvider {
+		_, ok := p.grantTargets[bpf.GrantTargetKey{Vpc: k.Vpc, Tag: uint32(k.Tag), Addr: k.Daddr, Port: k.Dport}]
+		return !ok
+	}
+	s, ok := p.services[bpf.ServiceKey{Vpc: k.Vpc, Addr: k.Daddr, Port: k.Dport, Protocol: k.Protocol}]
+	return !ok || !p.listed[s.Table][netip.AddrPortFrom(bpf.Addr(o.Daddr), bpf.Port(o.Dport))]
+}
+
+// promptRevoked prompts the local ends of flows whose connection or target is not among the rows in force.
 func (d *Datapath) promptRevoked(ctx context.Context, inForce *rows) error {
 	flows, err := d.Flows(ctx)
 	if err != nil {
 		return fmt.Errorf("prompt revoked flows: %w", err)
 	}
-	live := inForce.connections()
-	p := prompter{log: d.log}
+	permissions, err := inForce.permissions()
+	if err != nil {
+		return fmt.Errorf("prompt revoked flows: %w", err)
+	}
+	p := prompter{log: d.log, mesh: inForce.config.Mesh}
 	defer p.close()
 	for i := range flows {
+		if !permissions.gone(&flows[i]) {
+			continue
+		}
 		for _, e := range [...]*bpf.Flow{&flows[i].Opening, &flows[i].Reply} {
-			if e.Connection == 0 || live[e.Connection] || e.Key.Protocol != unix.IPPROTO_TCP ||
-				bpf.Next(e.Next) != bpf.NextWorkload || bpf.FlowFlag(e.Flags)&bpf.FlowClosed != 0 {
+			if !promptable(e) {
 				continue
 			}
-			eni, ok := inForce.enis[bpf.VPCAddr{Vpc: e.DestVpc, Addr: e.Daddr}]
+			eni, ok := inForce.enis[bpf.VPCAddr{Vpc: e.DestVPC(), Addr: e.Daddr}]
 			if !ok {
 				continue
 			}
@@ -63,10 +114,47 @@ func (d *Datapath) promptRevoked(ctx context.Context, inForce *rows) error {
 	return nil
 }
 
+// promptRefused prompts the local ends of those flows that programs refused a packet of, since a rule or a group went that they lived by:
+// what was on its way to an end that only listens met that, and nothing told this end. A flow that is still allowed is never prompted, and
+// one that was not asked about since has nothing that anybody waits for.
+func (d *Datapath) promptRefused(over []Flow) error {
+	c, err := d.config()
+	if err != nil {
+		return err
+	}
+	p := prompter{log: d.log, mesh: c.Mesh}
+	defer p.close()
+	for i, n := 0, 0; i < len(over) && n < maxPrompts; i++ {
+		if over[i].Flags()&bpf.FlowDead == 0 {
+			continue
+		}
+		for _, e := range [...]*bpf.Flow{&over[i].Opening, &over[i].Reply} {
+			if !promptable(e) {
+				continue
+			}
+			var eni bpf.ENI
+			if err := d.coll.Maps[mapENIs].Lookup(bpf.VPCAddr{Vpc: e.DestVPC(), Addr: e.Daddr}, &eni); err != nil {
+				continue // it is gone, and its sockets with it
+			}
+			n++
+			if err := p.prompt(e, &eni); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// promptable says whether an entry leads to a TCP end on this node that may wait.
+func promptable(e *bpf.Flow) bool {
+	return e.Id != 0 && e.Key.Protocol == unix.IPPROTO_TCP && bpf.Next(e.Next) == bpf.NextWorkload && bpf.FlowFlag(e.Flags)&bpf.FlowClosed == 0
+}
+
 // prompter sends prompts. What cannot be sent is left out: such an interface is on its way out, and its flows with it.
 type prompter struct {
-	log *slog.Logger
-	fd  int // 0: no socket yet
+	log  *slog.Logger
+	mesh uint32
+	fd   int // 0: no socket yet
 }
 
 // prompt sends one to the workload that an entry leads to.

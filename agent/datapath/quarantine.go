@@ -63,6 +63,21 @@ func (l *look) quarantined(e *bpf.Flow) bool {
 	return !q.over
 }
 
+// unconfirmed are the answering entries of removed flows that only the client has reset: whether the target believed that RST, which
+// goes by its sequence number, nothing here tells. A client whose RSTs are not believed would have sockets of the target beyond
+// any cap, and leave them to whoever gets their ports next. A prompt to a target without a socket costs it a RST.
+func unconfirmed(removed []Flow) (replies []bpf.Flow) {
+	const fin, rst = 0x01, 0x04
+	for i := range removed {
+		f := &removed[i]
+		if f.Opening.TcpFlags&rst != 0 && f.Reply.TcpFlags&(fin|rst) == 0 && f.Reply.Packets > 0 &&
+			bpf.FlowFlag(f.Reply.Flags)&bpf.FlowDestTagged != 0 && len(replies) < maxPrompts {
+			replies = append(replies, f.Reply)
+		}
+	}
+	return replies
+}
+
 // promptTargets prompts the targets of flows whose answering entries these are.
 func (d *Datapath) promptTargets(ctx context.Context, replies []bpf.Flow) error {
 	p := prompter{log: d.log}

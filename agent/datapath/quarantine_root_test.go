@@ -197,14 +197,15 @@ func TestLateDatagramsReachNobody(t *testing.T) {
 // What is kept how long after its time, whether the table is nearly full or not, and that a new agent begins again.
 func TestQuarantine(t *testing.T) {
 	kinds := map[string]struct {
-		protocol, flags uint8
-		answers         uint64
-		kept            bool
+		protocol uint8
+		flags    uint16
+		answers  uint64
+		kept     bool
 	}{
 		"TCP":            {unix.IPPROTO_TCP, 0, 1, true},
-		"TCP revoked":    {unix.IPPROTO_TCP, uint8(bpf.FlowDead), 1, true},
+		"TCP revoked":    {unix.IPPROTO_TCP, uint16(bpf.FlowDead), 1, true},
 		"TCP unanswered": {unix.IPPROTO_TCP, 0, 0, false},
-		"TCP closed":     {unix.IPPROTO_TCP, uint8(bpf.FlowClosed), 1, false},
+		"TCP closed":     {unix.IPPROTO_TCP, uint16(bpf.FlowClosed), 1, false},
 		"UDP":            {unix.IPPROTO_UDP, 0, 0, true},
 		"ICMP":           {unix.IPPROTO_ICMP, 0, 1, true},
 	}
@@ -213,13 +214,17 @@ func TestQuarantine(t *testing.T) {
 			d := openTable(t, entries)
 			now := bootTime(t, 0)
 			fill(t, d, 1, now, func(_ int, open, reply *bpf.Flow) {
-				for _, key := range []*bpf.FlowKey{&open.Key, &open.Reverse, &reply.Key, &reply.Reverse} {
+				for _, key := range []*bpf.FlowKey{&open.Key, &reply.Key} {
 					key.Protocol = k.protocol
 				}
-				open.Key.View, reply.Reverse.View = uint8(bpf.ViewProvider), uint8(bpf.ViewProvider)
-				reply.Key.View, open.Reverse.View = uint8(bpf.ViewWorkload), uint8(bpf.ViewWorkload)
+				if k.protocol == unix.IPPROTO_ICMP { // the id stands in the same place in both directions
+					open.Key.Dport, open.Dport = 0, 0
+					reply.Key.Sport, reply.Key.Dport, reply.Sport, reply.Dport = open.Key.Sport, 0, open.Key.Sport, 0
+				}
+				open.Key.View, reply.ReverseView = uint8(bpf.ViewProvider), uint8(bpf.ViewProvider)
+				reply.Key.View, open.ReverseView = uint8(bpf.ViewWorkload), uint8(bpf.ViewWorkload)
 				open.Flags |= k.flags
-				reply.Flags |= k.flags | uint8(bpf.FlowDestTagged)
+				reply.Flags |= k.flags | uint16(bpf.FlowDestTagged)
 				reply.Packets = k.answers
 			})
 			sweep := func(after time.Duration, want int) {
@@ -254,14 +259,14 @@ func TestQuarantinePrompts(t *testing.T) {
 	d := openTable(t, 64)
 	now := bootTime(t, 0)
 	fill(t, d, 1, now, func(_ int, open, reply *bpf.Flow) {
-		for _, key := range []*bpf.FlowKey{&open.Key, &open.Reverse, &reply.Key, &reply.Reverse} {
+		for _, key := range []*bpf.FlowKey{&open.Key, &reply.Key} {
 			key.Protocol = unix.IPPROTO_TCP
 		}
-		reply.Flags |= uint8(bpf.FlowDestTagged | bpf.FlowExpired)
+		reply.Flags |= uint16(bpf.FlowDestTagged | bpf.FlowExpired)
 		reply.Packets = 1
 	})
 	for after, want := range []int{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0} {
-		l, err := d.look(t.Context(), now+time.Duration(after)*time.Second, false)
+		l, err := d.look(t.Context(), now+time.Duration(after)*time.Second, false, ledger{})
 		if err != nil || len(l.prompts) != want {
 			t.Errorf("%d prompts after %d s, want %d; %v", len(l.prompts), after, want, err)
 		}

@@ -32,7 +32,7 @@ func fullPlan(n uint32) *plan.Plan {
 	for i := range uint32(plan.MaxRuleSets) {
 		id := 1 + n*plan.MaxRuleSets + i
 		p.RuleSets = append(p.RuleSets, plan.RuleSet{ID: id, Text: fmt.Sprintf("sgr-%d 6 443-443 0.0.0.0/0\n", id)})
-		p.TargetTables = append(p.TargetTables, plan.TargetTable{ID: id, Size: plan.TableSize(1), Text: "10.0.1.6:8443\n"})
+		p.TargetTables = append(p.TargetTables, plan.TargetTable{ID: id, Width: 1, Text: "10.0.1.6:8443 100\n"})
 	}
 	return p
 }

@@ -12,11 +12,10 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
-
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/logkey"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -237,11 +236,13 @@ func (s *Source) removedEntry(e *bpf.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var half Flow
+	key := e.FlowKey()
 	half.set(&bpf.Flow{
-		Id: e.FlowId, CreatedNs: e.FlowId >> 8, LastNs: e.TimeNs, Packets: e.Packets, Bytes: e.Bytes, Key: e.FlowKey(),
-		Generation: e.Generation, SourceVpc: e.SourceVpc, DestVpc: e.DestVpc, Saddr: e.Saddr, Daddr: e.Daddr,
-		Sport: e.Sport, Dport: e.Dport, Flags: e.Flags, TcpFlags: e.TcpFlags, Hook: e.Hook, Eni: e.Eni,
-		Connection: e.Connection, Rule: e.Rule,
+		Id: e.FlowId, LastNs: e.TimeNs, Packets: e.Packets, Bytes: e.Bytes, Key: key, Generation: e.Generation,
+		PeerVpc: key.PeerVPC(e.SourceVpc, e.DestVpc), Saddr: e.Saddr, Daddr: e.Daddr,
+		Sport: e.Sport, Dport: e.Dport, Flags: e.Flags, TcpFlags: e.TcpFlags, TcpState: e.TcpState, Hook: e.Hook, Eni: e.Eni,
+		Connection: e.Connection, Rule: e.Rule, ReverseView: e.ReverseView,
+		Retransmits: e.Retransmits, Handshake: e.Handshake, Rtt: e.Rtt,
 	})
 	s.joinLocked(&half)
 }
@@ -314,23 +315,31 @@ func (f *Flow) record() flow.Flow {
 	e, r := f.Opening, f.Reply
 	if e.Id == 0 { // what the answering entry tells about the other
 		e = bpf.Flow{
-			Id: r.Id, CreatedNs: r.CreatedNs, Key: r.Reverse, Generation: r.Generation, SourceVpc: r.DestVpc,
-			DestVpc: r.SourceVpc, Saddr: r.Key.Daddr, Daddr: r.Key.Saddr, Sport: r.Key.Dport, Dport: r.Key.Sport,
-			Eni: r.Eni, Connection: r.Connection, Rule: r.Rule,
+			Id: r.Id, Key: r.ReverseKey(), Generation: r.Generation, Saddr: r.Key.Daddr, Daddr: r.Key.Saddr,
+			Sport: r.Key.Dport, Dport: r.Key.Sport, Eni: r.Eni, Connection: r.Connection, Rule: r.Rule,
 		}
+		e.ReverseView = r.Key.View
+		e.PeerVpc = e.Key.PeerVPC(r.DestVPC(), r.SourceVPC())
 	}
 	k := e.Key
 	return flow.Flow{
-		ID: e.Id, Hook: flow.Hook(e.Hook), View: flow.View(k.View), Protocol: k.Protocol, VPC: k.Vpc,
-		SourceVPC: e.SourceVpc, DestVPC: e.DestVpc, Tag: e.Key.Tag | e.Tag | r.Key.Tag | r.Tag, Opening: tuple(k.Saddr, k.Sport, k.Daddr, k.Dport),
-		Rewritten: tuple(e.Saddr, e.Sport, e.Daddr, e.Dport),
-		Counts:    flow.Counts{Packets: e.Packets, Bytes: e.Bytes, ReplyPackets: r.Packets, ReplyBytes: r.Bytes},
-		CreatedNS: e.CreatedNs, LastNS: f.LastNS(), TCPFlags: e.TcpFlags | r.TcpFlags, ReplyTCPFlags: r.TcpFlags, ENI: e.Eni,
-		Connection: e.Connection, Rule: e.Rule, Generation: e.Generation,
+		ID: e.Id, Hook: flow.Hook(e.Hook), View: flow.View(k.SideOf()), Protocol: k.Protocol, VPC: k.Vpc,
+		SourceVPC: e.SourceVPC(), DestVPC: e.DestVPC(), Tag: e.Key.Tag | e.Tag | r.Key.Tag | r.Tag,
+		Opening:   tuple(k.View, k.Saddr, k.Sport, k.Daddr, k.Dport),
+		Rewritten: tuple(e.ReverseView, e.Saddr, e.Sport, e.Daddr, e.Dport),
+		Counts: flow.Counts{
+			Packets: e.Packets, Bytes: e.Bytes, ReplyPackets: r.Packets, ReplyBytes: r.Bytes,
+			Retransmits: uint64(e.Retransmits), ReplyRetransmits: uint64(r.Retransmits),
+		},
+		Handshake: bpf.Ticks(e.Handshake), RTT: bpf.Ticks(r.Rtt) / 8,
+		CreatedNS: e.CreatedNS(), LastNS: f.LastNS(), TCPFlags: e.TcpFlags, ReplyTCPFlags: r.TcpFlags,
+		TCPState: f.TCPState().String(), ENI: e.Eni,
+		Connection: e.Connection, Rule: e.Rule, Generation: e.Generation, ReplyHook: flow.Hook(r.Hook),
 		Closed: f.Flags()&(bpf.FlowClosed|bpf.FlowExpired) != 0, Dead: f.Flags()&bpf.FlowDead != 0,
 	}
 }
 
-func tuple(saddr uint32, sport uint16, daddr uint32, dport uint16) flow.Tuple {
-	return flow.Tuple{Src: bpf.Addr(saddr), SrcPort: bpf.Port(sport), Dst: bpf.Addr(daddr), DstPort: bpf.Port(dport)}
+// tuple takes the view byte for the packets' family.
+func tuple(view uint8, saddr uint32, sport uint16, daddr uint32, dport uint16) flow.Tuple {
+	return flow.Tuple{IPv6: view&bpf.KeyIPv6 != 0, Src: bpf.Addr(saddr), SrcPort: bpf.Port(sport), Dst: bpf.Addr(daddr), DstPort: bpf.Port(dport)}
 }

@@ -3,10 +3,8 @@ package datapath
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/bpf"
@@ -40,14 +38,31 @@ type Swept struct {
 func (d *Datapath) Sweep(ctx context.Context, now time.Duration) (swept Swept, err error) {
 	d.sweepMu.Lock()
 	defer d.sweepMu.Unlock()
-	l, err := d.look(ctx, now, d.pressed)
+	if d.takesOver() {
+		return Swept{}, nil // the programs of before go on, as they do without an agent
+	}
+	before, err := d.readLedger(ctx)
+	if err != nil {
+		return Swept{}, err
+	}
+	l, err := d.look(ctx, now, d.pressed, before)
 	if err == nil && !d.pressed && d.nearlyFull(l.entries) {
-		l, err = d.look(ctx, now, true)
+		d.recounted = 0
+		l, err = d.look(ctx, now, true, before)
+	}
+	if err != nil {
+		return Swept{}, err
+	}
+	after, err := d.readLedger(ctx)
+	if err == nil {
+		d.notePressure(after)
+		err = d.balance(ctx, before, after, l.counted)
 	}
 	if err != nil {
 		return Swept{}, err
 	}
 	swept.Left, swept.More = l.entries, l.full()
+	d.expected = min(len(l.over)+len(l.over)/4, maxSwept)
 	defer func() {
 		d.pressed = d.nearlyFull(swept.Left)
 		d.flows.Store(int64(swept.Left / 2))
@@ -56,12 +71,15 @@ func (d *Datapath) Sweep(ctx context.Context, now time.Duration) (swept Swept, e
 	if marks := l.marks(); len(marks) > 0 {
 		err = d.mark(marks)
 	}
+	if err == nil {
+		err = d.promptRefused(l.over)
+	}
 	if err == nil && len(l.over) > 0 {
 		if err = d.settle(ctx); err == nil {
 			err = d.remove(l.over, &swept)
 		}
 	}
-	return swept, errors.Join(err, d.promptTargets(ctx, l.prompts))
+	return swept, errors.Join(err, d.sweepFragments(ctx, now), d.promptTargets(ctx, append(l.prompts, unconfirmed(swept.Removed)...)))
 }
 
 // FlowEntries is how many entries the flow table has room for.
@@ -73,29 +91,30 @@ func (d *Datapath) nearlyFull(entries int) bool { return entries > d.FlowEntries
 type look struct {
 	d       *Datapath
 	now     time.Duration
-	pressed bool // the table is nearly full
-	limits  Timeouts
+	pressed bool     // the table is nearly full
+	short   Timeouts // of flows of those who have nearly all that they may
+	tight   map[bpf.QuotaKey]bool
 	entries int
 	half    map[uint64]bpf.Flow // by id: entries that are ripe, whose pair was not met yet
 	over    []Flow              // to be marked and removed
 	hold    []Flow              // to be marked: their quarantine begins
 	err     error
+	counted map[bpf.QuotaKey]int64 // whom entries are charged to; nil: this look does not count
+	keys    []bpf.QuotaKey
 
 	quarantines map[uint64]quarantine // by id: those that were met
 	prompts     []bpf.Flow            // answering entries whose targets are to be prompted
 }
 
-func (d *Datapath) look(ctx context.Context, now time.Duration, pressed bool) (*look, error) {
+func (d *Datapath) look(ctx context.Context, now time.Duration, pressed bool, charged ledger) (*look, error) {
 	l := &look{
-		d: d, now: now, pressed: pressed, limits: d.cfg.Timeouts, half: map[uint64]bpf.Flow{},
-		quarantines: map[uint64]quarantine{},
+		d: d, now: now, pressed: pressed, short: d.cfg.Timeouts, half: map[uint64]bpf.Flow{},
+		over: make([]Flow, 0, d.expected), quarantines: map[uint64]quarantine{}, tight: charged.tight(), counted: d.counting(now, charged),
 	}
-	if pressed {
-		l.limits.Closed = min(l.limits.Closed, pressedClosed)
-		l.limits.ClosedProvider = min(l.limits.ClosedProvider, pressedClosed)
-		l.limits.Handshake = min(l.limits.Handshake, pressedUnanswered)
-	}
-	err := d.walk(ctx, l.visit)
+	l.short.Closed = min(l.short.Closed, pressedClosed)
+	l.short.ClosedProvider = min(l.short.ClosedProvider, pressedClosed)
+	l.short.Handshake = min(l.short.Handshake, pressedUnanswered)
+	err := d.eachFlow(ctx, l.visit)
 	for _, e := range l.half {
 		if l.full() {
 			break
@@ -134,31 +153,22 @@ func (l *look) alone(e *bpf.Flow) {
 
 // ripe says whether an entry's flow may be over, from this entry alone.
 func (l *look) ripe(e *bpf.Flow) bool {
-	const ack = 0x10
-	answered := e.Packets > 0
-	if bpf.FlowFlag(e.Flags)&bpf.FlowOpening != 0 {
-		answered = e.TcpFlags&ack != 0
-	}
-	return l.ended(e, bpf.FlowFlag(e.Flags), e.LastNs, answered)
+	answered := bpf.FlowFlag(e.Flags)&bpf.FlowOpening == 0 && e.Packets > 0
+	return l.ended(e, bpf.FlowFlag(e.Flags), e.LastNs, answered, bpf.TCPState(e.TcpState), l.pressedBy(e))
 }
 
 // complete looks up the other entry of a flow, if there is one.
 func (l *look) complete(e *bpf.Flow) (f Flow) {
 	f.set(e)
-	var pair bpf.Flow
-	err := l.d.coll.Maps[mapFlows].Lookup(e.Reverse, &pair)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		l.err = fmt.Errorf("read %s: %w", mapFlows, err)
-	}
-	if err == nil && pair.Id == e.Id && pair.Key == e.Reverse {
-		f.set(&pair)
+	if err := l.d.complete(&f, e); err != nil {
+		l.err = err
 	}
 	return f
 }
 
 func (l *look) consider(f Flow) {
 	switch {
-	case !l.ended(f.entry(), f.Flags(), f.LastNS(), f.Reply.Packets > 0):
+	case !l.ended(f.entry(), f.Flags(), f.LastNS(), f.Reply.Packets > 0, f.TCPState(), l.pressedBy(&f.Opening, &f.Reply)):
 	case holdsPort(&f.Reply) && !marked(&f.Reply):
 		l.hold = append(l.hold, f)
 	case !l.quarantined(&f.Reply):
@@ -169,26 +179,32 @@ func (l *look) consider(f Flow) {
 // full: the rest is only counted.
 func (l *look) full() bool { return len(l.over)+len(l.hold) >= maxSwept }
 
-// ended says whether a flow is revoked or its time is over; e is either entry, last the newest packet's boot time.
-func (l *look) ended(e *bpf.Flow, flags bpf.FlowFlag, last uint64, answered bool) bool {
+// ended says whether a flow is revoked or its time is over; e is either entry, last the newest packet's boot time. pressed:
+// its owner has nearly all that there is, or that it may have.
+func (l *look) ended(e *bpf.Flow, flags bpf.FlowFlag, last uint64, answered bool, state bpf.TCPState, pressed bool) bool {
 	if flags&(bpf.FlowDead|bpf.FlowExpired) != 0 { // any quarantine aside
 		return true
 	}
 	opening := e.Key
 	if bpf.FlowFlag(e.Flags)&bpf.FlowOpening == 0 {
-		opening = e.Reverse
+		opening = e.ReverseKey()
 	}
 	limit := time.Duration(e.IdleS) * time.Second
 	if limit == 0 {
 		limit = 2 * time.Minute
 	}
+	limits := &l.d.cfg.Timeouts
+	if pressed {
+		limits = &l.short
+	}
+	halfOpen := state == bpf.TCPSynSent || state == bpf.TCPSynReceived
 	switch {
-	case flags&bpf.FlowClosed != 0 && bpf.View(opening.View) == bpf.ViewProvider:
-		limit = l.limits.ClosedProvider
+	case flags&bpf.FlowClosed != 0 && (opening.SideOf() == bpf.ViewProvider || opening.SideOf() == bpf.ViewHost):
+		limit = limits.ClosedProvider
 	case flags&bpf.FlowClosed != 0:
-		limit = l.limits.Closed
-	case !answered && (e.Key.Protocol == unix.IPPROTO_TCP || l.pressed):
-		limit = min(limit, l.limits.Handshake)
+		limit = limits.Closed
+	case halfOpen || pressed && !answered && e.Key.Protocol != unix.IPPROTO_TCP:
+		limit = min(limit, limits.Handshake)
 	}
 	return l.now-time.Duration(last) > limit
 }

@@ -17,9 +17,13 @@ func fill(tb testing.TB, d *Datapath, flows int, last time.Duration, change func
 	for i := range uint32(flows) {
 		key := bpf.FlowKey{Vpc: 1, Saddr: i, Daddr: 1, Sport: 1, Dport: 2, View: uint8(bpf.ViewWorkload), Protocol: 17}
 		reverse := bpf.FlowKey{Vpc: 1, Saddr: 1, Daddr: i, Sport: 2, Dport: 1, View: uint8(bpf.ViewLocal), Protocol: 17}
-		open := bpf.Flow{Id: uint64(i) + 1, Key: key, Reverse: reverse, IdleS: 120, LastNs: uint64(last), Flags: uint8(bpf.FlowOpening)}
+		open := bpf.Flow{
+			Id: uint64(i) + 1, Key: key, PeerVpc: 1, Saddr: key.Saddr, Daddr: key.Daddr, Sport: key.Sport, Dport: key.Dport,
+			ReverseView: reverse.View, IdleS: 120, LastNs: uint64(last), Flags: uint16(bpf.FlowOpening),
+		}
 		reply := open
-		reply.Key, reply.Reverse, reply.Flags = reverse, key, 0
+		reply.Key, reply.ReverseView, reply.Flags = reverse, key.View, 0
+		reply.Saddr, reply.Daddr, reply.Sport, reply.Dport = reverse.Saddr, reverse.Daddr, reverse.Sport, reverse.Dport
 		if change != nil {
 			change(int(i), &open, &reply)
 		}

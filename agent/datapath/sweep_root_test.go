@@ -55,7 +55,7 @@ func (h *meshHost) expire(t *testing.T) {
 // markOver marks what did not move meanwhile.
 func (h *meshHost) markOver(t *testing.T) {
 	t.Helper()
-	l, err := h.dp.look(t.Context(), bootTime(t, time.Hour), false)
+	l, err := h.dp.look(t.Context(), bootTime(t, time.Hour), false, ledger{})
 	if err == nil {
 		err = h.dp.mark(l.marks())
 	}
@@ -332,7 +332,7 @@ func TestRemovedByBoth(t *testing.T) {
 		d := openTable(t, 64)
 		now := bootTime(t, 0)
 		fill(t, d, 1, now, func(_ int, open, reply *bpf.Flow) { open.Packets, reply.Packets = 5, 7 })
-		l, err := d.look(t.Context(), now+time.Hour, false)
+		l, err := d.look(t.Context(), now+time.Hour, false, ledger{})
 		if err != nil || len(l.over) != 1 {
 			t.Fatal(len(l.over), err)
 		}

@@ -7,7 +7,7 @@ import (
 	"maps"
 
 	"github.com/cilium/ebpf"
-
+	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/failpoint"
 )
 
@@ -15,6 +15,19 @@ import (
 type table[K, V comparable] struct {
 	name string
 	m    *ebpf.Map
+	// place writes rows over those that are there, for tables where the kernel would put another element in their place and give
+	// the old one to the next row, while programs read it (decision 0019). nil: the kernel waits for programs by itself.
+	place *placing[V]
+}
+
+// placing is how rows are written in place.
+type placing[V comparable] struct {
+	d     *Datapath
+	table bpf.RowTable
+	// same says that the new row may be written beneath programs that read the old one: it is about the same thing, so that a mixture
+	// of both is what they may meet anyway between two rows of a plan. A row that is not goes, and the new one comes like others. nil:
+	// nobody cares.
+	same func(was, is V) bool
 }
 
 // observe reads the whole map.

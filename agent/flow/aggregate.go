@@ -2,6 +2,7 @@ package flow
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -30,6 +31,8 @@ type Input struct {
 	Lost     uint64 // refused packets without detail
 	// Full: the interval is over, all counters are to be recorded. Else only what is urgent: opened, closed, refused.
 	Full bool
+	// All: what was counted so far is to be recorded to the last packet, also of flows whose closing record has to wait. With Full.
+	All bool
 }
 
 // Result of [Aggregator.Collect].
@@ -74,24 +77,34 @@ type Aggregator struct {
 	set      Settings
 	labels   *Labeler
 	flows    map[uint64]*track
+	pass     uint32 // the newest
 	refusals map[refusalKey]*heldRefusal
 	early    int
 	lost     uint64
 	traffic  traffic
+	limits   limits
 }
 
 // track is what is known of one flow.
 type track struct {
+	id       uint64
+	reported Counts
+	until    uint64 // boot time up to which its packets are recorded; of a record of before its end, wall time
+	live     *live  // nil: the closing record exists, and nothing was counted since
+	pass     uint32 // that met it last
+	missed   uint8
+	open     bool // an opening record exists
+	closed   bool // the closing record exists
+	wall     bool // until is nanoseconds of the wall clock
+}
+
+// live is what a record of a flow still needs.
+type live struct {
 	flow     Flow            // as seen last
 	template *api.FlowRecord // of a flow known from the log only
-	reported Counts
-	until    uint64 // boot time up to which its packets are recorded
-	endedAt  uint64 // boot time when the end was seen first
-	open     bool   // an opening record exists
-	closed   bool   // the closing record exists
-	missed   int
-	sum      *Traffic // what it counts in
-	active   bool     // counted there as one that has not ended
+	endedAt  uint64          // boot time when the end was seen first
+	sum      *Traffic        // what it counts in
+	active   bool            // counted there as one that has not ended
 }
 
 type refusalKey struct {
@@ -110,25 +123,33 @@ type heldRefusal struct {
 
 // NewAggregator starts from what is recorded already: baselines are [Aggregator.Baselines] of before, or nil.
 func NewAggregator(s Settings, l *Labeler, baselines []api.FlowRecord) *Aggregator {
+	return resumeAggregator(s, l, slices.Values(baselines))
+}
+
+func resumeAggregator(s Settings, l *Labeler, baselines iter.Seq[api.FlowRecord]) *Aggregator {
 	s.Settle = cmp.Or(s.Settle, defaultSettle)
 	s.Patience = cmp.Or(s.Patience, defaultPatience)
 	s.MaxRefusals = cmp.Or(s.MaxRefusals, defaultMaxRefusals)
 	s.EarlyRefusals = cmp.Or(s.EarlyRefusals, defaultEarlyRefusals)
 	a := &Aggregator{
 		set: s, labels: l, early: s.EarlyRefusals,
-		flows: map[uint64]*track{}, refusals: map[refusalKey]*heldRefusal{}, traffic: traffic{},
+		flows: map[uint64]*track{}, refusals: map[refusalKey]*heldRefusal{}, traffic: traffic{}, limits: limits{},
 	}
-	for i := range baselines {
-		id, ok := parseID(baselines[i].FlowID)
+	for r := range baselines {
+		id, ok := parseID(r.FlowID)
 		if !ok {
 			continue
 		}
-		r := baselines[i]
 		t := &track{
-			flow: Flow{ID: id, Counts: countsOf(&r)}, template: &r, reported: countsOf(&r),
-			open: true, closed: r.State == api.FlowClosed || r.State == api.FlowLate,
+			id: id, reported: countsOf(&r), open: true, closed: r.State == api.FlowClosed || r.State == api.FlowLate,
 		}
-		a.count(t, &r, Counts{})
+		if !r.End.IsZero() {
+			t.until, t.wall = uint64(r.End.UnixNano()), true
+		}
+		if !t.closed {
+			t.live = &live{flow: Flow{ID: id, Counts: t.reported}, template: &r}
+			a.count(t, &r, Counts{})
+		}
 		a.flows[id] = t
 	}
 	return a
@@ -166,178 +187,19 @@ func (a *Aggregator) Baselines() []api.FlowRecord {
 }
 
 // Collect makes the records that are due.
-func (a *Aggregator) Collect(in Input) Result {
-	var res Result
-	seen := merge(in.Flows)
-	for _, f := range seen {
-		a.observe(in, f, &res)
+func (a *Aggregator) Collect(in Input) (res Result) {
+	p := a.Begin(in)
+	for i := range in.Flows {
+		p.Observe(&in.Flows[i])
 	}
-	if in.Complete {
-		a.absent(in, seen, &res)
+	p.End(in)
+	for more := true; more; {
+		var records []api.FlowRecord
+		records, more = p.Next(maxChunk)
+		res.Records = append(res.Records, records...)
 	}
-	a.lost += in.Lost
-	for i := range in.Refusals {
-		a.hold(&in.Refusals[i])
-	}
-	a.refused(in, &res)
-	if a.lost > 0 && len(res.Records) == 0 && in.Full {
-		now := in.Now.At(in.Now.Boot)
-		res.Records = append(res.Records, api.FlowRecord{
-			Node: a.set.Node, Boot: a.set.Boot, Start: now, End: now, LogStatus: StatusSkipped,
-		})
-	}
-	if a.lost > 0 && len(res.Records) > 0 {
-		res.Records[0].Lost += a.lost
-		a.lost = 0
-	}
-	if in.Full {
-		a.early = a.set.EarlyRefusals
-	}
+	res.Unsettled = p.Unsettled
 	return res
-}
-
-// merge joins what was seen of one flow more than once, and sorts by creation.
-func merge(flows []Flow) []Flow {
-	byID := make(map[uint64]int, len(flows))
-	out := make([]Flow, 0, len(flows))
-	for _, f := range flows {
-		i, dup := byID[f.ID]
-		if !dup {
-			byID[f.ID] = len(out)
-			out = append(out, f)
-			continue
-		}
-		old := out[i]
-		if f.Removed != old.Removed {
-			if f.Removed {
-				out[i] = f
-			}
-			continue
-		}
-		f.Counts = Counts{
-			max(f.Packets, old.Packets), max(f.Bytes, old.Bytes),
-			max(f.ReplyPackets, old.ReplyPackets), max(f.ReplyBytes, old.ReplyBytes),
-		}
-		f.LastNS = max(f.LastNS, old.LastNS)
-		f.Closed, f.Dead = f.Closed || old.Closed, f.Dead || old.Dead
-		f.TCPFlags |= old.TCPFlags
-		f.ReplyTCPFlags |= old.ReplyTCPFlags
-		out[i] = f
-	}
-	slices.SortFunc(out, func(x, y Flow) int {
-		return cmp.Or(cmp.Compare(x.CreatedNS, y.CreatedNS), cmp.Compare(x.ID, y.ID))
-	})
-	return out
-}
-
-func (a *Aggregator) observe(in Input, f Flow, res *Result) {
-	t := a.flows[f.ID]
-	if t == nil {
-		t = &track{}
-		a.flows[f.ID] = t
-	}
-	if t.until == 0 {
-		t.until = f.CreatedNS
-		if t.template != nil {
-			since := in.Now.Wall.Sub(t.template.End)
-			t.until = max(f.CreatedNS, in.Now.Boot-min(uint64(max(since, 0)), in.Now.Boot))
-		}
-	}
-	t.flow, t.template, t.missed = f, nil, 0
-	delta, ok := f.since(t.reported)
-	if !ok {
-		t.reported = Counts{}
-		a.lost++
-	}
-	ended := f.Closed || f.Dead || f.Removed
-	if ended && t.endedAt == 0 {
-		t.endedAt = in.Now.Boot
-	}
-	switch {
-	case t.closed:
-		if !delta.zero() && (in.Full || f.Removed) {
-			a.emit(in, t, delta, api.FlowLate, res)
-		}
-	case ended && (f.Removed || a.settled(in.Now.Boot, t)):
-		a.emit(in, t, delta, api.FlowClosed, res)
-	case ended:
-		res.Unsettled++
-	case !t.open:
-		a.emit(in, t, delta, api.FlowOpen, res)
-	case in.Full && !delta.zero():
-		a.emit(in, t, delta, api.FlowActive, res)
-	}
-	if f.Removed {
-		delete(a.flows, f.ID)
-	}
-}
-
-// settled tells whether an ended flow may get its closing record.
-func (a *Aggregator) settled(now uint64, t *track) bool {
-	return now >= t.flow.LastNS+uint64(a.set.Settle) || now >= t.endedAt+uint64(a.set.Patience)
-}
-
-// absent closes the flows that are gone without a word. The counters that they had last are their final ones, as far as is
-// known; a flow that had not ended may have counted more, which is declared as lost detail.
-func (a *Aggregator) absent(in Input, seen []Flow, res *Result) {
-	here := make(map[uint64]bool, len(seen))
-	for _, f := range seen {
-		here[f.ID] = true
-	}
-	for _, id := range slices.Sorted(maps.Keys(a.flows)) {
-		t := a.flows[id]
-		if here[id] {
-			continue
-		}
-		if t.missed++; t.missed < goneAfter {
-			res.Unsettled++
-			continue
-		}
-		delete(a.flows, id)
-		delta, _ := t.flow.since(t.reported)
-		switch {
-		case !t.closed:
-			a.emit(in, t, delta, api.FlowClosed, res)
-			if t.endedAt == 0 {
-				res.Records[len(res.Records)-1].Lost++
-			}
-		case !delta.zero():
-			a.emit(in, t, delta, api.FlowLate, res)
-		}
-	}
-}
-
-// record is the record of a flow without counts and times.
-func (a *Aggregator) record(t *track) api.FlowRecord {
-	if t.template != nil {
-		r := *t.template
-		r.Sequence, r.Lost = 0, 0
-		return r
-	}
-	r := a.labels.Flow(&t.flow)
-	r.Node, r.Boot = a.set.Node, a.set.Boot
-	return r
-}
-
-// emit records delta. Start and End are the first and newest packet as far as known; without packets, now.
-func (a *Aggregator) emit(in Input, t *track, delta Counts, state string, res *Result) {
-	r := a.record(t)
-	delta.put(&r)
-	r.State = state
-	a.count(t, &r, delta)
-	last := min(t.flow.LastNS, in.Now.Boot)
-	if delta.zero() || t.flow.LastNS == 0 {
-		last = in.Now.Boot
-		r.Start = in.Now.At(last)
-	} else {
-		r.Start = in.Now.At(min(t.until, last))
-	}
-	r.End = in.Now.At(last)
-	res.Records = append(res.Records, r)
-	t.reported, t.until, t.open = t.flow.Counts, in.Now.Boot, true
-	if state == api.FlowClosed {
-		t.closed = true
-	}
 }
 
 // hold adds a refusal to those not recorded yet.
@@ -368,9 +230,9 @@ func (a *Aggregator) hold(f *Refusal) {
 }
 
 // refused records what is held: all at the end of an interval, before that within the interval's allowance.
-func (a *Aggregator) refused(in Input, res *Result) {
+func (a *Aggregator) refused(in Input) (records []api.FlowRecord) {
 	if len(a.refusals) == 0 || !in.Full && len(a.refusals) > a.early {
-		return
+		return nil
 	}
 	a.early -= len(a.refusals)
 	held := slices.SortedFunc(maps.Values(a.refusals), func(x, y *heldRefusal) int {
@@ -384,7 +246,9 @@ func (a *Aggregator) refused(in Input, res *Result) {
 		a.traffic.of(&r).Dropped += h.Packets
 		r.Node, r.Boot, r.Lost = a.set.Node, a.set.Boot, h.merged
 		r.Start, r.End = in.Now.At(min(h.FirstNS, in.Now.Boot)), in.Now.At(min(h.LastNS, in.Now.Boot))
-		res.Records = append(res.Records, r)
+		a.limits.add(&r)
+		records = append(records, r)
 	}
 	clear(a.refusals)
+	return records
 }

@@ -25,7 +25,7 @@ type step struct {
 }
 
 func with(f Flow, packets, replies uint64, last float64) Flow {
-	f.Counts = Counts{packets, packets * 60, replies, replies * 60}
+	f.Counts = Counts{Packets: packets, Bytes: packets * 60, ReplyPackets: replies, ReplyBytes: replies * 60}
 	f.LastNS = at(last).Boot
 	return f
 }
@@ -193,7 +193,7 @@ func (m *model) change(t *rapid.T) {
 		switch rapid.IntRange(0, 5).Draw(t, "what") {
 		case 0, 1, 2:
 			n := rapid.Uint64Range(1, 1000).Draw(t, "packets")
-			f.Counts = f.add(Counts{n, n * 100, n / 2, n * 50})
+			f.Counts = f.add(Counts{Packets: n, Bytes: n * 100, ReplyPackets: n / 2, ReplyBytes: n * 50, Retransmits: n / 3, ReplyRetransmits: n / 5})
 			f.LastNS = at(m.now).Boot
 		case 3:
 			f.Closed = true

@@ -62,7 +62,7 @@ func start(t *testing.T, src *Mem, store *MemStore, change func(*Config)) *rig {
 func (r *rig) count(id, packets, replies uint64) Flow {
 	f := consumerFlow(id, 0)
 	f.CreatedNS, f.LastNS = bootNow(), bootNow()
-	f.Counts = Counts{packets, packets * 60, replies, replies * 60}
+	f.Counts = Counts{Packets: packets, Bytes: packets * 60, ReplyPackets: replies, ReplyBytes: replies * 60}
 	r.src.Set(f)
 	return f
 }
@@ -187,7 +187,7 @@ func TestRestarts(t *testing.T) {
 				}
 			}
 			for id := uint64(2); id < 6; id++ {
-				if want := (Counts{3, 180, 3, 180}); sums[formatID(id)] != want {
+				if want := (Counts{Packets: 3, Bytes: 180, ReplyPackets: 3, ReplyBytes: 180}); sums[formatID(id)] != want {
 					t.Errorf("flow %d: records say %+v", id, sums[formatID(id)])
 				}
 			}

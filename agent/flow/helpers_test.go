@@ -28,8 +28,8 @@ func consumerFlow(id uint64, created float64) Flow {
 	ns := at(created).Boot
 	return Flow{
 		ID: id, Hook: HookWorkload, View: ViewWorkload, Protocol: 6, VPC: 1, SourceVPC: 1, DestVPC: 2, Tag: 7,
-		Opening:   Tuple{ip("10.0.1.5"), 40000 + uint16(id), ip("10.0.1.200"), 443},
-		Rewritten: Tuple{ip("10.0.1.5"), 40000 + uint16(id), ip("10.0.1.6"), 8443},
+		Opening:   Tuple{false, ip("10.0.1.5"), 40000 + uint16(id), ip("10.0.1.200"), 443},
+		Rewritten: Tuple{false, ip("10.0.1.5"), 40000 + uint16(id), ip("10.0.1.6"), 8443},
 		Counts:    Counts{Packets: 1, Bytes: 60}, CreatedNS: ns, LastNS: ns,
 		TCPFlags: tcpSYN, ENI: 11, Connection: 5, Rule: plan.RuleNumber("sgr-out"), Generation: 3,
 	}
@@ -40,7 +40,7 @@ func providerFlow(id uint64, created float64) Flow {
 	f := consumerFlow(id, created)
 	f.Hook, f.View, f.ENI, f.Rule = HookTunnel, ViewProvider, 21, plan.RuleNumber("sgr-in")
 	f.Opening = f.Rewritten
-	f.Rewritten = Tuple{ip("10.0.1.9"), f.Opening.SrcPort, ip("10.0.1.6"), 8443}
+	f.Rewritten = Tuple{false, ip("10.0.1.9"), f.Opening.SrcPort, ip("10.0.1.6"), 8443}
 	return f
 }
 

@@ -67,7 +67,10 @@ func parseID(s string) (uint64, bool) {
 func (c Counts) zero() bool { return c == Counts{} }
 
 func (c Counts) add(d Counts) Counts {
-	return Counts{c.Packets + d.Packets, c.Bytes + d.Bytes, c.ReplyPackets + d.ReplyPackets, c.ReplyBytes + d.ReplyBytes}
+	return Counts{
+		c.Packets + d.Packets, c.Bytes + d.Bytes, c.ReplyPackets + d.ReplyPackets, c.ReplyBytes + d.ReplyBytes,
+		c.Retransmits + d.Retransmits, c.ReplyRetransmits + d.ReplyRetransmits,
+	}
 }
 
 // since is c minus the counts reported before. Counters that went backwards are other counters: all of c is new then.
@@ -79,7 +82,16 @@ func (c Counts) since(before Counts) (delta Counts, ok bool) {
 	return Counts{
 		c.Packets - before.Packets, c.Bytes - before.Bytes,
 		c.ReplyPackets - before.ReplyPackets, c.ReplyBytes - before.ReplyBytes,
+		grown(c.Retransmits, before.Retransmits), grown(c.ReplyRetransmits, before.ReplyRetransmits),
 	}, true
+}
+
+// grown is by how much a counter of 32 bits has grown, which begins anew where it ends.
+func grown(now, before uint64) uint64 {
+	if now < before {
+		return now
+	}
+	return now - before
 }
 
 func (c Counts) put(r *api.FlowRecord) {
@@ -87,5 +99,5 @@ func (c Counts) put(r *api.FlowRecord) {
 }
 
 func countsOf(r *api.FlowRecord) Counts {
-	return Counts{r.Packets, r.Bytes, r.ReplyPackets, r.ReplyBytes}
+	return Counts{r.Packets, r.Bytes, r.ReplyPackets, r.ReplyBytes, r.Retransmits, r.ReplyRetransmits}
 }

@@ -3,6 +3,7 @@ package flow
 import (
 	"context"
 	"net/netip"
+	"time"
 )
 
 // Hook is where a packet entered the datapath; values are those of enum hook in bpf/lib/abi.h.
@@ -55,6 +56,7 @@ const (
 
 // Tuple is a pair of addresses and ports. Ports are in host order; an ICMP echo has its id as SrcPort and DstPort 0.
 type Tuple struct {
+	IPv6    bool // the packets are IPv6; the addresses are the IPv4 forms of theirs all the same
 	Src     netip.Addr
 	SrcPort uint16
 	Dst     netip.Addr
@@ -67,6 +69,9 @@ type Counts struct {
 	Bytes        uint64
 	ReplyPackets uint64
 	ReplyBytes   uint64
+	// Packets with bytes that had been sent before.
+	Retransmits      uint64
+	ReplyRetransmits uint64
 }
 
 // Flow is both entries of one flow at one node, joined by their id, with counters since it was opened. A flow between
@@ -86,15 +91,20 @@ type Flow struct {
 	Counts
 	CreatedNS uint64 // boot time, nanoseconds, as is LastNS
 	LastNS    uint64 // newest packet of either direction
-	TCPFlags  uint8  // all seen since it was opened, either direction
+	TCPFlags  uint8  // all seen since it was opened, in the opening direction
+	// ReplyHook is where answers enter; 0 unknown.
+	ReplyHook Hook
 	// ReplyTCPFlags are those of the answers.
 	ReplyTCPFlags uint8
-	ENI           uint32 // number of the local ENI
-	Connection    uint32 // number; 0 inside a VPC
-	Rule          uint32 // number of the rule that let it in
-	Generation    uint32 // of the plan that it was judged under last
-	Closed        bool   // its time is over, or TCP: RST, or FINs of both sides
-	Dead          bool   // permission withdrawn
+	TCPState      string        // of the datapath, such as ESTABLISHED; empty for what is not TCP
+	Handshake     time.Duration // of TCP, from the SYN to the acknowledgement of its answer as this node sees them; 0: not seen
+	RTT           time.Duration // of TCP, smoothed: from here to the answering end and back; 0: never timed
+	ENI           uint32        // number of the local ENI
+	Connection    uint32        // number; 0 inside a VPC
+	Rule          uint32        // number of the rule that let it in
+	Generation    uint32        // of the plan that it was judged under last
+	Closed        bool          // its time is over, or TCP: RST, or FINs of both sides
+	Dead          bool          // permission withdrawn
 	// Removed: the entries are gone from the kernel and these are their final counters. A source hands a removed flow over
 	// once, and never again after that.
 	Removed bool

@@ -58,10 +58,10 @@ func (c *Collector) Traffic() map[TrafficKey]Traffic {
 
 // count notes a record of a flow before it is emitted.
 func (a *Aggregator) count(t *track, r *api.FlowRecord, delta Counts) {
-	if t.sum == nil { // stays, should the names change while the flow lives
-		t.sum = a.traffic.of(r)
+	if t.live.sum == nil { // stays, should the names change while the flow lives
+		t.live.sum = a.traffic.of(r)
 	}
-	s := t.sum
+	s := t.live.sum
 	s.Bytes += delta.Bytes + delta.ReplyBytes
 	s.Packets += delta.Packets + delta.ReplyPackets
 	if !t.open {
@@ -69,14 +69,14 @@ func (a *Aggregator) count(t *track, r *api.FlowRecord, delta Counts) {
 	}
 	closed := t.closed || r.State == api.FlowClosed
 	switch {
-	case closed && t.active:
-		t.active = false
+	case closed && t.live.active:
+		t.live.active = false
 		s.Active--
-	case !closed && !t.active:
-		t.active = true
+	case !closed && !t.live.active:
+		t.live.active = true
 		s.Active++
 	}
-	if r.State == api.FlowClosed && t.flow.ReplyTCPFlags&tcpRST != 0 {
+	if r.State == api.FlowClosed && t.live.flow.ReplyTCPFlags&tcpRST != 0 {
 		s.Resets++
 	}
 }

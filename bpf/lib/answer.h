@@ -4,7 +4,7 @@
 #define CULVERT_ANSWER_H
 
 /* A request for any address but the ENI's own is answered with the gateway MAC: everything is behind it. */
-static __noinline int answer_arp(struct __sk_buff *skb, const struct packet *p, const struct eni *eni)
+APART(answer_arp, (struct __sk_buff *skb, const struct packet *p, const struct eni *eni), p && eni, (skb, p, eni), -1)
 {
 	struct arp a = {
 		.hardware = bpf_htons(1),
@@ -46,6 +46,24 @@ static __always_inline int answer_header(struct __sk_buff *skb, const struct pac
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &h, sizeof(h), 0);
 }
 
+/* Likewise IPv6. */
+static __always_inline int answer_header6(struct __sk_buff *skb, const struct packet *p, const struct eni *eni, __u32 mesh,
+					  __u8 protocol, __u16 payload)
+{
+	struct ipv6 h = {
+		.version_class_label = bpf_htonl(6 << 28),
+		.payload = bpf_htons(payload),
+		.next_header = protocol,
+		.hop_limit = 64,
+	};
+
+	overlay_write(h.saddr, mesh, p->dest_vpc, p->daddr, p->tag); /* what the workload addressed */
+	overlay_write(h.daddr, mesh, p->source_vpc, p->saddr, 0);
+	if (write_ethernet(skb, eni->mac, eni->gateway_mac, ETH_P_IPV6))
+		return -1;
+	return bpf_skb_store_bytes(skb, ETH_HLEN, &h, sizeof(h), 0);
+}
+
 /*
  * Is the layer 4 checksum still to be computed by a device? No helper tells, but l4_csum_replace changes nothing then:
  * ask it to add something to the field and look.
@@ -61,9 +79,10 @@ static __always_inline bool checksum_partial(struct __sk_buff *skb, __u32 check)
 }
 
 /* A RST that the sender of this TCP packet believes. */
-static __noinline int answer_reset(struct __sk_buff *skb, const struct packet *p, const struct eni *eni)
+APART(answer_reset, (struct __sk_buff *skb, const struct packet *p, const struct eni *eni, __u32 mesh),
+      p && eni, (skb, p, eni, mesh), -1)
 {
-	__u32 check = ETH_HLEN + 20 + 16;
+	__u32 at = transport_at(p);
 	struct tcp t = { .source = p->dport, .dest = p->sport, .offset = 5 << 4, .flags = TCP_RST };
 	__u32 pseudo[3] = { p->daddr, p->saddr, bpf_htonl(IPPROTO_TCP << 16 | sizeof(t)) };
 	__s64 sum;
@@ -75,12 +94,12 @@ static __noinline int answer_reset(struct __sk_buff *skb, const struct packet *p
 				  !!(p->tcp_flags & TCP_FIN));
 		t.flags |= TCP_ACK;
 	}
-	if (bpf_skb_change_tail(skb, ETH_HLEN + 20 + sizeof(t), 0))
+	if (bpf_skb_change_tail(skb, at + sizeof(t), 0))
 		return -1;
 	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), 0);
 	if (sum < 0)
 		return -1;
-	if (checksum_partial(skb, check)) {
+	if (checksum_partial(skb, at + 16)) {
 		t.check = fold(sum);
 	} else {
 		sum = bpf_csum_diff(NULL, 0, (__u32 *)&t, sizeof(t), sum);
@@ -88,26 +107,34 @@ static __noinline int answer_reset(struct __sk_buff *skb, const struct packet *p
 			return -1;
 		t.check = ~fold(sum);
 	}
-	if (bpf_skb_store_bytes(skb, ETH_HLEN + 20, &t, sizeof(t), 0))
+	if (bpf_skb_store_bytes(skb, at, &t, sizeof(t), 0))
 		return -1;
-	return answer_header(skb, p, eni, IPPROTO_TCP, 20 + sizeof(t));
+	return p->ipv6 ? answer_header6(skb, p, eni, mesh, IPPROTO_TCP, sizeof(t))
+		       : answer_header(skb, p, eni, IPPROTO_TCP, 20 + sizeof(t));
+}
+
+/* The first bytes of a packet to s->quote, at most its 60. Returns their sum. */
+static __always_inline __s64 quote_packet(struct __sk_buff *skb, struct scratch *s, __u32 length)
+{
+	__builtin_memset(s->quote, 0, sizeof(s->quote));
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, s->quote, length))
+		return -1;
+	return bpf_csum_diff(NULL, 0, (__u32 *)s->quote, sizeof(s->quote), 0);
 }
 
 /*
  * Packet-too-big. TCP is quoted with its whole fixed header, others with 8 bytes: the kernel refuses to cut a packet
  * before a checksum that is still to be computed.
  */
-static __noinline int answer_too_big(struct __sk_buff *skb, struct scratch *s, const struct eni *eni, __u16 mtu)
+APART(answer_too_big, (struct __sk_buff *skb, struct scratch *s, const struct eni *eni, __u16 mtu),
+      s && eni, (skb, s, eni, mtu), -1)
 {
 	const struct packet *p = &s->packet;
 	struct icmp i = { .type = ICMP_UNREACHABLE, .code = ICMP_FRAG_NEEDED, .sequence = bpf_htons(mtu) };
 	__u32 quote = p->protocol == IPPROTO_TCP ? 40 : 28;
 	__s64 sum;
 
-	__builtin_memset(s->quote, 0, sizeof(s->quote));
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, s->quote, quote))
-		return -1;
-	sum = bpf_csum_diff(NULL, 0, (__u32 *)s->quote, sizeof(s->quote), 0);
+	sum = quote_packet(skb, s, quote);
 	if (sum < 0)
 		return -1;
 	sum = bpf_csum_diff(NULL, 0, (__u32 *)&i, sizeof(i), sum);
@@ -120,6 +147,33 @@ static __noinline int answer_too_big(struct __sk_buff *skb, struct scratch *s, c
 	    bpf_skb_store_bytes(skb, ETH_HLEN + 28, s->quote, quote, 0))
 		return -1;
 	return answer_header(skb, p, eni, IPPROTO_ICMP, 28 + quote);
+}
+
+/* The same of ICMPv6. What is IPv6 does not grow in the tunnel. */
+APART(answer_too_big6, (struct __sk_buff *skb, struct scratch *s, const struct eni *eni, __u32 mesh, __u32 mtu),
+      s && eni, (skb, s, eni, mesh, mtu), -1)
+{
+	const struct packet *p = &s->packet;
+	struct icmp i = { .type = ICMPV6_TOO_BIG, .sequence = bpf_htons(mtu) };
+	__u32 quote = p->protocol == IPPROTO_TCP ? 60 : 48;
+	__u32 pseudo[3] = { p->daddr, p->saddr, bpf_htonl(IPPROTO_ICMPV6 << 16 | (8 + quote)) };
+	__s64 sum = quote_packet(skb, s, quote);
+
+	if (sum < 0)
+		return -1;
+	sum = bpf_csum_diff(NULL, 0, (__u32 *)&i, sizeof(i), sum);
+	if (sum < 0)
+		return -1;
+	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), sum);
+	if (sum < 0)
+		return -1;
+	i.check = ~fold(sum);
+	if (bpf_skb_change_tail(skb, ETH_HLEN + quote, 0) || bpf_skb_adjust_room(skb, 48, BPF_ADJ_ROOM_MAC, 0))
+		return -1;
+	if (bpf_skb_store_bytes(skb, ETH_HLEN + 40, &i, sizeof(i), 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN + 48, s->quote, quote, 0))
+		return -1;
+	return answer_header6(skb, p, eni, mesh, IPPROTO_ICMPV6, 8 + quote);
 }
 
 #endif

@@ -11,18 +11,16 @@ static __always_inline void lose(__u32 what, __u64 packets)
 		*n += packets;
 }
 
-/* Counters are per CPU, so a plain addition is exact. A full map counts with ENI 0 rather than not at all. */
-static __noinline int count(const struct packet *p, __u32 eni, __u16 reason)
+/* The first packet of a counter. A full map counts with ENI 0 rather than not at all. */
+APART(count_first, (const struct packet *p, __u32 eni, __u16 reason), p, (p, eni, reason), 0)
 {
 	struct counter_key key = { .eni = eni, .reason = reason, .hook = p->hook };
 	struct counter first = { .packets = p->packets, .bytes = p->bytes };
-	struct counter *c = bpf_map_lookup_elem(&counters, &key);
+	struct counter *c;
 
-	if (!c) {
-		if (!bpf_map_update_elem(&counters, &key, &first, BPF_NOEXIST))
-			return 0;
-		c = bpf_map_lookup_elem(&counters, &key);
-	}
+	if (!bpf_map_update_elem(&counters, &key, &first, BPF_NOEXIST))
+		return 0;
+	c = bpf_map_lookup_elem(&counters, &key);
 	if (!c) {
 		lose(LOSS_COUNTERS, p->packets);
 		key.eni = 0;
@@ -35,7 +33,35 @@ static __noinline int count(const struct packet *p, __u32 eni, __u16 reason)
 	return 0;
 }
 
-static __noinline int emit_flow(const struct flow *f, __u8 kind)
+/* Counters are per CPU, so a plain addition is exact. */
+static __always_inline void count(const struct packet *p, __u32 eni, __u16 reason)
+{
+	struct counter_key key = { .eni = eni, .reason = reason, .hook = p->hook };
+	struct counter *c = bpf_map_lookup_elem(&counters, &key);
+
+	if (!c) {
+		count_first(p, eni, reason);
+		return;
+	}
+	c->packets += p->packets;
+	c->bytes += p->bytes;
+}
+
+enum { WAKE_BYTES = 65536 };	/* of events that nobody has read: the agent is woken at each multiple */
+
+/*
+ * The agent looks by itself ten times a second. To wake it for each event would cost more than the flow that it tells of. Another
+ * CPU's event may come between this one and the look: so a few wake it, lest none does.
+ */
+static __always_inline void submit(struct event *e)
+{
+	__u64 unread = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+
+	bpf_ringbuf_submit(e, unread >= WAKE_BYTES && unread % WAKE_BYTES < 4 * sizeof(*e) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+}
+
+/* Of a flow that was opened or removed the time is that of its newest packet. */
+APART(emit_flow, (const struct flow *f, __u8 kind), f, (f, kind), 0)
 {
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
@@ -44,7 +70,7 @@ static __noinline int emit_flow(const struct flow *f, __u8 kind)
 		return 0;
 	}
 	__builtin_memset(e, 0, sizeof(*e));
-	e->time_ns = kind == EVENT_REMOVED ? f->last_ns : bpf_ktime_get_boot_ns();
+	e->time_ns = kind == EVENT_CLOSE ? bpf_ktime_get_boot_ns() : f->last_ns;
 	e->flow_id = f->id;
 	e->packets = f->packets;
 	e->bytes = f->bytes;
@@ -57,14 +83,19 @@ static __noinline int emit_flow(const struct flow *f, __u8 kind)
 	e->connection = f->connection;
 	e->rule = f->rule;
 	e->generation = f->generation;
-	e->source_vpc = f->source_vpc;
-	e->dest_vpc = f->dest_vpc;
+	e->source_vpc = flow_source_vpc(f);
+	e->dest_vpc = flow_dest_vpc(f);
 	e->reason = REASON_FORWARDED;
 	e->kind = kind;
 	e->hook = f->hook;
 	e->tcp_flags = f->tcp_flags;
+	e->reverse_view = f->reverse_view;
+	e->tcp_state = f->tcp_state;
 	e->flags = f->flags;
-	bpf_ringbuf_submit(e, 0);
+	e->retransmits = f->retransmits;
+	e->handshake = f->handshake;
+	e->rtt = f->rtt;
+	submit(e);
 	return 0;
 }
 
@@ -86,7 +117,7 @@ static __always_inline void emit_refusal(const struct packet *p, __u16 reason, _
 	e->key.sport = p->sport;
 	e->key.dport = p->dport;
 	e->key.tag = p->tag;
-	e->key.view = p->view;
+	e->key.view = p->view | (p->ipv6 ? KEY_IPV6 : 0);
 	e->key.protocol = p->protocol;
 	e->eni = p->eni;
 	e->source_vpc = p->source_vpc;
@@ -95,13 +126,13 @@ static __always_inline void emit_refusal(const struct packet *p, __u16 reason, _
 	e->kind = EVENT_REFUSED;
 	e->hook = p->hook;
 	e->tcp_flags = p->tcp_flags;
-	bpf_ringbuf_submit(e, 0);
+	submit(e);
 }
 
 /* Refusals aggregate in a bounded map: under a scan detail is lost, counts never. Only a new key raises an event. */
-static __noinline int record_refusal(const struct packet *p, __u16 reason)
+APART(record_refusal, (const struct packet *p, __u16 reason), p, (p, reason), 0)
 {
-	__u64 now = bpf_ktime_get_boot_ns();
+	__u64 now = p->now ? p->now : bpf_ktime_get_boot_ns();
 	struct refusal_key key = {
 		.vpc = p->source_vpc,
 		.dest_vpc = p->dest_vpc,
@@ -112,7 +143,7 @@ static __noinline int record_refusal(const struct packet *p, __u16 reason)
 		.tag = p->tag,
 		.reason = reason,
 		.protocol = p->protocol,
-		.hook = p->hook,
+		.hook = p->hook | (p->ipv6 ? KEY_IPV6 : 0),
 	};
 	struct refusal first = {
 		.packets = p->packets,
@@ -141,7 +172,7 @@ static __noinline int record_refusal(const struct packet *p, __u16 reason)
 }
 
 /* The end of every program: one reason counted, the outcome left behind. Returns the verdict. */
-static __noinline int finish(const struct packet *p, const struct outcome *o)
+APART(finish, (const struct packet *p, const struct outcome *o), p && o, (p, o), TC_ACT_SHOT)
 {
 	__u32 zero = 0;
 	struct outcome *left = bpf_map_lookup_elem(&outcome, &zero);
@@ -149,7 +180,7 @@ static __noinline int finish(const struct packet *p, const struct outcome *o)
 	if (left)
 		*left = *o;
 	count(p, p->eni, o->reason);
-	if (o->reason > REASON_ANSWERED && o->reason != REASON_NOT_IPV4 && !p->quiet)
+	if (o->reason > REASON_NODES_OWN && o->reason != REASON_NOT_IP && !p->quiet)
 		record_refusal(p, o->reason);
 	return o->verdict;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /*
- * The hash that picks a Maglev slot and the ports tried at SNAT: MurmurHash3 (32 bits) of five words, with the salt as
+ * The hash that picks a slot of a target table and the ports tried at SNAT: MurmurHash3 (32 bits) of five words, with the salt as
  * seed. plan/hash.go is its twin; plan/hash_test.go and bpf's tests hold both to the same values.
  */
 #ifndef CULVERT_HASH_H
@@ -37,7 +37,7 @@ static __always_inline __u32 hash_tuple(__u32 saddr, __u32 daddr, __u32 ports, _
 	return h ^ h >> 16;
 }
 
-/* The hash of a flow key; its tag and view take no part. */
+/* The hash of a flow key; its tag takes part by the salt, its view does not. */
 static __always_inline __u32 hash_key(const struct flow_key *k, __u32 salt)
 {
 	return hash_tuple(bpf_ntohl(k->saddr), bpf_ntohl(k->daddr),

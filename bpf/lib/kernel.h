@@ -31,6 +31,8 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_PROG_ARRAY = 3,
 	BPF_MAP_TYPE_PERCPU_HASH = 5,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
 	BPF_MAP_TYPE_HASH_OF_MAPS = 13,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
@@ -43,7 +45,13 @@ enum {
 	BPF_F_HDR_FIELD_MASK = 0xf,
 	BPF_F_PSEUDO_HDR = 1 << 4,
 	BPF_F_MARK_MANGLED_0 = 1 << 5,
+	BPF_RB_NO_WAKEUP = 1 << 0,
+	BPF_RB_FORCE_WAKEUP = 1 << 1,
+	BPF_RB_AVAIL_DATA = 0,
+	BPF_HDR_START_NET = 1,
+	BPF_ADJ_ROOM_NET = 0,
 	BPF_ADJ_ROOM_MAC = 1,
+	BPF_F_ADJ_ROOM_FIXED_GSO = 1,
 };
 
 enum {
@@ -57,9 +65,14 @@ enum {
 	ETH_P_IP = 0x0800,
 	ETH_P_ARP = 0x0806,
 	ETH_P_IPV6 = 0x86dd,
+	IPPROTO_HOPOPTS = 0,
 	IPPROTO_ICMP = 1,
 	IPPROTO_TCP = 6,
 	IPPROTO_UDP = 17,
+	IPPROTO_ROUTING = 43,
+	IPPROTO_FRAGMENT = 44,
+	IPPROTO_ICMPV6 = 58,
+	IPPROTO_DSTOPTS = 60,
 };
 
 /* The errno that decides something here. */
@@ -107,7 +120,7 @@ struct ethernet {
 	__u8 dest[6];
 	__u8 source[6];
 	__u16 type;		/* net */
-} __attribute__((packed));
+};
 
 struct arp {			/* Ethernet and IPv4 */
 	__u16 hardware;		/* net, as are all multi-byte fields */
@@ -143,6 +156,20 @@ struct ipv6 {
 	__u32 daddr[4];
 };
 
+struct ipv6_fragment {		/* extension header */
+	__u8 next_header;
+	__u8 reserved;
+	__u16 offset;		/* net, as is the id; in bytes, with "more follow" in the lowest bit */
+	__u32 id;
+};
+
+struct udp {
+	__u16 source;		/* net, as are all multi-byte fields */
+	__u16 dest;
+	__u16 length;
+	__u16 check;
+};
+
 struct tcp {
 	__u16 source;		/* net, as are all multi-byte fields */
 	__u16 dest;
@@ -173,6 +200,19 @@ enum {
 	ICMP_UNREACHABLE = 3,
 	ICMP_FRAG_NEEDED = 4,
 	ICMP_ECHO = 8,
+	ICMP_TIME_EXCEEDED = 11,
+	ICMP_PARAMETER_PROBLEM = 12,
+	ICMPV6_UNREACHABLE = 1,
+	ICMPV6_TOO_BIG = 2,
+	ICMPV6_TIME_EXCEEDED = 3,
+	ICMPV6_PARAMETER_PROBLEM = 4,
+	ICMPV6_ECHO = 128,
+	ICMPV6_ECHO_REPLY = 129,
+	ND_ROUTER_SOLICIT = 133,
+	ND_ROUTER_ADVERT = 134,
+	ND_NEIGHBOUR_SOLICIT = 135,
+	ND_NEIGHBOUR_ADVERT = 136,
+	ND_REDIRECT = 137,
 };
 
 #endif

@@ -19,6 +19,12 @@ type Index struct {
 	subnets map[string][]*api.Subnet         // by VPC id, by id
 	members map[string]func() []netip.Prefix // by group: its workloads' addresses, computed once
 	links   []*link                          // by connection id
+	inside  []*link                          // load balancers for their own VPC, by id
+	checks  map[string][]api.ViewHealthCheck // by the node that makes them
+	strict  []*api.FlowLog                   // that have flows refused which cannot be recorded
+	// answering is by private name: who goes first stands first.
+	answering map[privateName][]*link
+	logged    map[string]bool // VPCs whose questions are recorded
 }
 
 // link is an Available connection with everything that it needs.
@@ -40,16 +46,15 @@ type pool struct {
 	targets  []target
 }
 
-type target struct {
-	eni  *api.ENI
-	port uint16
-	zone string
-}
-
 // NewIndex prepares a picture.
 func NewIndex(r *api.Resources) *Index {
 	x := &Index{r: r, members: newMembers(r), byVPC: map[string][]*api.ENI{}, hosted: map[string][]*api.ENI{},
-		nodesOf: map[string]map[string]bool{}, subnets: map[string][]*api.Subnet{}}
+		nodesOf: map[string]map[string]bool{}, subnets: map[string][]*api.Subnet{}, logged: map[string]bool{}}
+	for _, f := range r.FlowLogs {
+		if f.OnLoss == api.LossRefuse {
+			x.strict = append(x.strict, f)
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(r.ENIs)) {
 		e := r.ENIs[id]
 		x.byVPC[e.VPC] = append(x.byVPC[e.VPC], e)
@@ -70,6 +75,14 @@ func NewIndex(r *api.Resources) *Index {
 			x.links = append(x.links, l)
 		}
 	}
+	x.answering = answering(x.links)
+	for _, q := range r.QueryLogs {
+		for _, vpc := range q.VPCs {
+			x.logged[vpc] = true
+		}
+	}
+	x.inside = x.balancers()
+	x.checks = x.healthChecks()
 	return x
 }
 
@@ -91,6 +104,11 @@ func (x *Index) link(c *api.Connection) *link {
 	if c.State != api.Available || l.endpoint == nil || l.service == nil || l.lb == nil || l.consumer == nil {
 		return nil
 	}
+	return x.complete(l)
+}
+
+// complete gives a link its provider and targets; nil when there is no such VPC.
+func (x *Index) complete(l *link) *link {
 	if l.provider = x.r.VPCs[l.lb.VPC]; l.provider == nil {
 		return nil
 	}
@@ -99,13 +117,9 @@ func (x *Index) link(c *api.Connection) *link {
 		if p.group == nil {
 			continue
 		}
-		for _, t := range p.group.Targets {
-			e := x.r.ENIs[t.ENI]
-			if e == nil || e.VPC != l.provider.ID || x.hostOf(e) == "" {
-				continue
-			}
-			p.targets = append(p.targets, target{eni: e, port: cmp.Or(t.Port, p.group.Port), zone: x.zone(e.Subnet)})
-			l.targetNodes[e.Node] = true
+		p.targets = x.targets(p.group, l.provider.ID)
+		for _, t := range p.targets {
+			l.targetNodes[t.eni.Node] = true
 		}
 		l.pools = append(l.pools, p)
 	}

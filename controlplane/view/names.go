@@ -1,6 +1,7 @@
 package view
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/culvert-net/culvert/api"
@@ -17,13 +18,64 @@ func ZonalName(endpoint, zone, service, account string) string {
 	return RegionalName(endpoint+"-"+zone, service, account)
 }
 
-// DNSNames are an endpoint's names, the regional first, then one per zone.
-func DNSNames(endpoint, service, account string, zones []string) []string {
-	names := []string{RegionalName(endpoint, service, account)}
-	for _, z := range slices.Compact(slices.Sorted(slices.Values(zones))) {
-		names = append(names, ZonalName(endpoint, z, service, account))
+// naming makes an endpoint's own names, in two forms: by the names of service and account,
+// ENDPOINT[-ZONE].SERVICE.ACCOUNT.vpce.culvert.internal, and as AWS does, by ids, ENDPOINT-SUFFIX[-ZONE].SERVICE.REGION….
+type naming struct {
+	endpoint         string // id
+	service, account string // names
+	serviceID        string
+	region           string
+}
+
+// regional names answer with every address of the endpoint.
+func (n naming) regional() [2]string { return n.of("") }
+
+// zonal names answer with the address in one zone.
+func (n naming) zonal(zone string) [2]string { return n.of("-" + zone) }
+
+func (n naming) of(zone string) [2]string {
+	return [2]string{
+		n.endpoint + zone + "." + n.service + "." + n.account + "." + api.ReservedDomain,
+		n.endpoint + "-" + api.EndpointSuffix(n.endpoint) + zone + "." + n.serviceID + "." + n.region + "." + api.ReservedDomain,
+	}
+}
+
+// DNSNames are an endpoint's own names: of each form the regional one first, then one per zone.
+func DNSNames(endpoint string, service *api.Service, account, region string, zones []string) []string {
+	n := naming{endpoint: endpoint, service: service.Name, account: account, serviceID: service.ID, region: region}
+	zones = slices.Compact(slices.Sorted(slices.Values(zones)))
+	var names []string
+	for form := range n.regional() {
+		names = append(names, n.regional()[form])
+		for _, z := range zones {
+			names = append(names, n.zonal(z)[form])
+		}
 	}
 	return names
+}
+
+// privateName is one in a VPC.
+type privateName struct{ vpc, name string }
+
+// answering finds which links can answer each private name of each VPC: those that ask for it, the one first whose endpoint has the
+// smallest priority, and of equals the oldest.
+func answering(links []*link) map[privateName][]*link {
+	by := map[privateName][]*link{}
+	for _, l := range links {
+		if !l.endpoint.PrivateDNSEnabled {
+			continue
+		}
+		for _, name := range l.service.PrivateNames() {
+			key := privateName{l.consumer.ID, name}
+			by[key] = append(by[key], l)
+		}
+	}
+	for _, list := range by {
+		slices.SortFunc(list, func(a, b *link) int {
+			return cmp.Or(cmp.Compare(a.endpoint.Priority(), b.endpoint.Priority()), cmp.Compare(a.conn.Number, b.conn.Number))
+		})
+	}
+	return by
 }
 
 // names lists what an endpoint's VPC may resolve.

@@ -411,9 +411,12 @@ func TestSplitCoversAllButTheHoles(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	got := DNSNames("vpce-1", "ledger", "pay", []string{"b", "a", "b"})
+	service := &api.Service{Meta: api.Meta{ID: "vpce-svc-1", Name: "ledger"}}
+	got := DNSNames("vpce-1", service, "pay", "north", []string{"b", "a", "b"})
+	long := "vpce-1-" + api.EndpointSuffix("vpce-1")
 	want := []string{"vpce-1.ledger.pay.vpce.culvert.internal", "vpce-1-a.ledger.pay.vpce.culvert.internal",
-		"vpce-1-b.ledger.pay.vpce.culvert.internal"}
+		"vpce-1-b.ledger.pay.vpce.culvert.internal", long + ".vpce-svc-1.north.vpce.culvert.internal",
+		long + "-a.vpce-svc-1.north.vpce.culvert.internal", long + "-b.vpce-svc-1.north.vpce.culvert.internal"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}

@@ -91,21 +91,26 @@ func (w *world) vpc() {
 		subnets = append(subnets, s)
 	}
 	group := &api.TargetGroup{Meta: w.meta(api.KindTargetGroup, acc.ID), VPC: v.ID, Protocol: api.TCP, Port: 8443,
-		Number: uint32(w.next[api.KindTargetGroup])}
+		Number: uint32(w.next[api.KindTargetGroup]), HealthCheck: api.DefaultHealthCheck(api.TCP)}
 	for range rapid.IntRange(0, 6).Draw(w.t, "workloads") {
 		s := rapid.SampledFrom(subnets).Draw(w.t, "subnet")
 		born := w.someNode()
 		e := w.eni(s, g, api.ENIWorkload, born)
 		e.Node = born
+		e.IPAddressType = someType(w.t)
 		if rapid.IntRange(0, 3).Draw(w.t, "moved") == 0 {
 			e.Node = w.someNode()
 		}
 		if rapid.Bool().Draw(w.t, "target") {
-			group.Targets = append(group.Targets, api.Target{ENI: e.ID})
+			group.Targets = append(group.Targets, api.Target{ENI: e.ID, Weight: api.DefaultTargetWeight})
 		}
 	}
 	w.r.Put(group)
 	w.loadBalancer(v, g, group, subnets)
+}
+
+func someType(t *rapid.T) api.IPAddressType {
+	return rapid.SampledFrom([]api.IPAddressType{"", api.IPv4Only, api.DualStack, api.IPv6Only}).Draw(t, "families")
 }
 
 func (w *world) eni(s *api.Subnet, g *api.SecurityGroup, typ api.ENIType, node string) *api.ENI {
@@ -156,7 +161,8 @@ func (w *world) connection() {
 		Service: s.ID, LoadBalancer: lb.ID, Number: uint32(w.next[api.KindConnection]),
 		State: rapid.SampledFrom(append(api.ConnectionStates, api.Available, api.Available, api.Available)).Draw(w.t, "state")}
 	p := &api.Endpoint{Meta: w.meta(api.KindEndpoint, v.Account), VPC: v.ID, Service: s.ID, Connection: c.ID, State: c.State,
-		ServiceName: s.Account + "/" + s.Name, PrivateDNSEnabled: rapid.Bool().Draw(w.t, "private DNS")}
+		ServiceName: s.Account + "/" + s.Name, PrivateDNSEnabled: rapid.Bool().Draw(w.t, "private DNS"),
+		IPAddressType: someType(w.t)}
 	c.Endpoint = p.ID
 	for _, g := range w.r.SecurityGroups {
 		if g.VPC == v.ID && g.Name != "spare" {

@@ -110,6 +110,7 @@ func View(node uint32, workloads []Workload) api.View {
 	}
 	if local[Pay] {
 		v.Grants = grants(node, workloads)
+		v.HealthChecks = healthChecks(node, workloads)
 		v.Admitted = []api.ViewAdmitted{{Endpoint: "vpce-1", Rules: admitted(workloads)}}
 	}
 	return v
@@ -193,6 +194,17 @@ func grants(node uint32, workloads []Workload) []api.ViewGrant {
 	tcp.Tag, tcp.Protocol, tcp.Port, tcp.IdleTimeoutSeconds = TagTCP, api.TCP, 443, 350
 	udp.Tag, udp.Protocol, udp.Port, udp.IdleTimeoutSeconds = TagUDP, api.UDP, 53, 120
 	return []api.ViewGrant{tcp, udp}
+}
+
+// healthChecks are of the TCP listener's target group.
+func healthChecks(node uint32, workloads []Workload) []api.ViewHealthCheck {
+	h := api.ViewHealthCheck{TargetGroup: 301, ID: "tg-1", VPC: Pay, Check: api.DefaultHealthCheck(api.TCP)}
+	for _, w := range workloads {
+		if w.VPC == Pay && w.Node == node {
+			h.Targets = append(h.Targets, api.ViewHealthTarget{ENI: w.ID, Address: w.Address, Port: 8443, Source: LoadBalancer})
+		}
+	}
+	return []api.ViewHealthCheck{h}
 }
 
 func admitted(workloads []Workload) []api.Rule {

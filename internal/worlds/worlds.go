@@ -15,6 +15,9 @@ import (
 // Size bounds a world.
 type Size struct {
 	Nodes, VPCs, Workloads, Endpoints int // at most; at least one node and VPC
+
+	// Twins adds for each connection one from another VPC to the same service, and there a workload at the address of one of the first.
+	Twins bool
 }
 
 // Small is quick to walk through cell by cell.
@@ -53,6 +56,9 @@ func New(rng *rand.Rand, size Size) *api.Resources {
 	}
 	for range rng.IntN(size.Endpoints + 1) {
 		m.endpoint()
+	}
+	if size.Twins {
+		m.twins()
 	}
 	return m.r
 }
@@ -143,6 +149,10 @@ func (m *maker) rules(vpc string, most int) []api.Rule {
 				r.FromPort, r.ToPort = 1, pick(m, []uint16{443, 65535})
 			}
 		}
+		if r.Protocol == api.ICMP && m.chance(50) {
+			r.ICMPType = api.ICMPOf(pick(m, []int{api.ICMPEchoRequest, api.ICMPEchoRequest, 3, 255}))
+			r.ICMPCode = api.ICMPOf(pick(m, []int{-1, 0, 1}))
+		}
 		switch m.rng.IntN(3) {
 		case 0:
 			r.CIDR, r.Group = netip.Prefix{}, pick(m, m.groups(vpc)).ID
@@ -216,6 +226,10 @@ func (m *maker) eni(s *api.Subnet, typ api.ENIType, node string, groups []string
 	for m.used[s.VPC][a] {
 		a = step(a)
 	}
+	return m.eniAt(s, a, typ, node, groups)
+}
+
+func (m *maker) eniAt(s *api.Subnet, a netip.Addr, typ api.ENIType, node string, groups []string) *api.ENI {
 	m.used[s.VPC][a] = true
 	e := &api.ENI{
 		Meta: m.meta("eni-", s.Account), Type: typ, VPC: s.VPC, Subnet: s.ID, Address: a, SecurityGroups: groups, Node: node,
@@ -247,20 +261,24 @@ func (m *maker) provider(v *api.VPC) {
 	var groups []*api.TargetGroup
 	for range 1 + m.rng.IntN(2) {
 		g := &api.TargetGroup{Meta: m.meta("tg-", v.Account), VPC: v.ID, Protocol: pick(m, []api.Protocol{api.TCP, api.TCP, api.UDP}), Port: pick(m, Ports)}
-		g.Number = uint32(m.next["tg-"])
+		g.Number, g.HealthCheck = uint32(m.next["tg-"]), api.DefaultHealthCheck(g.Protocol)
 		for _, e := range workloads {
 			if m.chance(60) {
-				t := api.Target{ENI: e.ID}
+				t := api.Target{ENI: e.ID, Weight: pick(m, []uint16{100, 100, 100, 0, 1, 999})}
 				if m.chance(20) {
 					t.Port = pick(m, Ports)
 				}
 				g.Targets = append(g.Targets, t)
+			} else if m.chance(20) {
+				g.Draining = append(g.Draining, api.DrainingTarget{ENI: e.ID, Port: g.Port})
 			}
 		}
+		g.Stickiness = pick(m, []string{"", "", api.SourceIP})
 		m.r.Put(g)
 		groups = append(groups, g)
 	}
-	lb := &api.LoadBalancer{Meta: m.meta("lb-", v.Account), VPC: v.ID}
+	lb := &api.LoadBalancer{Meta: m.meta("lb-", v.Account), VPC: v.ID, CrossZone: m.chance(60)}
+	lb.Number = uint32(1_000_000 + m.next["lb-"]) // of the connections' space
 	if m.chance(60) {
 		lb.SecurityGroups = m.someGroups(v.ID, 1)
 	}
@@ -286,11 +304,16 @@ func (m *maker) provider(v *api.VPC) {
 			lb.ENIs, lb.Subnets = append(lb.ENIs, e.ID), append(lb.Subnets, s.ID)
 		}
 	}
+	lb.TagNumbers = m.tagNumbers(v.ID, lb.ENIs, lb.Listeners)
 	m.r.Put(lb)
-	m.r.Put(&api.Service{
+	s := &api.Service{
 		Meta: m.meta("vpce-svc-", v.Account), State: api.ServiceAvailable, LoadBalancers: []string{lb.ID}, AllowedPrincipals: []string{"*"},
-		PrivateDNSName: pick(m, []string{"", "svc.example.internal", "*.svc.example.internal", "db.example.internal"}),
-	})
+		ClientIdentity: pick(m, []api.ClientIdentity{"", api.IdentityLoadBalancer, api.IdentityProxyProtocol, api.IdentityProxyProtocol,
+			api.IdentityClientAddress}),
+	}
+	s.SetPrivateNames(pick(m, [][]string{nil, {"svc.example.internal"}, {"*.svc.example.internal"},
+		{"db.example.internal", "svc.example.internal"}}))
+	m.r.Put(s)
 }
 
 // States of a drawn connection: mostly one that lets packets through.
@@ -299,15 +322,32 @@ var states = []api.ConnectionState{
 	api.Deleting, api.Rejected, api.Failed, api.Expired,
 }
 
+// tagNumbers are most of those that ENIs of a VPC need.
+func (m *maker) tagNumbers(vpc string, enis []string, listeners []api.Listener) []api.TagNumber {
+	var out []api.TagNumber
+	for _, eni := range enis {
+		for _, l := range listeners {
+			if m.tags[vpc]++; m.chance(97) {
+				out = append(out, api.TagNumber{ENI: eni, Listener: l.ID, Number: m.tags[vpc]})
+			}
+		}
+	}
+	return out
+}
+
 func (m *maker) endpoint() {
 	services := sorted(m.r.Services, func(*api.Service) bool { return true })
 	if len(services) == 0 {
 		return
 	}
 	s, v := pick(m, services), pick(m, m.sortedVPCs())
+	m.connect(s, v, pick(m, states))
+}
+
+func (m *maker) connect(s *api.Service, v *api.VPC, state api.ConnectionState) {
 	lb := m.r.LoadBalancers[s.LoadBalancers[0]]
 	e := &api.Endpoint{
-		Meta: m.meta("vpce-", v.Account), VPC: v.ID, Service: s.ID, ServiceName: s.Account + "/" + s.Name, State: pick(m, states),
+		Meta: m.meta("vpce-", v.Account), VPC: v.ID, Service: s.ID, ServiceName: s.Account + "/" + s.Name, State: state,
 		SecurityGroups: m.someGroups(v.ID, 1), PrivateDNSEnabled: m.chance(50),
 	}
 	c := &api.Connection{
@@ -315,7 +355,7 @@ func (m *maker) endpoint() {
 		LoadBalancer: lb.ID, State: e.State,
 	}
 	c.Number = uint32(m.next["vpce-con-"])
-	e.Connection = c.ID
+	e.Connection, e.PrivateDNSPriority = c.ID, []uint16{0, 200, 50}[c.Number%3]
 	for _, sub := range m.subnets(v.ID) {
 		if !m.chance(60) && len(e.ENIs) > 0 {
 			continue
@@ -323,17 +363,33 @@ func (m *maker) endpoint() {
 		eni := m.eni(sub, api.ENIEndpoint, "", e.SecurityGroups)
 		eni.Owner = e.ID
 		e.ENIs, e.Subnets = append(e.ENIs, eni.ID), append(e.Subnets, sub.ID)
-		for _, l := range lb.Listeners {
-			if m.tags[v.ID]++; m.chance(97) {
-				c.TagNumbers = append(c.TagNumbers, api.TagNumber{ENI: eni.ID, Listener: l.ID, Number: m.tags[v.ID]})
-			}
-		}
 	}
-	for _, other := range m.r.Endpoints { // one private name, one endpoint of a VPC: the control plane refuses a second
-		if other.VPC == e.VPC && m.r.Services[other.Service].PrivateDNSName == s.PrivateDNSName {
-			e.PrivateDNSEnabled = false
-		}
-	}
+	c.TagNumbers = m.tagNumbers(v.ID, e.ENIs, lb.Listeners)
 	m.r.Put(e)
 	m.r.Put(c)
+}
+
+// twins are consumers that a provider could take for one another.
+func (m *maker) twins() {
+	for _, c := range sorted(m.r.Connections, func(c *api.Connection) bool { return c.State == api.Available }) {
+		workloads := sorted(m.r.ENIs, func(e *api.ENI) bool { return e.VPC == c.EndpointVPC && e.Type == api.ENIWorkload && e.Node != "" })
+		others := sorted(m.r.VPCs, func(v *api.VPC) bool { return v.ID != c.EndpointVPC })
+		if len(workloads) == 0 || len(others) == 0 {
+			continue
+		}
+		a, v := pick(m, workloads).Address, pick(m, others)
+		for _, s := range m.subnets(v.ID) {
+			if !s.CIDR.Contains(a) || m.used[v.ID][a] {
+				continue
+			}
+			node := pick(m, m.sortedNodes()).ID
+			for _, b := range s.Blocks {
+				if b.CIDR.Contains(a) {
+					node = b.Node
+				}
+			}
+			m.eniAt(s, a, api.ENIWorkload, node, m.someGroups(v.ID, 1))
+		}
+		m.connect(m.r.Services[c.Service], v, api.Available)
+	}
 }

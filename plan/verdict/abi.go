@@ -22,15 +22,17 @@ const (
 	ReasonNone               Reason = 0
 	ReasonForwarded          Reason = 1
 	ReasonAnswered           Reason = 2
+	ReasonNodesOwn           Reason = 3
 	ReasonNoState            Reason = 10
 	ReasonViewExpired        Reason = 11
 	ReasonUnknownLink        Reason = 12
-	ReasonNotIPv4            Reason = 13
+	ReasonNotIP              Reason = 13
 	ReasonMalformed          Reason = 14
 	ReasonIPOptions          Reason = 15
 	ReasonFragment           Reason = 16
 	ReasonProtocol           Reason = 17
 	ReasonTooBig             Reason = 18
+	ReasonNoChecksum         Reason = 19
 	ReasonSpoofedMAC         Reason = 20
 	ReasonSpoofedAddress     Reason = 21
 	ReasonBadOverlay         Reason = 22
@@ -51,22 +53,34 @@ const (
 	ReasonFlowRevoked        Reason = 46
 	ReasonFlowTableFull      Reason = 50
 	ReasonSNATPortsExhausted Reason = 51
+	ReasonAccountFlowsFull   Reason = 52
+	ReasonEndpointFlowsFull  Reason = 53
+	ReasonCapConnections     Reason = 54
+	ReasonCapFlows           Reason = 55
+	ReasonCapBits            Reason = 56
+	ReasonLogUnavailable     Reason = 57
+	ReasonMessageRate        Reason = 58
 	ReasonInternal           Reason = 60
 )
 
 // ReasonNames are the names of all reasons, as in bpf/lib/abi.h without REASON_.
 var ReasonNames = map[Reason]string{
-	ReasonNone: "NONE", ReasonForwarded: "FORWARDED", ReasonAnswered: "ANSWERED", ReasonNoState: "NO_STATE",
-	ReasonViewExpired: "VIEW_EXPIRED", ReasonUnknownLink: "UNKNOWN_LINK", ReasonNotIPv4: "NOT_IPV4",
+	ReasonNone: "NONE", ReasonForwarded: "FORWARDED", ReasonAnswered: "ANSWERED", ReasonNodesOwn: "NODES_OWN",
+	ReasonNoState:     "NO_STATE",
+	ReasonViewExpired: "VIEW_EXPIRED", ReasonUnknownLink: "UNKNOWN_LINK", ReasonNotIP: "NOT_IP",
 	ReasonMalformed: "MALFORMED", ReasonIPOptions: "IP_OPTIONS", ReasonFragment: "FRAGMENT", ReasonProtocol: "PROTOCOL",
-	ReasonTooBig: "TOO_BIG", ReasonSpoofedMAC: "SPOOFED_MAC", ReasonSpoofedAddress: "SPOOFED_ADDRESS",
+	ReasonTooBig: "TOO_BIG", ReasonNoChecksum: "NO_CHECKSUM",
+	ReasonSpoofedMAC: "SPOOFED_MAC", ReasonSpoofedAddress: "SPOOFED_ADDRESS",
 	ReasonBadOverlay: "BAD_OVERLAY", ReasonNoDestination: "NO_DESTINATION", ReasonNotHere: "NOT_HERE",
 	ReasonNoListener: "NO_LISTENER", ReasonNoTarget: "NO_TARGET", ReasonNoFlow: "NO_FLOW", ReasonNoGrant: "NO_GRANT",
 	ReasonTargetNotGranted: "TARGET_NOT_GRANTED", ReasonHostNotAdmitted: "HOST_NOT_ADMITTED",
 	ReasonGroupEgress: "GROUP_EGRESS", ReasonGroupIngress: "GROUP_INGRESS", ReasonEndpointGroup: "ENDPOINT_GROUP",
 	ReasonGrantSource: "GRANT_SOURCE", ReasonLBGroupIngress: "LB_GROUP_INGRESS", ReasonLBGroupEgress: "LB_GROUP_EGRESS",
 	ReasonFlowRevoked: "FLOW_REVOKED", ReasonFlowTableFull: "FLOW_TABLE_FULL",
-	ReasonSNATPortsExhausted: "SNAT_PORTS_EXHAUSTED", ReasonInternal: "INTERNAL",
+	ReasonSNATPortsExhausted: "SNAT_PORTS_EXHAUSTED", ReasonAccountFlowsFull: "ACCOUNT_FLOWS_FULL",
+	ReasonEndpointFlowsFull: "ENDPOINT_FLOWS_FULL", ReasonCapConnections: "CAP_CONNECTIONS", ReasonCapFlows: "CAP_FLOWS",
+	ReasonCapBits: "CAP_BITS", ReasonLogUnavailable: "LOG_UNAVAILABLE",
+	ReasonMessageRate: "MESSAGE_RATE", ReasonInternal: "INTERNAL",
 }
 
 // String is the reason's name in bpf/lib/abi.h without REASON_.
@@ -76,6 +90,9 @@ func (r Reason) String() string {
 	}
 	return "UNKNOWN"
 }
+
+// ProbeMark is the mark of the host's packets that may open a probe, bpf/lib/abi.h.
+const ProbeMark = 0x43550050
 
 // View says from whose side a flow key sees the packet; decision 0002.
 type View uint8
@@ -87,6 +104,7 @@ const (
 	ViewProvider View = 3
 	ViewConsumer View = 4
 	ViewHost     View = 5
+	ViewClient   View = 6
 )
 
 // Next is where a packet goes.
@@ -103,12 +121,27 @@ const (
 
 // Flags of flow entries.
 const (
-	FlowOpening      uint8 = 1
-	FlowDead         uint8 = 2
-	FlowSourceTagged uint8 = 4
-	FlowDestTagged   uint8 = 8
-	FlowClosed       uint8 = 16
-	FlowExpired      uint8 = 32
+	FlowOpening      uint16 = 1
+	FlowDead         uint16 = 2
+	FlowSourceTagged uint16 = 4
+	FlowDestTagged   uint16 = 8
+	FlowClosed       uint16 = 16
+	FlowExpired      uint16 = 32
+	FlowPoliced      uint16 = 64
+)
+
+// TCPState is how far a TCP connection is.
+type TCPState uint8
+
+// States of TCP connections.
+const (
+	TCPNone        TCPState = 0
+	TCPSynSent     TCPState = 1
+	TCPSynReceived TCPState = 2
+	TCPEstablished TCPState = 3
+	TCPFinWait     TCPState = 4
+	TCPTimeWait    TCPState = 5
+	TCPClosed      TCPState = 6
 )
 
 // Action is the program's return value.
@@ -119,6 +152,3 @@ const (
 	Drop     Action = 2
 	Redirect Action = 7
 )
-
-// PortTries is how many ports are tried besides the client's own.
-const PortTries = 8

@@ -23,7 +23,7 @@ func answerHeader(length int, protocol uint8, source, dest netip.Addr) []byte {
 
 // resetOf is the RST that answers a TCP packet.
 func resetOf(p *ip) []byte {
-	in := p.b[ipv4Header:p.length]
+	in := p.transport()
 	t := make([]byte, tcpHeader)
 	copy(t, in[2:4])
 	copy(t[2:], in[0:2])
@@ -41,14 +41,19 @@ func resetOf(p *ip) []byte {
 		binary.BigEndian.PutUint32(t[8:], ack)
 		t[13] |= tcpACK
 	}
-	s, d := p.dest.As4(), p.source.As4()
-	pseudo := sum16(s[:]) + sum16(d[:]) + uint64(plan.ProtocolTCP) + tcpHeader
-	binary.BigEndian.PutUint16(t[16:], folded(pseudo+sum16(t)))
+	binary.BigEndian.PutUint16(t[16:], folded(p.pseudo(plan.ProtocolTCP, tcpHeader)+sum16(t)))
+	if p.six {
+		return append(answerHeader6(p, tcpHeader, plan.ProtocolTCP), t...)
+	}
 	return append(answerHeader(ipv4Header+tcpHeader, plan.ProtocolTCP, p.dest, p.source), t...)
 }
 
-// tooBigOf is the packet-too-big that answers a packet.
-func tooBigOf(p *ip, mtu uint16) []byte {
+// tooBigOf is the packet-too-big that answers a packet. IPv4 grows in the tunnel, and leaves room for a fragment header.
+func tooBigOf(p *ip, tunnelMTU uint16) []byte {
+	if p.six {
+		return tooBig6Of(p, tunnelMTU)
+	}
+	mtu := tunnelMTU - plan.WorkloadMTUReserve
 	quoted := ipv4Header + quotedBytes
 	if p.protocol == plan.ProtocolTCP {
 		quoted = ipv4Header + tcpHeader

@@ -31,8 +31,8 @@ func TestRefusalsFromAWorkload(t *testing.T) {
 		reason verdict.Reason
 	}{
 		"MAC":                  {spoil(syn, func(b []byte) { b[6]++ }), verdict.ReasonSpoofedMAC},
-		"IPv6":                 {spoil(syn, func(b []byte) { b[12], b[13] = 0x86, 0xdd }), verdict.ReasonNotIPv4},
-		"VLAN":                 {spoil(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), verdict.ReasonNotIPv4},
+		"IPv6":                 {spoil(syn, func(b []byte) { b[12], b[13] = 0x86, 0xdd }), verdict.ReasonNotIP},
+		"VLAN":                 {spoil(syn, func(b []byte) { b[12], b[13] = 0x81, 0 }), verdict.ReasonNotIP},
 		"version":              {spoil(syn, func(b []byte) { b[14] = 0x65 }), verdict.ReasonMalformed},
 		"IHL":                  {spoil(syn, func(b []byte) { b[14] = 0x44 }), verdict.ReasonMalformed},
 		"length beyond frame":  {spoil(syn, func(b []byte) { b[17]++ }), verdict.ReasonMalformed},
@@ -120,6 +120,7 @@ func TestRefusalsAtTheProvider(t *testing.T) {
 		"short":            {syn.Overlay(from, to)[:39], verdict.ReasonMalformed},
 		"payload":          {spoil(5, 0x80), verdict.ReasonMalformed},
 		"next header":      {spoil(6, 0x30), verdict.ReasonProtocol},
+		"probe":            {spoil(6, 6^253), verdict.ReasonAnswered},
 		"adj of source":    {spoil(23, 1), verdict.ReasonBadOverlay},
 		"adj of dest":      {spoil(39, 1), verdict.ReasonBadOverlay},
 		"tag without adj":  {spoil(21, 1), verdict.ReasonBadOverlay},
@@ -332,10 +333,12 @@ func TestGenerations(t *testing.T) {
 	data := tcp(cart, vip, 40000, 443, plantest.ACK).Workload(cartID)
 	answer := tcp(got.Dest, lb, 8443, 40000, plantest.ACK).Workload(target)
 
-	// Still allowed, though the target pool is another: nothing is chosen again.
+	// Still allowed, though the targets are deregistered: nothing is chosen again.
 	v := plantest.View(2, plantest.Workloads())
-	v.Grants[0].Targets = nil
+	v.Grants[0].Draining, v.Grants[0].Targets = v.Grants[0].Targets, nil
 	b.plan = compile(t, v, 2)
+	another := a.from(cartID, tcp(cart, vip, 40001, 443, plantest.SYN).Workload(cartID))
+	want(t, b.tunnel(another.Bytes), verdict.NextNone, verdict.ReasonTargetNotGranted)
 	want(t, b.from(target, answer), verdict.NextTunnel, verdict.ReasonForwarded)
 	for _, f := range b.state.Flows {
 		if f.Generation != 2 {
@@ -406,7 +409,7 @@ func TestClosedFlowsOpenAgain(t *testing.T) {
 }
 
 // setFlags gives all entries of a node flags.
-func (n *node) setFlags(flags uint8) {
+func (n *node) setFlags(flags uint16) {
 	for k, f := range n.state.Flows {
 		f.Flags |= flags
 		n.state.Flows[k] = f
@@ -449,7 +452,7 @@ func TestExpiredFlowsAreAbsent(t *testing.T) {
 // may have an open socket behind it. What a RST or FINs have closed frees it when its time is over.
 func TestPortOfAnotherFlowIsHeld(t *testing.T) {
 	for _, protocol := range []uint8{6, 17} {
-		for flags, frees := range map[uint8]bool{
+		for flags, frees := range map[uint16]bool{
 			0: false, verdict.FlowExpired: false, verdict.FlowDead: false, verdict.FlowExpired | verdict.FlowDead: false,
 			verdict.FlowClosed: false, verdict.FlowExpired | verdict.FlowClosed: true,
 		} {
@@ -487,7 +490,7 @@ func TestPortOfAnotherFlowIsHeld(t *testing.T) {
 // The consumer itself, coming back, gets the port that was held, though its own be free again; one that may not any more
 // frees nothing.
 func TestHeldPortIsItsConsumers(t *testing.T) {
-	for _, flags := range []uint8{verdict.FlowExpired, verdict.FlowDead} {
+	for _, flags := range []uint16{verdict.FlowExpired, verdict.FlowDead} {
 		n := newNode(t, 2, plantest.Workloads())
 		from := func(source netip.Addr, flags uint8) verdict.Verdict {
 			return n.tunnel(tcp(source, cart, 40000, 8443, flags).
@@ -649,6 +652,14 @@ func TestOffload(t *testing.T) {
 			t.Errorf("segments of %d: the entry has %d packets, %d bytes", segment, f.Packets, f.Bytes)
 		}
 	}
+	p.Payload = make([]byte, verdict.MaxSegments+1)
+	for segment, r := range map[int]verdict.Reason{1: verdict.ReasonMalformed, 2: verdict.ReasonForwarded} {
+		v := a.decide(verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: p.Workload(cartID), Segment: segment})
+		if v.Stages[0].Reason != r {
+			t.Errorf("segments of %d: %v, want %s", segment, v.Stages, r)
+		}
+	}
+	p.Payload = p.Payload[:1400]
 	v := a.decide(verdict.Packet{Hook: verdict.HookWorkload, Ifindex: 111, Bytes: p.Workload(cartID), Segment: 1361})
 	want(t, v, verdict.NextNone, verdict.ReasonTooBig)
 	ping := plantest.IP{Source: cart, Dest: stock, Protocol: 1, ICMPType: 8}

@@ -44,7 +44,6 @@ const (
 	mssOption        = 2
 	mssOptionLength  = 4
 	overlayGrowth    = ipv6Header - ipv4Header
-	mssBelowTunnel   = plan.WorkloadMTUReserve + ipv4Header + tcpHeader
 	defaultAnswerTTL = 64
 )
 
@@ -53,18 +52,27 @@ func be32(b []byte) uint32 { return binary.BigEndian.Uint32(b) }
 
 func addr4(b []byte) netip.Addr { return netip.AddrFrom4([4]byte(b)) }
 
-// ip is an IPv4 packet taken apart; b holds it from its header on, with whatever follows it in the frame.
+// ip is a packet taken apart; b holds it from its header on, with whatever follows it in the frame. Addresses are IPv4 forms.
 type ip struct {
 	b            []byte
-	length       int // total length
+	six          bool // IPv6: of a workload, or in overlay form
+	head         int  // bytes of the IP header
+	length       int  // with the header
 	source, dest netip.Addr
+	client       api.Overlay // the destination, where it is a client's own address
 	protocol     uint8
 	sport, dport uint16 // ICMP echo: id and 0
 	flags        uint8  // TCP
 	icmpType     uint8
+	icmpCode     uint8 // of an error
 	bareSYN      bool
-	header       int // bytes of the transport header
-	segment      int // bytes of payload per wire packet; 0: not offloaded
+	header       int    // bytes of the transport header
+	fragment     uint16 // MF and offset, 0: whole
+	id           uint32
+	later        bool   // a fragment without transport header: the ports are those of its first one
+	fresh        uint32 // fragment: the id that it leaves with
+	about        uint8  // ICMP error: protocol of the packet quoted, whose ports turned round are sport and dport
+	segment      int    // bytes of payload per wire packet; 0: not offloaded
 }
 
 // parseHeader checks the header as far as the source address.
@@ -77,34 +85,52 @@ func parseHeader(b []byte) (*ip, Reason) {
 	if ihl < ipv4Header || length < ihl || length > len(b) {
 		return nil, ReasonMalformed
 	}
-	if ihl > ipv4Header {
-		return nil, ReasonIPOptions
-	}
-	return &ip{b: b, length: length, source: addr4(b[12:]), dest: addr4(b[16:]), protocol: b[9]}, ReasonNone
+	return &ip{
+		b: b, head: ipv4Header, length: length, source: addr4(b[12:]), dest: addr4(b[16:]), protocol: b[9], id: uint32(be16(b[4:])),
+		fragment: be16(b[6:]) & (fragmentMore | fragmentOffset),
+	}, ReasonNone
 }
 
-// parseRest checks everything after the addresses.
+// parseRest checks everything after the addresses of a header without options.
 func (p *ip) parseRest() Reason {
-	if be16(p.b[6:])&0x3fff != 0 { // MF and offset
-		return ReasonFragment
+	if r := p.parseFragment(); r != ReasonNone {
+		return r
 	}
-	l4 := p.b[ipv4Header:p.length]
+	cut := ReasonMalformed
+	if p.fragment != 0 {
+		cut = ReasonFragment
+	}
+	l4 := p.transport()
+	if p.later {
+		if p.protocol != plan.ProtocolTCP && p.protocol != plan.ProtocolUDP && p.protocol != p.icmp() {
+			return ReasonProtocol
+		}
+		return ReasonNone
+	}
 	switch p.protocol {
 	case plan.ProtocolTCP:
-		if len(l4) < tcpHeader || l4[12]>>4 < 5 || int(l4[12]>>4)*4 > len(l4) {
+		switch {
+		case len(l4) < tcpHeader:
+			return cut
+		case l4[12]>>4 < 5:
 			return ReasonMalformed
+		case int(l4[12]>>4)*4 > len(l4):
+			return cut
 		}
 		p.header, p.flags = int(l4[12]>>4)*4, l4[13]
 		p.bareSYN = p.flags&(tcpSYN|tcpACK|tcpFIN|tcpRST) == tcpSYN
 	case plan.ProtocolUDP:
 		if p.header = 8; len(l4) < 8 {
-			return ReasonMalformed
+			return cut
 		}
-	case plan.ProtocolICMP:
+	case p.icmp():
 		if len(l4) < icmpHeader {
-			return ReasonMalformed
+			return cut
 		}
-		if p.icmpType = l4[0]; l4[1] != 0 || p.icmpType != icmpEcho && p.icmpType != icmpEchoReply {
+		if p.isError(l4[0], l4[1]) {
+			return p.parseError(l4)
+		}
+		if p.icmpType = l4[0]; l4[1] != 0 || !p.echo() && !p.echoReply() {
 			return ReasonProtocol
 		}
 		p.sport = be16(l4[4:])
@@ -119,37 +145,46 @@ func (p *ip) parseRest() Reason {
 	if p.sport == 0 || p.dport == 0 || p.segment != 0 && p.length != len(p.b) {
 		return ReasonMalformed
 	}
+	if n, _ := p.onWire(); n > MaxSegments {
+		return ReasonMalformed
+	}
 	return ReasonNone
 }
 
 // onWire is how many packets an offloaded one becomes, and how many bytes of headers that adds.
 func (p *ip) onWire() (packets, growth uint64) {
-	payload := p.length - ipv4Header - p.header
+	payload := p.length - p.head - p.header
 	if p.segment == 0 || payload <= p.segment {
 		return 1, 0
 	}
 	n := (payload + p.segment - 1) / p.segment
-	return uint64(n), uint64((n - 1) * (ipv4Header + p.header))
+	return uint64(n), uint64((n - 1) * (p.head + p.header))
 }
 
 // opens reports whether the packet may open a flow.
 func (p *ip) opens() bool {
+	if p.follows() {
+		return false
+	}
 	switch p.protocol {
 	case plan.ProtocolTCP:
 		return p.bareSYN
-	case plan.ProtocolICMP:
-		return p.icmpType == icmpEcho
+	case p.icmp():
+		return p.echo()
 	}
 	return true
 }
 
 // checksumAt is where the transport's checksum stands; 0: addresses and ports are not in it.
 func (p *ip) checksumAt() int {
+	if p.later {
+		return 0
+	}
 	switch p.protocol {
 	case plan.ProtocolTCP:
-		return ipv4Header + 16
+		return p.head + 16
 	case plan.ProtocolUDP:
-		return ipv4Header + 6
+		return p.head + 6
 	}
 	return 0
 }
@@ -158,7 +193,10 @@ func (p *ip) checksumAt() int {
 func updated(sum uint16, old, now []byte) uint16 {
 	total := uint64(0xffff0000) | uint64(^sum)
 	for i := 0; i < len(old); i += 2 {
-		total += uint64(^be16(old[i:])) + uint64(be16(now[i:]))
+		total += uint64(^be16(old[i:]))
+	}
+	for i := 0; i < len(now); i += 2 {
+		total += uint64(be16(now[i:]))
 	}
 	for total>>16 != 0 {
 		total = total>>16 + total&0xffff
@@ -183,14 +221,14 @@ func (p *ip) updateTransport(old, now []byte) {
 	binary.BigEndian.PutUint16(p.b[at:], sum)
 }
 
-// rewrite replaces one side's address and port; at is 12 for the source and 16 for the destination.
+// rewrite replaces one side's address and port in an IPv4 packet; at is 12 for the source and 16 for the destination.
 func (p *ip) rewrite(at int, a netip.Addr, port uint16) {
 	now := a.As4()
 	old := [4]byte(p.b[at : at+4])
 	binary.BigEndian.PutUint16(p.b[10:], updated(be16(p.b[10:]), old[:], now[:]))
 	p.updateTransport(old[:], now[:])
 	copy(p.b[at:], now[:])
-	if p.protocol == plan.ProtocolICMP {
+	if p.protocol == plan.ProtocolICMP || p.later {
 		return
 	}
 	portAt := ipv4Header + (at-12)/2
@@ -200,12 +238,13 @@ func (p *ip) rewrite(at int, a netip.Addr, port uint16) {
 	copy(p.b[portAt:], nowPort[:])
 }
 
-// clampMSS lowers every MSS option of a packet with SYN.
-func (p *ip) clampMSS(most uint16) {
+// clampMSS lowers every MSS option of a packet with SYN to what a full packet of a link holds.
+func (p *ip) clampMSS(tunnelMTU uint16) {
+	most := tunnelMTU - plan.WorkloadMTUReserve - uint16(p.head) - tcpHeader
 	if p.protocol != plan.ProtocolTCP || p.flags&tcpSYN == 0 {
 		return
 	}
-	options := p.b[ipv4Header+tcpHeader : ipv4Header+int(p.b[ipv4Header+12]>>4)*4]
+	options := p.b[p.head+tcpHeader : p.head+p.header]
 	for i := 0; i < len(options); {
 		switch kind := options[i]; {
 		case kind == 0:
@@ -248,8 +287,11 @@ func folded(total uint64) uint16 {
 	return ^uint16(total)
 }
 
-// toOverlay makes the IPv6 packet of an IPv4 one; source and dest are overlay addresses.
+// toOverlay makes the IPv6 packet of an IPv4 one; source and dest are overlay addresses. What is IPv6 has them already.
 func (p *ip) toOverlay(source, dest api.Overlay) []byte {
+	if p.six {
+		return p.withFragmentHeader(p.b)
+	}
 	out := make([]byte, ipv6Header, ipv6Header+len(p.b))
 	label := uint32(be16(p.b[4:]))
 	if be16(p.b[6:])&0x4000 != 0 { // DF
@@ -261,7 +303,7 @@ func (p *ip) toOverlay(source, dest api.Overlay) []byte {
 	s, d := source.Addr().As16(), dest.Addr().As16()
 	copy(out[8:], s[:])
 	copy(out[24:], d[:])
-	return append(out, p.b[ipv4Header:]...)
+	return p.withFragmentHeader(append(out, p.b[ipv4Header:]...))
 }
 
 // fromOverlay makes the IPv4 packet of an IPv6 one whose payload fits.

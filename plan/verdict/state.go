@@ -9,12 +9,13 @@ import (
 // FlowKey finds a flow entry. ICMP echo: SourcePort is the id and DestPort 0, in both directions.
 type FlowKey struct {
 	VPC        uint32
-	Source     netip.Addr // IPv4; a node's number where View is ViewHost
+	Source     netip.Addr // IPv4 form; a node's number where View is ViewHost
 	Dest       netip.Addr
 	SourcePort uint16
 	DestPort   uint16
-	Tag        uint16 // number
+	Tag        uint16 // number; where View is ViewClient with the family bit
 	View       View
+	IPv6       bool // the packet is
 	Protocol   uint8
 }
 
@@ -30,24 +31,41 @@ type Flow struct {
 	DestPort   uint16
 	Tag        uint16
 	Next       Next
-	Flags      uint8
+	IPv6       bool // what the packet is after the rewrite
+	Flags      uint16
 	TCPFlags   uint8 // OR of all seen
-	Hook       Hook  // where its packets enter
+	TCPState   TCPState
+	Hook       Hook // where its packets enter
 	ENI        uint32
+	Account    uint32 // that opened it: number in the plan
 	Connection uint32
 	Rule       uint32
 	Idle       uint32 // seconds
+	MTU        uint16 // bytes of an overlay packet, toward the other node; 0: the tunnel's
 	Packets    uint64
 	Bytes      uint64
+	Proxy      uint8      // bytes of the PROXY protocol header at its begin; 0: none
+	ProxyDone  bool       // the target has acknowledged all of it
+	ISN        uint32     // with Proxy: the client's initial sequence number
+	Front      netip.Addr // the load balancer's address, where the target sees the client's own instead
+	Measured   Measured   // TCP
 }
 
 // State is what the datapath keeps between packets. The zero value is a node that has seen none.
 type State struct {
-	NowNS uint64 // boot time
-	Flows map[FlowKey]Flow
+	NowNS     uint64 // boot time
+	RatesNS   uint64 // boot time that rates go by: a test that counts lets it stand
+	LogNS     uint64 // boot time until which the node's flow log takes records
+	Flows     map[FlowKey]Flow
+	Fragments map[FragmentKey]Fragment // of datagrams that come in fragments
+	Used      map[QuotaKey]int64       // flow entries and source ports
+	Paid      map[PaidKey]uint64       // until when, boot time
 
-	rules map[string][]plan.Rule // parsed texts
-	slots map[plan.TargetTable][]netip.AddrPort
+	rings map[fragmentSource]*fragmentRing
+	ids   map[fragmentPair]*fragmentIDs
+
+	rules  map[string][]plan.Rule // parsed texts
+	tables map[plan.TargetTable]slots
 }
 
 // Packet enters at a hook: at HookWorkload and HookHost an Ethernet frame, at HookTunnel an IPv6 packet.
@@ -55,7 +73,8 @@ type Packet struct {
 	Hook    Hook
 	Ifindex uint32 // HookWorkload: the host side of the workload's veth
 	Bytes   []byte
-	Segment int // offload (gso_size): bytes of payload per wire packet, 0 for an ordinary packet
+	Segment int    // offload (gso_size): bytes of payload per wire packet, 0 for an ordinary packet
+	Mark    uint32 // HookHost: of the socket that sent it
 }
 
 // Stage is one hook that a packet passed: a packet whose sender and receiver are on one node passes two.
@@ -85,6 +104,7 @@ type Verdict struct {
 	Stages  []Stage
 	Next    Next   // where it goes; NextNone for drops and answers
 	Ifindex uint32 // where it is redirected to; 0 for drops
+	Lane    uint8  // of the tunnel, for NextTunnel
 	// Bytes are the packet that leaves, nil for drops: an Ethernet frame, but IPv6 without link header for NextTunnel.
 	Bytes    []byte
 	Counters map[CounterKey]Count
@@ -109,25 +129,6 @@ func (s *State) rulesOf(p *plan.Plan, id uint32) []plan.Rule {
 			s.rules[set.Text] = rules
 		}
 		return rules
-	}
-	return nil
-}
-
-// slotsOf are a table's slots; none for one that is missing.
-func (s *State) slotsOf(p *plan.Plan, id uint32) []netip.AddrPort {
-	for _, t := range p.TargetTables {
-		if t.ID != id {
-			continue
-		}
-		slots, ok := s.slots[t]
-		if !ok {
-			slots, _ = t.Slots()
-			if s.slots == nil {
-				s.slots = map[plan.TargetTable][]netip.AddrPort{}
-			}
-			s.slots[t] = slots
-		}
-		return slots
 	}
 	return nil
 }

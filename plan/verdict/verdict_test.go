@@ -142,7 +142,15 @@ func TestTablesAgreeWithTheHeader(t *testing.T) {
 		"NEXT_TUNNEL": int(verdict.NextTunnel), "NEXT_LOCAL": int(verdict.NextLocal), "NEXT_WORKLOAD": int(verdict.NextWorkload),
 		"NEXT_HOST": int(verdict.NextHost), "FLOW_OPENING": int(verdict.FlowOpening), "FLOW_DEAD": int(verdict.FlowDead),
 		"FLOW_SOURCE_TAGGED": int(verdict.FlowSourceTagged), "FLOW_DEST_TAGGED": int(verdict.FlowDestTagged),
-		"FLOW_CLOSED": int(verdict.FlowClosed), "FLOW_EXPIRED": int(verdict.FlowExpired), "LIMIT_PORT_TRIES": verdict.PortTries, "LIMIT_RULES": plan.LimitRules,
+		"FLOW_CLOSED": int(verdict.FlowClosed), "FLOW_EXPIRED": int(verdict.FlowExpired), "LIMIT_RULES": plan.LimitRules,
+		"FLOW_POLICED": int(verdict.FlowPoliced), "LIMIT_PORT_TRIES": plan.PortTries, "LIMIT_SPARE_TRIES": plan.SpareTries,
+		"PORT_SPARE": plan.PortSpare, "PORT_OPEN": plan.PortOpen, "TCP_CLOSED": int(verdict.TCPClosed),
+		"TCP_SYN_SENT": int(verdict.TCPSynSent), "QUOTA_TABLE": int(plan.QuotaTable), "QUOTA_ACCOUNT": int(plan.QuotaAccount),
+		"QUOTA_SENT": int(plan.QuotaSent), "QUOTA_RECEIVED": int(plan.QuotaReceived), "QUOTA_POOL": int(verdict.QuotaPool),
+		"QUOTA_PORTS": int(verdict.QuotaPorts), "LIMIT_POOL_OPEN": verdict.PoolOpen, "LIMIT_POLICE_BYTES": verdict.PoliceBytes,
+		"LIMIT_RESETS": verdict.ResetsPerSecond, "LIMIT_RESET_BURST": verdict.ResetBurst, "LIMIT_SEGMENTS": verdict.MaxSegments,
+		"RESOLVER_IDLE": verdict.ResolverIdle, "LANES": plan.Lanes, "NODE_PORT": plan.NodePort,
+		"LIMIT_MESSAGE": plan.MaxMessage + 40 + 8, "PORT_PROBE": plan.PortProbe,
 		"LIMIT_GROUPS": plan.LimitGroups, "ADDRESS_WORKLOAD": int(plan.AddressWorkload), "ADDRESS_ENDPOINT": int(plan.AddressEndpoint),
 		"ADDRESS_LOAD_BALANCER": int(plan.AddressLoadBalancer), "ADDRESS_RESOLVER": int(plan.AddressResolver),
 	}
@@ -255,6 +263,11 @@ func TestResolver(t *testing.T) {
 		dest, ok2 := api.ParseOverlay(netip.AddrFrom16([16]byte(v.Bytes[38:54])))
 		if !ok1 || !ok2 || source != plantest.At(plantest.Shop, cart, 0) || dest.Addr() != api.NodeAddr(plantest.Mesh, 1) {
 			t.Fatalf("from %+v to %+v", source, dest)
+		}
+		for _, k := range v.Created {
+			if idle := a.state.Flows[k].Idle; idle != verdict.ResolverIdle {
+				t.Errorf("query %d keeps its entries for %d s", i, idle)
+			}
 		}
 		port := binary.BigEndian.Uint16(v.Bytes[54:])
 		if (port == 5353) != (i == 0) {

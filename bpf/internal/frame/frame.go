@@ -34,6 +34,7 @@ type Packet struct {
 	Data           []byte
 	NoChecksum     bool            // UDP: 0
 	Broken         func(ip []byte) // last change of the finished IPv4 packet
+	Length         int             // of what remains of that; 0: all
 	SrcVPC, DstVPC uint32
 	SrcTag, DstTag uint16 // with the family bit
 	Mesh           uint32
@@ -109,6 +110,9 @@ func (p Packet) MACs(src, dst [6]byte) Packet { p.SrcMAC, p.DstMAC = src, dst; r
 // Break changes the finished IPv4 packet; checksums stay as they were.
 func (p Packet) Break(f func(ip []byte)) Packet { p.Broken = f; return p }
 
+// Cut leaves n bytes of the finished IPv4 packet.
+func (p Packet) Cut(n int) Packet { p.Length = n; return p }
+
 // BreakOverlay changes the finished IPv6 packet.
 func (p Packet) BreakOverlay(f func(ip6 []byte)) Packet { p.BrokenOverlay = f; return p }
 
@@ -129,6 +133,9 @@ func (p Packet) IPv4() []byte {
 	b = append(b, transport...)
 	if p.Broken != nil {
 		p.Broken(b)
+	}
+	if p.Length > 0 {
+		b = b[:p.Length]
 	}
 	return b
 }

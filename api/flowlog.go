@@ -1,0 +1,61 @@
+package api
+
+import (
+	"time"
+)
+
+// FlowLog says which flow records are delivered, in which form, and whereto.
+type FlowLog struct {
+	Meta
+	ResourceType FlowLogResource `json:"resourceType"`
+	Resource     string          `json:"resourceId"`
+	TrafficType  TrafficType     `json:"trafficType"`
+	// MaxAggregationIntervalSeconds is over how long records of one flow are joined to one line. Nodes write records as often as their
+	// --flow-interval says: lines are no finer than that.
+	MaxAggregationIntervalSeconds uint32          `json:"maxAggregationIntervalSeconds"`
+	LogFormat                     string          `json:"logFormat"` // as AWS writes it; package audit/format
+	DestinationType               DestinationType `json:"logDestinationType"`
+	Destination                   string          `json:"logDestination"`
+	FileFormat                    FileFormat      `json:"fileFormat"`
+	HiveCompatiblePartitions      bool            `json:"hiveCompatiblePartitions"`
+	PerHourPartition              bool            `json:"perHourPartition"`
+	OnLoss                        OnLoss          `json:"onLoss"`
+
+	// Delivery is what the server says of it; no part of what is stored.
+	Delivery *FlowLogDelivery `json:"delivery,omitempty"`
+}
+
+// FlowLogDelivery is how the delivery of a flow log goes.
+type FlowLogDelivery struct {
+	Status       DeliverStatus `json:"deliverLogsStatus,omitempty"` // empty: nothing was to be delivered yet
+	ErrorMessage string        `json:"deliverLogsErrorMessage,omitempty"`
+	DeliveredAt  time.Time     `json:"deliveredAt,omitzero"` // newest object that arrived
+	Objects      uint64        `json:"objects"`              // that arrived
+	Lines        uint64        `json:"lines"`                // in them
+	Waiting      int           `json:"waitingObjects"`
+	LostRecords  uint64        `json:"lostRecords"`           // that were not delivered in time, and are declared in lines with SKIPDATA
+	CoveredUntil time.Time     `json:"coveredUntil,omitzero"` // records of before are delivered or wait, but for late ones
+}
+
+// FlowLogResource is a kind of what a flow log is about.
+type FlowLogResource string
+
+// TrafficType selects flows by what became of them.
+type TrafficType string
+
+// DestinationType is a kind of destination.
+type DestinationType string
+
+// FileFormat is the form of delivered files.
+type FileFormat string
+
+// OnLoss says what becomes of new flows where they cannot be recorded.
+type OnLoss string
+
+// What may be done about loss.
+const (
+	LossRefuse OnLoss = "refuse" // they are refused while the node's log takes no records
+)
+
+// DeliverStatus is AWS's word for how a delivery goes.
+type DeliverStatus string
