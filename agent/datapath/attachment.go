@@ -20,6 +20,8 @@ type attachment interface {
 	first() (bool, error)
 	// replace puts another program in its place, without a gap.
 	replace(p *ebpf.Program) error
+	// move replaces the program too, and the pin: from then on the attachment is that of another schema.
+	move(p *ebpf.Program, pin string) error
 	// release takes it off the interface and unpins it. What is gone is no error.
 	release() error
 	// path is where it is pinned; pinAgain pins it there, with its program, after somebody else removed the pin.
@@ -80,6 +82,17 @@ func (a *tcx) first() (bool, error) {
 }
 
 func (a *tcx) replace(p *ebpf.Program) error { return a.link.Update(p) }
+
+func (a *tcx) move(p *ebpf.Program, pin string) error {
+	if err := a.link.Update(p); err != nil {
+		return err
+	}
+	if err := a.link.Pin(pin); err != nil { // renames the one that is there
+		return err
+	}
+	a.pin = pin
+	return nil
+}
 
 func (a *tcx) release() error {
 	// Without this the kernel detaches some time after the last reference is gone.
@@ -147,6 +160,17 @@ func (a *clsact) replace(p *ebpf.Program) error {
 	}
 	a.program = id
 	return nil
+}
+
+func (a *clsact) move(p *ebpf.Program, pin string) error {
+	moved := *a
+	moved.pin = pin
+	if err := moved.replace(p); err != nil {
+		return err
+	}
+	old := a.pin
+	*a = moved
+	return removePin(old)
 }
 
 func (a *clsact) release() error {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -20,7 +21,12 @@ type Sizes struct {
 	TargetTables uint32 // default 8,192: likewise
 	Grants       uint32 // default 32,768
 	GrantTargets uint32 // default 131,072
-	Flows        uint32 // entries, two a flow and half; default 524,288 (8 MiB of kernel memory when empty, 136 MiB when full)
+	Probes       uint32 // default 16,384
+	Paths        uint32 // default 65,536
+	Flows        uint32 // entries, two a flow and half; default 524,288 (FlowMemory bytes of kernel memory each)
+	Fragments    uint32 // sources of datagrams in fragments, within 30 s; default 1,024 (up to 10 MiB of kernel memory)
+	Quotas       uint32 // accounts and halves of endpoint connections; default 65,536
+	Ports        uint32 // load balancers' addresses toward targets in use, and who uses them; default 131,072
 	Counters     uint32 // default 8,192
 	Refusals     uint32 // default 8,192
 	EventBytes   uint32 // ring buffer, a power of two of pages; default 1 MiB
@@ -40,12 +46,18 @@ type Config struct {
 	// is pinned and everything ends with the process; for tests.
 	PinPath  string
 	Sizes    Sizes
+	OnDemand bool // entries of flows take memory only while they are there, and longer to make; a pinned map stays what it is
 	Timeouts Timeouts
 	Log      *slog.Logger // default slog.Default()
+	// KernelTunnel: the tunnel is the kernel's WireGuard, which computes a checksum wherever a packet says.
+	KernelTunnel bool
 
-	noTCX    bool     // filters of clsact in place of tcx: what Linux before 6.6 has
-	tunnelL2 uint32   // bytes of link header at the tunnel: 14 in test runs, which always have one
-	careless careless // what of decision 0019 is left out, to see that it is needed
+	step     func(string) error // a moment of a takeover; an error ends it there
+	noTCX    bool               // filters of clsact in place of tcx: what Linux before 6.6 has
+	tunnelL2 uint32             // bytes of link header at the tunnel: 14 in test runs, which always have one
+	stands   bool               // the clock of rates stands still, at 0; for tests that count
+	rowStall uint32             // rounds that programs wait between finding a row and reading it
+	careless careless           // what of decision 0019 is left out, to see that it is needed
 }
 
 type careless struct {
@@ -84,18 +96,22 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// apply sets the capacities on the specification.
-func (s Sizes) apply(spec *ebpf.CollectionSpec) error {
+// apply sets the capacities on the specification. Schemas of before lack some maps.
+func (s Sizes) apply(spec *ebpf.CollectionSpec, version uint32) error {
 	for name, n := range map[string]uint32{
 		mapLinks: s.Links, mapENIs: s.Links, mapAddresses: s.Addresses, mapRuleSets: s.RuleSets, mapServices: s.Services,
-		mapTargetTables: s.TargetTables, mapGrants: s.Grants, mapGrantTargets: s.GrantTargets, mapFlows: s.Flows,
+		mapTargetTables: s.TargetTables, mapGrants: s.Grants, mapGrantTargets: s.GrantTargets, mapFlows: s.Flows, mapPaths: s.Paths, mapProbes: s.Probes,
+		mapFragments: s.Fragments * uint32(bpf.FragmentsHeld), mapFragmentRings: s.Fragments, mapFragmentPairs: 4 * s.Fragments,
+		mapFragmentShares: 16 * s.Fragments, mapFragmentCounts: 4 * s.Fragments,
 		mapCounters: s.Counters, mapRefusals: s.Refusals, mapEvents: s.EventBytes,
+		mapQuotas: s.Quotas, mapPorts: s.Ports, mapResets: s.Links, mapMessages: 4096,
 	} {
 		m, ok := spec.Maps[name]
-		if !ok {
+		if ok {
+			m.MaxEntries = n
+		} else if version == bpf.Version {
 			return fmt.Errorf("object has no map %s", name)
 		}
-		m.MaxEntries = n
 	}
 	return nil
 }

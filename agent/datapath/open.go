@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,6 +45,8 @@ const (
 	mapFragmentCounts = bpf.ABIMapFragmentCounts
 	mapQuotas         = bpf.ABIMapQuotas
 	mapPorts          = bpf.ABIMapPorts
+	mapResets         = bpf.ABIMapResets
+	mapMessages       = bpf.ABIMapMessages
 	mapCounters       = bpf.ABIMapCounters
 	mapRefusals       = bpf.ABIMapRefusals
 	mapLosses         = bpf.ABIMapLosses
@@ -58,16 +61,19 @@ var private = map[string]bool{mapPrograms: true, mapScratch: true, mapOutcome: t
 
 // Datapath is the loaded BPF side. Its methods are safe for concurrent use.
 type Datapath struct {
-	cfg  Config
-	dir  string // of this schema version; empty when nothing is pinned
-	log  *slog.Logger
-	coll *ebpf.Collection
-	spec *ebpf.CollectionSpec
+	cfg     Config
+	version uint32 // of the schema
+	dir     string // of this schema version; empty when nothing is pinned
+	log     *slog.Logger
+	coll    *ebpf.Collection
+	spec    *ebpf.CollectionSpec
 
 	mu     sync.Mutex // tables and links
 	links  map[linkKey]attachment
 	tables map[uint32]string // contents of inner maps that were put or compared since Open
 	sets   map[uint32]string
+	// freed: rows were removed, or may have been, since no program ran last (settleFreed).
+	freed bool
 
 	moving sync.RWMutex // while flows and sums move from one schema's maps to another's; after mu
 	before *predecessor // nil: nothing of another schema is left
@@ -86,30 +92,57 @@ type Datapath struct {
 	repairs []string // with mu
 }
 
-// Open loads the programs, takes up pinned maps or makes them, and replaces the programs of pinned links. Links whose
-// interface is gone are unpinned: Secure attaches anew.
+// Open takes up what is pinned: maps, and programs where those are the very same that it would load. What is not there it makes and
+// loads, and it replaces the programs of pinned links by its own. Links whose interface is gone are unpinned: Secure attaches anew.
+// Where an agent of another schema was before, its programs and maps go on until the first plan is applied.
 func Open(cfg Config) (*Datapath, error) {
-	cfg.setDefaults()
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("lift the limit of locked memory: %w", err)
-	}
 	spec, err := bpf.LoadABI()
 	if err != nil {
 		return nil, fmt.Errorf("read the object: %w", err)
 	}
+	return open(cfg, bpf.Version, spec)
+}
+
+// open does it for the object of any schema.
+func open(cfg Config, version uint32, spec *ebpf.CollectionSpec) (*Datapath, error) {
+	cfg.setDefaults()
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift the limit of locked memory: %w", err)
+	}
 	maps.Copy(spec.Programs, fencePrograms())
-	if err := cfg.Sizes.apply(spec); err != nil {
+	if err := cfg.Sizes.apply(spec, version); err != nil {
 		return nil, err
+	}
+	if cfg.OnDemand {
+		spec.Maps[mapFlows].Flags |= unix.BPF_F_NO_PREALLOC
 	}
 	if err := spec.Variables[bpf.ABIVarTunnelL2].Set(cfg.tunnelL2); err != nil {
 		return nil, fmt.Errorf("set the tunnel's link header: %w", err)
 	}
+	if err := bpf.ForProcessor(spec, runtime.GOARCH); err != nil {
+		return nil, err
+	}
+	if cfg.KernelTunnel && version == bpf.Version {
+		if err := placeSums(spec); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.stands {
+		if err := spec.Variables[bpf.ABIVarRateClockStands].Set(uint32(1)); err != nil {
+			return nil, fmt.Errorf("stop the clock of rates: %w", err)
+		}
+	}
+	if cfg.rowStall != 0 {
+		if err := spec.Variables[bpf.ABIVarRowStall].Set(cfg.rowStall); err != nil {
+			return nil, fmt.Errorf("set the stall of rows: %w", err)
+		}
+	}
 	d := &Datapath{
-		cfg: cfg, log: cfg.Log, spec: spec, links: map[linkKey]attachment{}, tables: map[uint32]string{},
-		sets: map[uint32]string{},
+		cfg: cfg, version: version, log: cfg.Log, spec: spec, links: map[linkKey]attachment{}, tables: map[uint32]string{},
+		sets: map[uint32]string{}, freed: true,
 	}
 	if cfg.PinPath != "" {
-		d.dir = filepath.Join(cfg.PinPath, "v"+strconv.FormatUint(uint64(bpf.Version), 10))
+		d.dir = versionDir(cfg.PinPath, version)
 	}
 	if err := d.load(); err != nil {
 		d.Close()
