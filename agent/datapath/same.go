@@ -1,6 +1,8 @@
 package datapath
 
 import (
+	"context"
+
 	"github.com/culvert-net/culvert/bpf"
 )
 
@@ -43,3 +45,14 @@ func sameGrantTarget(_, _ bpf.GrantTarget) bool { return true }
 func sameProbe(_, _ bpf.Probe) bool { return true }
 
 func sameCount(_, _ uint64) bool { return true }
+
+// settleFreed waits, where rows were removed since it last did, until no program runs that may have found one of them: the kernel
+// gives their elements to the next rows that are added. An earlier process may have removed some.
+func (d *Datapath) settleFreed(ctx context.Context) error {
+	if !d.freed {
+		return nil
+	}
+	err := d.settle(ctx)
+	d.freed = err != nil
+	return err
+}
