@@ -64,6 +64,7 @@ type Datapath struct {
 	cfg     Config
 	version uint32 // of the schema
 	dir     string // of this schema version; empty when nothing is pinned
+	loadDir string // of the load in use; empty when loads are not pinned
 	log     *slog.Logger
 	coll    *ebpf.Collection
 	spec    *ebpf.CollectionSpec
