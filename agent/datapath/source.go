@@ -36,7 +36,9 @@ type Source struct {
 	d       *Datapath
 	events  chan flow.Event
 	entries atomic.Int64  // of the flow table: those that the last sweep left, and those made since
-	crowd   chan struct{} // holds one when the table is crowded
+	much    int64         // entries from which on the table is crowded
+	crowd   chan struct{} // holds one when it is
+	signals *signals      // of the reader of events
 
 	mu       sync.Mutex
 	removed  []flow.Flow
