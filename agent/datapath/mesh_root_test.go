@@ -69,6 +69,7 @@ type mesh struct {
 	cart, desk, vault, shelf, ledger *workload
 	generation                       uint32
 	change                           []func(*Config)
+	carried                          offloads
 }
 
 func newMesh(t *testing.T, change ...func(*Config)) *mesh {
