@@ -33,12 +33,27 @@ const (
 // DefaultMetricsAddress is of the loopback: figures tell who is how busy, and are not for the network unless it is asked for.
 const DefaultMetricsAddress = "127.0.0.1:7445"
 
-// Entries of the flow table: two a flow and half, 256 bytes of kernel memory each while they are there.
+// Entries of the flow table: two a flow and half, 200 bytes of kernel memory each.
 const (
 	DefaultFlowEntries = 524_288
 	MinFlowEntries     = 1_024
 	MaxFlowEntries     = 16_777_216
 )
+
+// Advance says whether the flow table takes its memory when it is made, which makes new flows cheaper and sure of it, or with each
+// flow.
+type Advance string
+
+// AdvanceAuto is in advance where the whole table takes at most a sixteenth of the machine's memory.
+const (
+	AdvanceAlways Advance = "always"
+	AdvanceNever  Advance = "never"
+)
+
+// onDemand decides for a table that takes so many bytes, on a machine with so much memory.
+func (a Advance) onDemand(table, memory uint64) bool {
+	return a == AdvanceNever || a != AdvanceAlways && table > memory/16
+}
 
 // Config of an agent. Zero fields get the defaults named.
 type Config struct {
@@ -54,6 +69,7 @@ type Config struct {
 	GossipAddress string        // to bind to; default all
 	FlowInterval  time.Duration // aggregation: 1, 10, 60 or 600 s; default 60 s
 	FlowEntries   uint32        // which the flow table keeps until the machine boots; default DefaultFlowEntries
+	FlowAdvance   Advance       // whether their memory is taken in advance; default AdvanceAuto
 	Tick          time.Duration // between checks of the whole state; default 2 s
 	// MetricsAddress is where GET /metrics is answered, HOST:PORT or unix:/PATH; "" is nowhere. Everybody who reaches it may read
 	// the figures.
@@ -153,6 +169,7 @@ type Edges struct {
 	Names    Names
 	Members  Members
 	Recorder Recorder
+	Health   Health
 	// Namespaces are those that ENIs can be attached in.
 	Namespaces Namespaces
 	// Dial makes a client of the control plane.
@@ -172,6 +189,7 @@ type Agent struct {
 	box   *inbox
 	wake  chan struct{}
 	hint  chan struct{}
+	ill   chan struct{} // targets' health has changed
 	rekey chan struct{} // the loop asks for another key
 	made  time.Time
 	run   string // names this run to the control plane
@@ -191,6 +209,7 @@ type Agent struct {
 	leaving     map[string]bool       // ENIs of which the host may still have something
 	applied     *plan.Plan            // last plan that was applied whole
 	appliedView *api.View
+	dials       dials
 	unsaved     bool          // appliedView came from the server and is not on the disk yet
 	begun       uint64        // rounds that have looked at the attachments
 	roundDone   chan struct{} // closed and replaced after each round
@@ -338,17 +357,25 @@ func together(ctx context.Context, fns ...func(context.Context) error) error {
 // report tells the control plane what was applied: after each change, and every ten seconds.
 func (a *Agent) report(ctx context.Context) error {
 	var told api.NodeStatus
-	last := time.Time{}
+	var last time.Time
+	var stream, after uint64
+	refused, more := "", false
 	for {
 		a.mu.Lock()
 		done := a.roundDone
 		a.mu.Unlock()
-		s := a.nodeStatus()
-		same := s.Revision == told.Revision && s.Generation == told.Generation &&
-			slices.Equal(s.Errors, told.Errors) && slices.Equal(s.Attached, told.Attached)
-		if !same || time.Since(last) > 10*time.Second {
-			if err := a.controlPlane().Report(ctx, s); err == nil {
-				told, last = s, time.Now()
+		if n := a.box.stream(); n != stream {
+			stream, after = n, 0
+		}
+		s, newest, left := a.nodeStatus(after)
+		if more || !sameStatus(s, told) || time.Since(last) > 10*time.Second {
+			err := a.controlPlane().Report(ctx, s)
+			if err == nil {
+				told, last, after = s, time.Now(), newest
+			}
+			refused = a.tellRefused(err, refused)
+			if more = err == nil && left; more {
+				continue
 			}
 		}
 		select {
@@ -360,10 +387,40 @@ func (a *Agent) report(ctx context.Context) error {
 	}
 }
 
-func (a *Agent) nodeStatus() api.NodeStatus {
+// sameStatus says that nothing is new since the report before.
+func sameStatus(s, told api.NodeStatus) bool {
+	return s.Revision == told.Revision && s.Generation == told.Generation && slices.Equal(s.Errors, told.Errors) &&
+		slices.Equal(s.Attached, told.Attached) && slices.Equal(s.TargetHealth, told.TargetHealth)
+}
+
+// tellRefused logs that a report was refused, unless the one before was for the same reason. That the control plane is not reached,
+// who follows its views logs.
+func (a *Agent) tellRefused(err error, before string) (why string) {
+	if err == nil {
+		return ""
+	}
+	refusal, ok := errors.AsType[*api.Error](err)
+	if !ok {
+		return before
+	}
+	if refusal.Message != before {
+		a.log.Error("the control plane refuses the node's reports: it will take the node for dead", logkey.Error, err)
+	}
+	return refusal.Message
+}
+
+// nodeStatus has the oldest changes of targets' health after one; last is the newest of these, more whether there may be others.
+func (a *Agent) nodeStatus(after uint64) (s api.NodeStatus, last uint64, more bool) {
+	var targets []api.TargetHealth
+	var changes []api.HealthTransition
+	last = after
+	if v, _ := a.box.latest(); v != nil {
+		targets, changes, last, more = a.targetHealth(v, after)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := api.NodeStatus{Node: a.id.Node, SeenAt: time.Now(), Errors: reported(a.problems()), Run: a.run}
+	s = api.NodeStatus{Node: a.id.Node, SeenAt: time.Now(), Errors: reported(a.problems()), Run: a.run,
+		TargetHealth: targets, HealthTransitions: changes}
 	if a.applied != nil {
 		s.Revision, s.Generation = a.applied.Revision, a.applied.Generation
 		for _, e := range a.applied.ENIs {
@@ -371,7 +428,7 @@ func (a *Agent) nodeStatus() api.NodeStatus {
 		}
 		slices.Sort(s.Attached)
 	}
-	return s
+	return s, last, more
 }
 
 // reported are errors as the control plane takes them: the first, shortened.
@@ -387,6 +444,15 @@ func reported(errors []string) []string {
 		}
 	}
 	return out
+}
+
+// shortened is a text of at most so many bytes.
+func shortened(s string, most int) string {
+	const ellipsis = "…"
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most-len(ellipsis)], "") + ellipsis
 }
 
 // removeReady takes back what writeReady said.

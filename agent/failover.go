@@ -75,6 +75,15 @@ func (f *failover) SendFlows(ctx context.Context, records []api.FlowEnvelope) er
 	return f.try(ctx, func(c ControlPlane) error { return c.SendFlows(ctx, records) })
 }
 
+// PutLogKey implements ControlPlane.
+func (f *failover) PutLogKey(ctx context.Context, key api.LogKeyRequest) (answer *api.Result, err error) {
+	err = f.try(ctx, func(c ControlPlane) error {
+		answer, err = c.PutLogKey(ctx, key)
+		return err
+	})
+	return answer, err
+}
+
 // RotateKey implements ControlPlane.
 func (f *failover) RotateKey(ctx context.Context, publicKey string) (answer *api.Result, err error) {
 	err = f.try(ctx, func(c ControlPlane) error {

@@ -30,6 +30,10 @@ func (f *fakeServer) Renew(context.Context, api.RenewRequest) (*api.JoinResponse
 	return &api.JoinResponse{Node: f.name}, f.answer()
 }
 
+func (f *fakeServer) PutLogKey(context.Context, api.LogKeyRequest) (*api.Result, error) {
+	return &api.Result{}, f.answer()
+}
+
 func (f *fakeServer) RotateKey(context.Context, string) (*api.Result, error) {
 	return &api.Result{}, f.answer()
 }

@@ -56,12 +56,20 @@ func (p programs) Counters() ([]Count, error) {
 	return out, nil
 }
 
-// tunnelDevice is what the configuration asks for.
-func tunnelDevice(cfg Config) wire.Device {
+// meteredKernel is the kernel's WireGuard with what measures its paths.
+type meteredKernel struct {
+	*wire.Kernel
+	*tunnel.Meter
+}
+
+// tunnelDevice is what the configuration asks for, and what has to run beside it; nil: nothing.
+func tunnelDevice(cfg Config) (wire.Device, part) {
 	if cfg.KernelTunnel {
-		return wire.NewKernel(cfg.Tunnel, "")
+		k := wire.NewKernel(cfg.Tunnel, "")
+		m := tunnel.NewMeter(k, cfg.Tunnel, cfg.Log)
+		return meteredKernel{k, m}, m.Run
 	}
-	return wire.NewUAPI(cfg.TunnelSocket)
+	return wire.NewUAPI(cfg.TunnelSocket), nil
 }
 
 // tunnelLinks is a host on which the kernel's WireGuard takes the place of a TUN that no tunnel process holds.

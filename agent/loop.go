@@ -181,7 +181,7 @@ func (a *Agent) round(ctx context.Context) []error {
 	t.detach()
 	failpoint.Here("round.detached")
 	if applied {
-		t.edges.Names.Set(t.plan.Zones, t.plan.Names, underlay(t.view))
+		t.edges.Names.Set(t.plan.Naming(), underlay(t.view))
 	}
 	failpoint.Here("round.named")
 	t.openResolver()
@@ -215,13 +215,11 @@ func (t *turn) withdrawNames() {
 	if old == nil {
 		return
 	}
-	keep := make(map[plan.Name]bool, len(t.plan.Names))
-	for _, n := range t.plan.Names {
-		keep[n] = true
-	}
-	names := slices.DeleteFunc(slices.Clone(old.Names), func(n plan.Name) bool { return !keep[n] })
-	if len(names) != len(old.Names) {
-		t.edges.Names.Set(old.Zones, names, underlay(t.view))
+	names := between(old.Names, t.plan.Names)
+	if !slices.Equal(names, old.Names) {
+		naming := old.Naming()
+		naming.Names = names
+		t.edges.Names.Set(naming, underlay(t.view))
 	}
 }
 

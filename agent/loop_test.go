@@ -29,6 +29,7 @@ type bench struct {
 	agent  *Agent
 	host   *host.Mem
 	spaces *memSpaces
+	health *memHealth
 	wire   *wire.Mem
 	priv   ed25519.PrivateKey
 	id     *state.Identity
@@ -41,6 +42,7 @@ type bench struct {
 	generation uint32
 	applied    *plan.Plan
 	names      []plan.Name
+	naming     plan.Naming
 	refuse     error // of Apply
 	deaf       error // of Listening
 }
@@ -97,11 +99,12 @@ func (b *bench) Counters() ([]Count, error) {
 func (b *bench) Flows() (int, error) { return 7, nil }
 
 // Set implements Names.
-func (b *bench) Set(_ []plan.Zone, names []plan.Name, _ []netip.Addr) {
+func (b *bench) Set(naming plan.Naming, _ []netip.Addr) {
+	names := naming.Names
 	b.note("names %d", len(names))
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.names = names
+	b.names, b.naming = names, naming
 }
 
 // Listening implements Names.
@@ -154,7 +157,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) start() {
 	b.t.Helper()
 	b.agent = New(Config{DataDir: string(b.dir), Log: slog.New(slog.DiscardHandler)}, Edges{
-		Host: b.host, Wire: b.wire, Datapath: b, Names: b, Members: b, Recorder: b, Namespaces: b.spaces,
+		Host: b.host, Wire: b.wire, Datapath: b, Names: b, Members: b, Recorder: b, Health: b.health, Namespaces: b.spaces,
 		Dial: func(*state.Identity, func() (*tls.Certificate, error)) (ControlPlane, error) {
 			return b.cp, nil
 		},

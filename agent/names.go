@@ -23,8 +23,8 @@ import (
 
 // Names answers the node's workloads. A nil set of rows is not an empty one: callers pass what the plan holds.
 type Names interface {
-	// Set replaces the rows. mesh are addresses of the underlay that the mesh itself uses: no forwarder may have one.
-	Set(zones []plan.Zone, names []plan.Name, mesh []netip.Addr)
+	// Set replaces what is answered from. mesh are addresses of the underlay that the mesh itself uses: no forwarder may have one.
+	Set(naming plan.Naming, mesh []netip.Addr)
 	// Problems name what the last Set left out.
 	Problems() []error
 	// Listening is nil while queries reach it; else it says why not.
@@ -72,25 +72,45 @@ type resolver struct {
 
 	mu       sync.Mutex
 	problems []error // of the last Set
+	last     plan.Naming
+	mesh     []netip.Addr
+}
+
+// resolverEdges are what a resolver needs of the rest of the agent. Each may be nil, or zero.
+type resolverEdges struct {
+	guard   queryGuard
+	queried func(dns.Query)        // gets questions of VPCs with a query log
+	dialVPC dns.DialFunc           // reaches forwarders inside VPCs
+	reaches func(vpc uint32) error // why they may not be asked now
+	wake    func()                 // is called when Listening changed
+}
+
+// queryGuard has the kernel drop what one workload asks above its rate. The zero value has none.
+type queryGuard struct {
+	attach  func(fd uintptr) error
+	dropped func() uint64
 }
 
 // listenPatience is how long the first Set waits for the resolver to listen, which takes some microseconds.
 const listenPatience = time.Second
 
-// newResolver makes one that answers at the node's overlay address, and only what comes by the host's link. wake is
-// called when Listening changed. Forwarders may be in allow and on the Internet.
-func newResolver(id *state.Identity, allow []netip.Prefix, wake func(), log *slog.Logger) *resolver {
+// newResolver makes one that answers at the node's overlay address, and only what comes by the host's link.
+// Forwarders may be in allow, on the Internet, and inside the VPC.
+func newResolver(id *state.Identity, allow []netip.Prefix, e resolverEdges, log *slog.Logger) *resolver {
 	r := &resolver{allow: allow, named: make(chan struct{}), tried: make(chan struct{}, 1)}
 	r.refuse = append(prefixes(ownUnderlay(id)), api.MeshPrefix(id.Mesh))
 	listen := netip.AddrPortFrom(api.NodeAddr(id.Mesh, id.Number), resolverPort)
 	r.server = dns.New(dns.Config{
 		Listen: []string{listen.String()}, Device: host.HostName, Mesh: id.Mesh, Log: log,
+		Guard: e.guard.attach, GuardDropped: e.guard.dropped, QueryLog: e.queried, DialVPC: e.dialVPC, Reaches: e.reaches,
 		Changed: func() {
 			select {
 			case r.tried <- struct{}{}:
 			default:
 			}
-			wake()
+			if e.wake != nil {
+				e.wake()
+			}
 		},
 	})
 	return r
@@ -173,12 +193,8 @@ func (r *resolver) Problems() []error {
 	return r.problems
 }
 
-// note keeps what a zone left out, the first maxProblems of it.
-func (r *resolver) note(err error) {
-	var list []error
-	if many, ok := err.(interface{ Unwrap() []error }); ok {
-		list = many.Unwrap()
-	}
+// note keeps what was left out, the first maxProblems of it.
+func (r *resolver) note(list []error) {
 	if more := len(list) - maxProblems; more > 0 {
 		list = append(slices.Clone(list[:maxProblems]), fmt.Errorf("%d more", more))
 	}
@@ -188,27 +204,163 @@ func (r *resolver) note(err error) {
 }
 
 // Set builds the zone of these rows. A row that the zone refuses is left out: one tenant's must not hold up the others'.
-func (r *resolver) Set(zones []plan.Zone, names []plan.Name, mesh []netip.Addr) {
-	vpcs := make([]zone.VPC, 0, len(zones))
-	for _, z := range zones {
-		v := zone.VPC{Number: z.VPC, ID: z.ID, Account: z.Account, CIDR: z.CIDR, Plain: z.Plain}
-		if z.Forwarders != "" {
-			v.Forwarders = strings.Split(z.Forwarders, ",")
-		}
-		vpcs = append(vpcs, v)
-	}
-	rows := make([]zone.Name, 0, len(names))
-	for _, n := range names {
-		rows = append(rows, zone.Name{VPC: n.VPC, Name: n.Name, Address: n.Address, Endpoint: n.Endpoint})
-	}
-	z, err := zone.New(rows, vpcs, zone.Reach{Allow: r.allow, Refuse: slices.Concat(r.refuse, prefixes(mesh))})
-	r.note(err)
-	r.server.Set(z)
-	r.once.Do(func() {
+func (r *resolver) Set(naming plan.Naming, mesh []netip.Addr) {
+	defer r.once.Do(func() {
 		close(r.named)
 		select {
 		case <-r.tried:
 		case <-time.After(listenPatience):
 		}
 	})
+	if r.same(naming, mesh) {
+		return
+	}
+	z, problems := zoneOf(naming, zone.Reach{Allow: r.allow, Refuse: slices.Concat(r.refuse, prefixes(mesh))})
+	r.note(problems)
+	r.server.Set(z)
+}
+
+// zoneOf builds what is answered from, and tells what it leaves out.
+func zoneOf(naming plan.Naming, reach zone.Reach) (*zone.Zone, []error) {
+	hosted, problems := hostedZones(naming.HostedZones)
+	rules := resolverRules(naming.Rules)
+	firewalls, errs := firewallRules(naming.Firewalls)
+	problems = append(problems, errs...)
+	vpcs := make([]zone.VPC, 0, len(naming.Zones))
+	for _, z := range naming.Zones {
+		v := zone.VPC{Number: z.VPC, ID: z.ID, Account: z.Account, CIDR: z.CIDR, Plain: z.Plain, Hosted: hosted[z.VPC],
+			Rules: rules[z.VPC], Firewall: firewalls[z.VPC], Forwarders: commaSeparated(z.Forwarders), QueryLog: z.QueryLog}
+		vpcs = append(vpcs, v)
+	}
+	rows := make([]zone.Name, 0, len(naming.Names))
+	for _, n := range naming.Names {
+		rows = append(rows, zone.Name{VPC: n.VPC, Name: n.Name, Address: n.Address, Endpoint: n.Endpoint})
+	}
+	z, err := zone.New(rows, vpcs, reach)
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		problems = append(problems, many.Unwrap()...)
+	}
+	return z, problems
+}
+
+// same reports whether nothing has changed since the last Set, and remembers what this one has.
+func (r *resolver) same(naming plan.Naming, mesh []netip.Addr) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	same := r.mesh != nil && r.last.Equal(naming) && slices.Equal(r.mesh, mesh)
+	r.last = plan.Naming{Zones: slices.Clone(naming.Zones), Names: slices.Clone(naming.Names), HostedZones: slices.Clone(naming.HostedZones),
+		Rules: slices.Clone(naming.Rules), Firewalls: slices.Clone(naming.Firewalls)}
+	r.mesh = append([]netip.Addr{}, mesh...)
+	return same
+}
+
+// resolverRules are the rules of each VPC.
+func resolverRules(rows []plan.ResolverRule) map[uint32][]zone.Rule {
+	by := map[uint32][]zone.Rule{}
+	for _, row := range rows {
+		rule := zone.Rule{ID: row.ID, Domain: row.Domain, Forwarders: commaSeparated(row.Forwarders), Plain: row.Plain}
+		for _, vpc := range row.Numbers() {
+			by[vpc] = append(by[vpc], rule)
+		}
+	}
+	return by
+}
+
+// firewallRules are the query firewall of each VPC, one slice for all VPCs that have it. Where rules are not known nothing is answered.
+func firewallRules(rows []plan.Firewall) (by map[uint32][]zone.FirewallRule, problems []error) {
+	by = map[uint32][]zone.FirewallRule{}
+	for _, row := range rows {
+		rules, err := row.Rules()
+		if err != nil {
+			problems = append(problems, err)
+		}
+		var list []zone.FirewallRule
+		if row.Closed || err != nil {
+			list = append(list, zone.FirewallRule{ID: row.ID, Action: zone.Block, Domains: []string{"*"}, Response: zone.BlockFailure})
+		}
+		for _, r := range rules {
+			list = append(list, zone.FirewallRule{ID: r.Rule, Action: firewallActions[r.Action], Domains: r.Domains,
+				Response: blockResponses[r.BlockResponse], Override: r.BlockOverrideDomain, TTL: r.BlockOverrideTTLSeconds})
+		}
+		for _, vpc := range row.Numbers() {
+			by[vpc] = list
+		}
+	}
+	return by, problems
+}
+
+var (
+	firewallActions = map[api.FirewallAction]zone.Action{api.FirewallAllow: zone.Allow, api.FirewallBlock: zone.Block, api.FirewallAlert: zone.Alert}
+	blockResponses  = map[api.BlockResponse]zone.Response{api.BlockNoData: zone.BlockNoData, api.BlockNXDomain: zone.BlockNXDomain,
+		api.BlockOverride: zone.BlockOverride}
+)
+
+// commaSeparated is a row's list; of "" none.
+func commaSeparated(list string) []string {
+	if list == "" {
+		return nil
+	}
+	return strings.Split(list, ",")
+}
+
+// hostedZones are the zones of each VPC, one value for all VPCs that have it.
+func hostedZones(rows []plan.HostedZone) (by map[uint32][]*zone.Hosted, problems []error) {
+	by = map[uint32][]*zone.Hosted{}
+	for _, row := range rows {
+		sets, err := row.RecordSets()
+		if err != nil {
+			problems = append(problems, err)
+		}
+		h := &zone.Hosted{ID: row.ID, Domain: row.Domain}
+		for _, s := range sets {
+			h.Sets = append(h.Sets, zone.Set{Name: s.Name, Type: s.Type, TTL: s.TTLSeconds, Values: s.Values})
+		}
+		for _, vpc := range row.Numbers() {
+			by[vpc] = append(by[vpc], h)
+		}
+	}
+	return by, problems
+}
+
+// between are the names to answer with while the datapath goes from one plan to the next: none whose path goes, and none whose path
+// is only to come. A name that moves from one endpoint to another is answered all the while: with the new endpoint's addresses if
+// the old plan has their path, too, else with the old one's if the new plan still does.
+func between(old, next []plan.Name) []plan.Name {
+	type place struct {
+		vpc  uint32
+		name string
+	}
+	type path struct {
+		vpc     uint32
+		address netip.Addr
+	}
+	paths := func(rows []plan.Name) map[path]bool { // every endpoint has a name of its own, so a path that stays is named
+		set := make(map[path]bool, len(rows))
+		for _, n := range rows {
+			set[path{n.VPC, n.Address}] = true
+		}
+		return set
+	}
+	had, has := paths(old), paths(next)
+	answered, wanted := map[place]bool{}, map[place]bool{}
+	var out []plan.Name
+	for _, n := range next {
+		wanted[place{n.VPC, n.Name}] = true
+		if had[path{n.VPC, n.Address}] {
+			answered[place{n.VPC, n.Name}] = true
+			out = append(out, n)
+		}
+	}
+	known := make(map[place]bool, len(old))
+	for _, n := range old {
+		at := place{n.VPC, n.Name}
+		known[at] = true
+		if wanted[at] && !answered[at] && has[path{n.VPC, n.Address}] {
+			out = append(out, n)
+		}
+	}
+	// What is new altogether comes last, with everything else that is.
+	out = slices.DeleteFunc(out, func(n plan.Name) bool { return !known[place{n.VPC, n.Name}] })
+	slices.SortFunc(out, func(a, b plan.Name) int { return strings.Compare(a.Key(), b.Key()) })
+	return out
 }

@@ -17,8 +17,8 @@ import (
 type listensOnceNamed struct{ *bench }
 
 // Set implements Names.
-func (l listensOnceNamed) Set(zones []plan.Zone, names []plan.Name, mesh []netip.Addr) {
-	l.bench.Set(zones, names, mesh)
+func (l listensOnceNamed) Set(naming plan.Naming, mesh []netip.Addr) {
+	l.bench.Set(naming, mesh)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.deaf = nil
@@ -57,7 +57,7 @@ func TestQueriesReachNobodyButTheResolver(t *testing.T) {
 	if s, err := b.agent.Status(t.Context()); err != nil || len(s.Errors) == 0 || !strings.Contains(s.Errors[0], "in use") {
 		t.Errorf("status %v, %v", s.Errors, err)
 	}
-	if s := b.agent.nodeStatus(); len(s.Errors) != 1 || !strings.Contains(s.Errors[0], "in use") {
+	if s := b.told(); len(s.Errors) != 1 || !strings.Contains(s.Errors[0], "in use") {
 		t.Errorf("what the server is told: %v", s.Errors)
 	}
 
@@ -78,7 +78,7 @@ func TestQueriesReachNobodyButTheResolver(t *testing.T) {
 func TestForwardersOutOfReach(t *testing.T) {
 	id := &state.Identity{Mesh: 7, Number: 1, Servers: []string{"https://198.18.0.5:7443", "https://culvert.example:7443"},
 		Underlay: []string{"198.18.0.6", "[2a00::6]:51820"}}
-	r := newResolver(id, []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2a00::/16")}, func() {},
+	r := newResolver(id, []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2a00::/16")}, resolverEdges{},
 		slog.New(slog.DiscardHandler))
 	close(r.named) // nobody runs it here
 	r.once.Do(func() {})
@@ -94,7 +94,7 @@ func TestForwardersOutOfReach(t *testing.T) {
 	}
 	good := uint32(len(zones)) + 1
 	zones = append(zones, plan.Zone{VPC: good, Account: "7", CIDR: cidr, Forwarders: "198.18.0.9:5353,tls://2a00::9,9.9.9.9", Plain: true})
-	r.Set(zones, nil, underlay(v))
+	r.Set(plan.Naming{Zones: zones}, underlay(v))
 	for i, f := range refused {
 		if got := r.server.Zone().Forwarders(uint32(i) + 1); len(got) != 1 || got[0].String() != "tls://9.9.9.9:853" {
 			t.Errorf("with %s the node asks %v", f, got)
@@ -112,11 +112,11 @@ func TestForwardersOutOfReach(t *testing.T) {
 	for i := range zones {
 		zones[i].Forwarders = "127.0.0.1"
 	}
-	r.Set(zones, nil, nil)
+	r.Set(plan.Naming{Zones: zones}, nil)
 	if p := r.Problems(); len(p) != maxProblems+1 || p[maxProblems].Error() != "1 more" {
 		t.Errorf("problems %v", p)
 	}
-	r.Set(zones[:0], nil, nil)
+	r.Set(plan.Naming{Zones: zones[:0]}, nil)
 	if p := r.Problems(); len(p) != 0 {
 		t.Errorf("problems that are gone: %v", p)
 	}

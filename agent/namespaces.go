@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -26,6 +29,8 @@ type Namespace struct {
 	// Rooted: only root decides what the path leads to, so that whatever is there is meant.
 	Rooted bool
 	Close  func() error
+	// Dial connects from inside.
+	Dial func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error)
 }
 
 // errLost says that an attachment's namespace will not come again.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/agent/state"
+	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/plan"
 )
@@ -55,10 +57,16 @@ type sent struct {
 	records []api.FlowRecord
 }
 
-func (s *sent) Send(_ context.Context, records []api.FlowRecord) error {
+func (s *sent) Send(_ context.Context, lines []flow.Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.records = append(s.records, records...)
+	for i := range lines {
+		var r api.FlowRecord
+		if err := json.Unmarshal(lines[i].Raw, &r); err != nil {
+			return err
+		}
+		s.records = append(s.records, r)
+	}
 	return nil
 }
 
@@ -78,7 +86,7 @@ func TestRecorderWaitsForNames(t *testing.T) {
 			Counts:    flow.Counts{Packets: 3, Bytes: 300},
 			CreatedNS: uint64(time.Minute), LastNS: uint64(time.Minute)}
 		source.Set(f)
-		r := newRecorder(collector)
+		r := newRecorder(collector, newQueryLog(collector, slog.New(slog.DiscardHandler)))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- r.run(ctx) }()
@@ -112,14 +120,14 @@ func TestPartsEndBeforeTheirFirstPlan(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	collector, err := newCollector(Config{DataDir: t.TempDir(), FlowInterval: time.Second}, &state.Identity{Node: "node-1"}, flow.NewMem(),
-		func(context.Context, []api.FlowEnvelope) error { return nil })
+		newPassages(&wire.Mem{}), nil, func(context.Context, []api.FlowEnvelope) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := newRecorder(collector).run(ctx); err != nil {
+	if err := newRecorder(collector, newQueryLog(collector, slog.New(slog.DiscardHandler))).run(ctx); err != nil {
 		t.Error(err)
 	}
-	r := newResolver(&state.Identity{Mesh: 7, Number: 1}, nil, func() {}, slog.New(slog.DiscardHandler))
+	r := newResolver(&state.Identity{Mesh: 7, Number: 1}, nil, resolverEdges{}, slog.New(slog.DiscardHandler))
 	if err := r.run(ctx); err != nil {
 		t.Error(err)
 	}

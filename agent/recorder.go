@@ -13,12 +13,14 @@ import (
 // whose a flow is, and the counters wait in the kernel.
 type recorder struct {
 	collector *flow.Collector
+	queries   *queryLog
+	passed    *passages // nil: nobody asks what passed through the tunnel
 	once      sync.Once
 	named     chan struct{} // closed by the first plan
 }
 
-func newRecorder(c *flow.Collector) *recorder {
-	return &recorder{collector: c, named: make(chan struct{})}
+func newRecorder(c *flow.Collector, q *queryLog) *recorder {
+	return &recorder{collector: c, queries: q, named: make(chan struct{})}
 }
 
 // run records until ctx ends, and then once more.
@@ -53,6 +55,9 @@ func (r *recorder) Query(ctx context.Context, f api.FlowFilter, follow bool, fn 
 	}
 	return nil
 }
+
+// fold is which final counts the datapath may count for no interface.
+func (r *recorder) fold(final []flow.Counter) (ready []bool) { return r.collector.Fold(final) }
 
 // Pending implements Recorder.
 func (r *recorder) Pending() (records int, lost uint64) {

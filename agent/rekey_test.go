@@ -216,7 +216,7 @@ func TestMeddlingWithTheTunnelIsPutRight(t *testing.T) {
 		t.Errorf("device %+v, %v", have, err)
 	}
 	for _, want := range []string{"preshared key for node b", "0xca6c (fwmark)"} {
-		if problems := strings.Join(b.agent.nodeStatus().Errors, "\n"); !strings.Contains(problems, want) {
+		if problems := strings.Join(b.told().Errors, "\n"); !strings.Contains(problems, want) {
 			t.Errorf("status %s: nothing of %s", problems, want)
 		}
 	}

@@ -6,19 +6,24 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-net/culvert/agent/datapath"
 	"github.com/culvert-net/culvert/agent/doctor"
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/agent/gossip"
+	"github.com/culvert-net/culvert/agent/health/exchange"
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/dns"
 	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/internal/metrics"
 )
@@ -70,35 +75,72 @@ type machine struct {
 	source   *datapath.Source
 	recorder *recorder
 	resolver *resolver
+	queries  *datapath.QueryLimit
 	members  *gossip.Gossip
+	health   *exchange.Exchange
+	meter    part   // measures paths; nil: the tunnel's process does
 	metrics  string // where they are served; "" nowhere
 }
 
 // openMachine takes up the programs and maps that are pinned, and prepares the rest without I/O.
 func openMachine(cfg Config, id *state.Identity) (_ *machine, err error) {
 	m := &machine{log: cfg.Log, host: host.New(host.Config{}), metrics: cfg.MetricsAddress}
-	m.resolver = newResolver(id, cfg.AllowForwarders, func() { m.agent.Wake() }, cfg.Log)
+	memory, err := machineMemory()
+	if err != nil {
+		return nil, err
+	}
 	if m.datapath, err = datapath.Open(datapath.Config{
-		PinPath: cfg.PinDir, Sizes: datapath.Sizes{Flows: cfg.FlowEntries}, Log: cfg.Log,
+		PinPath: cfg.PinDir, Sizes: datapath.Sizes{Flows: cfg.FlowEntries}, Log: cfg.Log, KernelTunnel: cfg.KernelTunnel,
+		OnDemand: cfg.FlowAdvance.onDemand(uint64(cfg.FlowEntries)*datapath.FlowMemory, memory),
+		Fold:     func(final []flow.Counter) []bool { return m.recorder.fold(final) },
 	}); err != nil {
 		return nil, fmt.Errorf("datapath: %w", err)
 	}
 	m.source = datapath.NewSource(m.datapath)
-	collector, err := newCollector(cfg, id, m.source, func(ctx context.Context, records []api.FlowEnvelope) error {
-		return m.agent.controlPlane().SendFlows(ctx, records)
+	if m.queries, err = datapath.NewQueryLimit(dns.DefaultRateLimit); err != nil {
+		return nil, errors.Join(err, m.close())
+	}
+	m.resolver = newResolver(id, cfg.AllowForwarders, resolverEdges{
+		guard: queryGuard{m.queries.Attach, m.queriesDropped}, queried: func(q dns.Query) { m.recorder.queries.take(q) },
+		dialVPC: func(ctx context.Context, vpc uint32, network string, to netip.AddrPort) (net.Conn, error) {
+			return m.agent.dialVPC(ctx, vpc, network, to)
+		},
+		reaches: func(vpc uint32) error { return m.agent.reaches(vpc) },
+		wake:    func() { m.agent.Wake() },
+	}, cfg.Log)
+	teller := keyTeller{key: state.Dir(cfg.DataDir).LogKey, node: func() *state.Identity { return m.agent.identity() }}
+	device, meter := tunnelDevice(cfg)
+	m.meter = meter
+	passed := newPassages(device)
+	collector, err := newCollector(cfg, id, m.source, passed, m.datapath.SetLogReady, func(ctx context.Context, records []api.FlowEnvelope) error {
+		return teller.send(ctx, m.agent.controlPlane(), records)
 	})
 	if err != nil {
 		return nil, errors.Join(err, m.close())
 	}
-	m.recorder = newRecorder(collector)
+	questions := newQueryLog(collector, cfg.Log)
+	questions.open = openQuestionsOf(cfg, id.Node)
+	m.recorder = newRecorder(collector, questions)
+	m.recorder.passed = passed
 	m.members = gossip.New(gossip.Config{
 		Node: id.Node, Address: cfg.GossipAddress, Port: cfg.GossipPort, Log: cfg.Log, Wake: func() { m.agent.Hint() },
 	})
+	probed := func(vpc uint32, at netip.AddrPort) bool { return m.agent.probes(vpc, at) }
+	m.health = exchange.New(exchangeConfig(id, probed, func() { m.agent.Ill() }, func() { m.agent.Wake() }, cfg.Log))
 	m.agent = New(cfg, Edges{
-		Host: tunnelLinks{m.host}, Wire: tunnelDevice(cfg), Datapath: programs{m.datapath}, Names: m.resolver,
-		Members: m.members, Recorder: m.recorder, Namespaces: namespaces{}, Dial: dial, BootTime: bootTime,
+		Host: tunnelLinks{m.host}, Wire: device, Datapath: programs{m.datapath}, Names: m.resolver,
+		Members: m.members, Recorder: m.recorder, Health: m.health, Namespaces: namespaces{}, Dial: dial, BootTime: bootTime,
 	})
 	return m, nil
+}
+
+// queriesDropped counts what the kernel dropped before the resolver's socket. It can be read as long as the limit is open.
+func (m *machine) queriesDropped() uint64 {
+	n, err := m.queries.Dropped()
+	if err != nil {
+		m.log.Error("dropped queries cannot be read", logkey.Error, err)
+	}
+	return n
 }
 
 // bootTime never fails on Linux; 0 would make a view expire early.
@@ -107,7 +149,16 @@ func bootTime() time.Duration {
 	return now
 }
 
-func newCollector(cfg Config, id *state.Identity, source flow.Source,
+// machineMemory is how much there is, in bytes.
+func machineMemory() (uint64, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, fmt.Errorf("read the size of memory: %w", err)
+	}
+	return uint64(info.Totalram) * uint64(info.Unit), nil
+}
+
+func newCollector(cfg Config, id *state.Identity, source flow.Source, passed flow.Tunnel, ready func(untilNS uint64) error,
 	send func(context.Context, []api.FlowEnvelope) error) (*flow.Collector, error) {
 	boot, err := bootID()
 	if err != nil {

@@ -28,6 +28,8 @@ type ControlPlane interface {
 	Views(ctx context.Context, fn func(api.SignedView) error) error
 	Report(ctx context.Context, s api.NodeStatus) error
 	SendFlows(ctx context.Context, records []api.FlowEnvelope) error
+	// PutLogKey tells what the node's flow log is sealed with.
+	PutLogKey(ctx context.Context, key api.LogKeyRequest) (*api.Result, error)
 	// Renew has a certificate request signed and tells what changed on this side.
 	Renew(ctx context.Context, r api.RenewRequest) (*api.JoinResponse, error)
 	// RotateKey has peers know the node by another WireGuard key.
@@ -47,7 +49,27 @@ type inbox struct {
 	heard     time.Time // when the control plane was last heard
 	skewed    error     // as of then, nil: the clocks agree
 	connected bool
-	trouble   error // why the last stream ended, or its last view was refused; nil once there is a good view
+	streams   uint64 // that have brought something
+	trouble   error  // why the last stream ended, or its last view was refused; nil once there is a good view
+
+	hurried chan struct{} // closed when a pause between two streams is to end now; nil: there is no pause
+}
+
+// pause waits before the next stream, until it is hurried, or returns ctx's error.
+func (b *inbox) pause(ctx context.Context, d time.Duration) error {
+	now := make(chan struct{})
+	b.mu.Lock()
+	b.hurried = now
+	b.mu.Unlock()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+	case <-now:
+	}
+	return nil
 }
 
 // put checks a view and keeps it when it is not older than what is held.
@@ -100,6 +122,20 @@ func (b *inbox) lost(why error) {
 	b.connected, b.trouble = false, why
 }
 
+// begun notes that a new stream has brought something.
+func (b *inbox) begun() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.streams++
+}
+
+// stream numbers the streams: a server that has begun anew is never reached by the same.
+func (b *inbox) stream() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.streams
+}
+
 // refused notes that a view was not good.
 func (b *inbox) refused(why error) {
 	b.mu.Lock()
@@ -121,8 +157,12 @@ var errStreamEnded = errors.New("the server has ended the stream")
 func (b *inbox) follow(ctx context.Context, cp func() ControlPlane) error {
 	wait := retryMin
 	for ctx.Err() == nil {
-		start := time.Now()
+		start, first := time.Now(), true
 		err := cp().Views(ctx, func(s api.SignedView) error {
+			if first {
+				first = false
+				b.begun()
+			}
 			if err := b.put(s, time.Now()); err != nil {
 				b.log.Error("view refused, the last good one stays", logkey.Error, err)
 				b.refused(err)
@@ -140,7 +180,7 @@ func (b *inbox) follow(ctx context.Context, cp func() ControlPlane) error {
 			wait = retryMin
 		}
 		b.log.Warn("control plane stream ended", logkey.Error, err, logkey.RetryWithin, wait)
-		if sleep(ctx, time.Duration(mrand.Int64N(int64(wait)))+retryMin/10) != nil {
+		if b.pause(ctx, time.Duration(mrand.Int64N(int64(wait)))+retryMin/10) != nil {
 			return nil
 		}
 		wait = min(2*wait, retryMax)

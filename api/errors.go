@@ -68,6 +68,7 @@ const (
 	CodeDomainListNotFound     ErrorCode = "InvalidFirewallDomainList.NotFound"
 	CodeFirewallRuleNotFound   ErrorCode = "InvalidFirewallRule.NotFound"
 	CodeFirewallInUse          ErrorCode = "FirewallRuleGroupAssociation.Duplicate"
+	CodeLogKeyUnknown          ErrorCode = "LogKeyUnknown" // a node tells its key, and sends again
 	CodeRecordNotFound         ErrorCode = "NoSuchRecordSet"
 	CodeDomainNotVerified      ErrorCode = "PrivateDnsNameNotVerified"
 	CodePrincipalNotFound      ErrorCode = "InvalidPrincipal.NotFound"

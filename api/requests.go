@@ -330,8 +330,16 @@ type LeaveResponse struct {
 	Revision  int64 `json:"revision"`
 }
 
+// Kinds of what an envelope carries.
+const (
+	KindOfFlow  = ""      // a flow record
+	KindOfQuery = "query" // a DNS query record
+	KindOfSeal  = "seal"  // a seal, which closes the lines before it
+)
+
 // FlowEnvelope carries one flow record to the control plane: what that needs to store and hand it on, and the record.
 type FlowEnvelope struct {
+	Kind     string          `json:"kind,omitempty"`
 	Node     string          `json:"node"`     // set by the control plane from the certificate
 	Boot     string          `json:"boot"`     // the agent's boot id; Seq counts within it
 	Seq      uint64          `json:"seq"`      // 1, 2, 3, …; a gap is a loss

@@ -357,6 +357,10 @@ type NodeStatus struct {
 	Generation uint32    `json:"generation"`
 	// Run names the run of the agent that reports, at random. Runs follow each other; two that take turns are two machines.
 	Run string `json:"agentRun,omitempty"`
+	// TargetHealth is of all targets that the node checks, and HealthTransitions are those of the agent's run that it has not told the
+	// server yet, oldest first. The server keeps them apart, and shows them to the target group's owner.
+	TargetHealth      []TargetHealth     `json:"targetHealth,omitempty"`
+	HealthTransitions []HealthTransition `json:"healthTransitions,omitempty"`
 }
 
 // JoinToken lets one node join, once.

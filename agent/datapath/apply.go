@@ -117,3 +117,11 @@ func (d *Datapath) Generation() (uint32, error) {
 	c, err := d.config()
 	return c.Generation, err
 }
+
+// SetLogReady implements Tables. A plan that is being applied does not keep it waiting.
+func (d *Datapath) SetLogReady(untilNS uint64) error {
+	if err := d.coll.Maps[mapLogReady].Put(uint32(0), untilNS); err != nil {
+		return fmt.Errorf("write %s: %w", mapLogReady, err)
+	}
+	return nil
+}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/plan"
 )
@@ -32,6 +33,10 @@ type Sizes struct {
 	EventBytes   uint32 // ring buffer, a power of two of pages; default 1 MiB
 }
 
+// FlowMemory is what the kernel takes for one entry of the flow table, bytes: 208 and a bucket. An entry made on demand takes 256, and
+// the bucket in advance.
+const FlowMemory = 224
+
 // Timeouts of flow entries. Idle times of TCP and UDP come with the entries themselves.
 type Timeouts struct {
 	Handshake      time.Duration // TCP that never got an answer; default 60 s
@@ -49,6 +54,9 @@ type Config struct {
 	OnDemand bool // entries of flows take memory only while they are there, and longer to make; a pinned map stays what it is
 	Timeouts Timeouts
 	Log      *slog.Logger // default slog.Default()
+	// Fold tells which of these final counts of ENIs that are gone may be counted for none; it must not wait. The others stay until the
+	// next plan. nil: all.
+	Fold func(final []flow.Counter) (ready []bool)
 	// KernelTunnel: the tunnel is the kernel's WireGuard, which computes a checksum wherever a packet says.
 	KernelTunnel bool
 

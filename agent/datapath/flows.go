@@ -42,6 +42,11 @@ func (f *Flow) entry() *bpf.Flow {
 	return &f.Reply
 }
 
+// probe says whether the node itself opened the flow, to see whether a target is alive.
+func (f *Flow) probe() bool {
+	return f.Opening.Key.SideOf() == bpf.ViewHost || bpf.View(f.Reply.ReverseView&^bpf.KeyIPv6) == bpf.ViewHost
+}
+
 // set puts an entry where it belongs.
 func (f *Flow) set(e *bpf.Flow) {
 	if bpf.FlowFlag(e.Flags)&bpf.FlowOpening != 0 {
@@ -92,6 +97,42 @@ func (d *Datapath) walk(ctx context.Context, visit func(e *bpf.Flow)) error {
 			return fmt.Errorf("read %s: %w", mapFlows, err)
 		}
 	}
+}
+
+// joined visits the table, both entries of a flow together, but for flows of whose entries skip says true; visit must not keep what it gets.
+// What is without its pair comes last.
+func (d *Datapath) joined(ctx context.Context, skip func(e *bpf.Flow) bool, visit func(f *Flow)) error {
+	half, skipped := map[uint64]bpf.Flow{}, false
+	err := d.eachFlow(ctx, func(e *bpf.Flow) {
+		if skip(e) {
+			skipped = true
+			return
+		}
+		pair, met := half[e.Id]
+		if !met {
+			half[e.Id] = *e
+			return
+		}
+		delete(half, e.Id)
+		var f Flow
+		f.set(&pair)
+		f.set(e)
+		visit(&f)
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range half {
+		var f Flow
+		f.set(&e)
+		if skipped { // the pair, perhaps
+			if err := d.complete(&f, &e); err != nil {
+				return err
+			}
+		}
+		visit(&f)
+	}
+	return nil
 }
 
 // complete looks up the other entry of a flow, if there is one.

@@ -37,6 +37,7 @@ const (
 	mapGrantTargets   = bpf.ABIMapGrantTargets
 	mapProbes         = bpf.ABIMapProbes
 	mapPaths          = bpf.ABIMapPaths
+	mapLogReady       = bpf.ABIMapLogReady
 	mapFlows          = bpf.ABIMapFlows
 	mapFragments      = bpf.ABIMapFragments
 	mapFragmentRings  = bpf.ABIMapFragmentRings

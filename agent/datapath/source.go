@@ -41,9 +41,19 @@ type Source struct {
 	signals *signals      // of the reader of events
 
 	mu       sync.Mutex
+	known    func(flow.Half) bool // of whoever reads flows; nil: nothing is known
 	removed  []flow.Flow
+	expected int             // how many, as many as last time and a quarter more: spares growing
 	partial  map[uint64]Flow // removed flows of which one entry was seen
 	lostBase uint64          // refused packets without detail, as of the last drain
+	reader   *eventReader    // nil: nobody reads events
+}
+
+// eventReader reads events until done is closed. It closes what it gets by flushes when it has taken all that was there then.
+type eventReader struct {
+	r       *ringbuf.Reader
+	flushes chan chan struct{}
+	done    chan struct{}
 }
 
 var _ flow.Source = (*Source)(nil)
@@ -51,7 +61,8 @@ var _ flow.Source = (*Source)(nil)
 // NewSource makes a source; it reads nothing yet.
 func NewSource(d *Datapath) *Source {
 	return &Source{
-		d: d, events: make(chan flow.Event, 1024), crowd: make(chan struct{}, 1), partial: map[uint64]Flow{},
+		d: d, events: make(chan flow.Event, 1024), crowd: make(chan struct{}, 1), partial: map[uint64]Flow{}, signals: newSignals(d),
+		much: int64(d.FlowEntries() / 4),
 	}
 }
 
@@ -271,6 +282,48 @@ func (s *Source) Flows(ctx context.Context, yield func(flow.Flow) bool) error {
 		}
 	}
 	return nil
+}
+
+// live yields the flows of the table. Those of probes are nobody's traffic: what came of them stands in the target's health.
+func (s *Source) live(ctx context.Context, yield func(flow.Flow) bool) error {
+	more := true
+	return s.d.joined(ctx, s.skips(), func(f *Flow) {
+		if more && !f.probe() {
+			more = yield(f.record())
+		}
+	})
+}
+
+// skips is which entries need not be read on. While flows are the predecessor's, all of them are: a pair cannot be looked up there.
+func (s *Source) skips() func(e *bpf.Flow) bool {
+	s.mu.Lock()
+	known := s.known
+	s.mu.Unlock()
+	s.d.moving.RLock()
+	defer s.d.moving.RUnlock()
+	if known == nil || s.d.waiting() {
+		return func(*bpf.Flow) bool { return false }
+	}
+	return func(e *bpf.Flow) bool {
+		return bpf.FlowFlag(e.Flags)&(bpf.FlowClosed|bpf.FlowExpired|bpf.FlowDead) != 0 && known(flow.Half{
+			ID: e.Id, Reply: bpf.FlowFlag(e.Flags)&bpf.FlowOpening == 0,
+			Packets: e.Packets, Bytes: e.Bytes, Retransmits: uint64(e.Retransmits),
+		})
+	}
+}
+
+// yieldRemoved hands over what was removed; what is not taken comes again.
+func (s *Source) yieldRemoved(yield func(flow.Flow) bool) {
+	s.mu.Lock()
+	removed := s.removed
+	s.removed, s.expected = nil, min(len(removed)+len(removed)/4, maxRemoved)
+	s.mu.Unlock()
+	for i, f := range removed {
+		if !yield(f) {
+			s.giveBack(removed[i+1:])
+			return
+		}
+	}
 }
 
 func (s *Source) giveBack(flows []flow.Flow) {

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
@@ -85,7 +86,7 @@ type Aggregator struct {
 	limits   limits
 }
 
-// track is what is known of one flow.
+// track is what is known of one flow. Most flows of a busy table have ended: of those it is all there is.
 type track struct {
 	id       uint64
 	reported Counts
@@ -167,23 +168,35 @@ func (a *Aggregator) Len() int {
 }
 
 // Baselines is what is recorded of every flow that is still known, as records with the sums of all their counts; state
-// closed where the closing record was made. Sorted by flow id.
-func (a *Aggregator) Baselines() []api.FlowRecord {
-	var out []api.FlowRecord
-	for _, id := range slices.Sorted(maps.Keys(a.flows)) {
-		t := a.flows[id]
-		if !t.open && !t.closed {
-			continue
+// closed where the closing record was made, of which nothing else is told. Sorted by flow id.
+func (a *Aggregator) Baselines() []api.FlowRecord { return slices.Collect(a.recorded(&sync.Mutex{})) }
+
+// recorded are the baselines one by one; each is made under the lock, if there is one.
+func (a *Aggregator) recorded(lock sync.Locker) iter.Seq[api.FlowRecord] {
+	return func(yield func(api.FlowRecord) bool) {
+		for _, id := range slices.Sorted(maps.Keys(a.flows)) {
+			lock.Lock()
+			r, ok := a.baseline(a.flows[id])
+			lock.Unlock()
+			if ok && !yield(r) {
+				return
+			}
 		}
-		r := a.record(t)
-		t.reported.put(&r)
-		r.State = api.FlowActive
-		if t.closed {
-			r.State = api.FlowClosed
-		}
-		out = append(out, r)
 	}
-	return out
+}
+
+func (a *Aggregator) baseline(t *track) (r api.FlowRecord, ok bool) {
+	switch {
+	case t.closed:
+		r = api.FlowRecord{Boot: a.set.Boot, FlowID: formatID(t.id), State: api.FlowClosed}
+	case t.open:
+		r = a.record(t)
+		r.State = api.FlowActive
+	default:
+		return r, false
+	}
+	t.reported.put(&r)
+	return r, true
 }
 
 // Collect makes the records that are due.
@@ -204,7 +217,8 @@ func (a *Aggregator) Collect(in Input) (res Result) {
 
 // hold adds a refusal to those not recorded yet.
 func (a *Aggregator) hold(f *Refusal) {
-	k := refusalKey{f.VPC, f.DestVPC, f.ENI, Tuple{Src: f.Src, Dst: f.Dst, DstPort: f.DstPort}, f.Tag, f.Reason, f.Protocol, f.Hook}
+	t := Tuple{IPv6: f.IPv6, Src: f.Src, Dst: f.Dst, DstPort: f.DstPort}
+	k := refusalKey{f.VPC, f.DestVPC, f.ENI, t, f.Tag, f.Reason, f.Protocol, f.Hook}
 	h := a.refusals[k]
 	var merged uint64
 	if h == nil && len(a.refusals) >= a.set.MaxRefusals {
@@ -216,7 +230,7 @@ func (a *Aggregator) hold(f *Refusal) {
 		h = &heldRefusal{Refusal: *f}
 		if merged > 0 {
 			h.VPC, h.DestVPC, h.Tag, h.Protocol, h.SrcPort = 0, 0, 0, 0, 0
-			h.Src, h.Dst, h.DstPort = k.tuple.Src, k.tuple.Dst, 0
+			h.IPv6, h.Src, h.Dst, h.DstPort = false, k.tuple.Src, k.tuple.Dst, 0
 		}
 		h.merged = merged
 		a.refusals[k] = h

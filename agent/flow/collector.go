@@ -3,6 +3,7 @@ package flow
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/audit/seal"
 	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/plan"
@@ -39,6 +41,15 @@ type Config struct {
 	Shipper  ShipperConfig // Log, Sink and Logger are set by the collector
 	Settings Settings      // Node and Boot are set by the collector
 	Interval time.Duration // one of Intervals; default DefaultInterval
+	// Key is asked for the key that signs seals, in place of Log.Key, each time that the log is to be opened.
+	Key func() (ed25519.PrivateKey, error)
+	// What a log with seals says in them, besides what Source counts if it is an [Accountant]: the clock, and what passed through the
+	// tunnel. Both may be nil.
+	Kernel func() seal.Clock
+	Tunnel Tunnel
+	// Ready is told each second until when, in boot time, new records will be taken for sure, as far as is known; not while the log
+	// takes none. May be nil.
+	Ready func(untilNS uint64) error
 	// MaxPending bounds the records that wait in memory while the disk does not take them; see [Compact]. Default 65536.
 	MaxPending int
 	Logger     *slog.Logger
@@ -49,18 +60,24 @@ type Collector struct {
 	cfg      Config
 	interval chan time.Duration
 	ready    chan struct{} // closed when log is set
+	others   chan others
+	ended    chan struct{} // closed when nothing more is taken
 
 	mu     sync.Mutex // guards what follows
 	labels Labeler
 	agg    *Aggregator
 	log    *Log
 	queued int    // records that the disk has not taken
+	books  *books // nil: no seals, or the log is not open
+	health health
 	merged uint64 // whose detail is gone since the disk did not take them; declared in what they became
 
 	// of the goroutine of Run
 	pending    []api.FlowRecord
 	checkpoint bool // the log does not say all that was recorded: rotate as soon as possible
 	troubles   map[string]string
+	ledger     *ledger // nil: no seals
+	sealing    sealing
 }
 
 // New checks the configuration; it does no I/O.
@@ -79,14 +96,15 @@ func New(cfg Config) (*Collector, error) {
 	if err := checkInterval(cfg.Interval); err != nil {
 		return nil, err
 	}
-	cfg.Settings.Node, cfg.Settings.Boot = cfg.Node, cfg.Log.Boot
+	cfg.Settings.Node = cfg.Node
 	if cfg.Settings.MaxRefusals == 0 {
 		// Under a scan every kind of refusal becomes a record each interval: short intervals hold fewer kinds.
 		cfg.Settings.MaxRefusals = min(max(int(cfg.Interval/time.Second)*128, 256), defaultMaxRefusals)
 	}
-	cfg.Log.Shipping = cfg.Sink != nil
+	cfg.Log.Shipping, cfg.Log.Node = cfg.Sink != nil, cfg.Node
 	return &Collector{
 		cfg: cfg, interval: make(chan time.Duration, 1), ready: make(chan struct{}), troubles: map[string]string{},
+		others: make(chan others), ended: make(chan struct{}),
 	}, nil
 }
 
@@ -134,7 +152,10 @@ func (c *Collector) Run(ctx context.Context) error {
 		s.Log, s.Sink, s.Logger = c.log, c.cfg.Sink, c.cfg.Logger
 		shipping.Go(func() { NewShipper(s).Run(ctx) })
 	}
+	shipping.Go(func() { c.watch(ctx) })
 	c.loop(ctx)
+	close(c.ended)
+	c.sealing.full = false // the last reading is sealed
 	final, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalGrace)
 	defer cancel()
 	c.collect(final, true)
@@ -142,11 +163,31 @@ func (c *Collector) Run(ctx context.Context) error {
 	return c.log.Close()
 }
 
+func (c *Collector) openLog() (*Log, *Recovery, error) {
+	cfg := c.cfg.Log
+	if c.cfg.Key != nil {
+		var err error
+		if cfg.Key, err = c.cfg.Key(); err != nil {
+			return nil, nil, err
+		}
+	}
+	return OpenLog(cfg)
+}
+
 // open opens the log, again and again until it works.
 func (c *Collector) open(ctx context.Context) bool {
 	for ctx.Err() == nil {
-		l, found, err := OpenLog(c.cfg.Log)
+		l, found, err := c.openLog()
+		var b *books
+		if err == nil && found.ledger != nil {
+			if b, err = openBooks(c.cfg.Log.Store, c.cfg.Log.Boot); err != nil {
+				err = errors.Join(err, l.Close())
+			} else {
+				b.settle(found.ledger.closed)
+			}
+		}
 		c.trouble("open flow log", err)
+		c.note(err)
 		if err != nil {
 			wait(ctx, nil, prompt)
 			continue
@@ -154,9 +195,12 @@ func (c *Collector) open(ctx context.Context) bool {
 		if found.Lost > 0 {
 			c.cfg.Logger.Warn("flow log was damaged", logkey.LostRecords, found.Lost)
 		}
+		c.ledger = found.ledger
 		c.mu.Lock()
-		c.log = l
-		c.agg = NewAggregator(c.cfg.Settings, &c.labels, found.Baselines)
+		c.log, c.books = l, b
+		set := c.cfg.Settings
+		set.Boot = l.Boot()
+		c.agg = resumeAggregator(set, &c.labels, found.flows.each)
 		c.mu.Unlock()
 		close(c.ready)
 		return true
@@ -173,6 +217,8 @@ func (c *Collector) loop(ctx context.Context) {
 	defer urgent.Stop()
 	armed := false
 	pause := urgentMin
+	beat := time.NewTicker(beatEvery)
+	defer beat.Stop()
 	events := c.cfg.Source.Events()
 	run := func(full bool) {
 		began := time.Now()
@@ -184,13 +230,20 @@ func (c *Collector) loop(ctx context.Context) {
 			urgent.Reset(pause)
 		}
 	}
+	c.sealing.interval = interval
 	run(true)
+	c.beat()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case interval = <-c.interval:
 			tick.Reset(interval)
+			c.sealing.interval = interval
+		case <-beat.C:
+			c.beat()
+		case o := <-c.others:
+			o.answer <- c.write(Batch{Others: o.lines}, nil)
 		case <-tick.C:
 			run(true)
 		case <-urgent.C:
@@ -208,28 +261,58 @@ func (c *Collector) loop(ctx context.Context) {
 
 // collect reads the source once and writes what is due; it returns the number of flows that are worth another look soon.
 func (c *Collector) collect(ctx context.Context, full bool) int {
-	var flows []Flow
-	err := c.cfg.Source.Flows(ctx, func(f Flow) bool {
-		flows = append(flows, f)
-		return true
-	})
-	c.trouble("read flows", err)
-	refusals, lost, drainErr := c.cfg.Source.DrainRefusals(ctx)
-	c.trouble("read refusals", drainErr)
-	failpoint.Here("flow.drained")
-	in := Input{
-		Now: c.cfg.Clock(), Flows: flows, Complete: err == nil, Refusals: refusals, Lost: lost, Full: full,
-	}
 	c.mu.Lock()
-	res := c.agg.Collect(in)
+	p := c.agg.Begin(Input{Full: full})
 	c.mu.Unlock()
-	c.record(res.Records)
-	return res.Unsettled
+	yield := func(f Flow) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		p.Observe(&f)
+		return true
+	}
+	if s, ok := c.cfg.Source.(Skipper); ok {
+		s.Skip(func(h Half) bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return p.Known(h)
+		})
+	}
+	in := Input{Full: full}
+	account := c.account(ctx, full, yield)
+	if account != nil {
+		in.Refusals, in.Lost, in.Complete, in.All = account.Refusals, account.Lost, true, true
+	} else {
+		err := c.cfg.Source.Flows(ctx, yield)
+		c.trouble("read flows", err)
+		in.Complete = err == nil
+		in.Refusals, in.Lost, err = c.cfg.Source.DrainRefusals(ctx)
+		c.trouble("read refusals", err)
+	}
+	failpoint.Here("flow.drained")
+	in.Now = c.cfg.Clock()
+	c.mu.Lock()
+	p.End(in)
+	c.mu.Unlock()
+	for {
+		c.mu.Lock()
+		records, more := p.Next(maxChunk)
+		c.mu.Unlock()
+		if !more {
+			c.record(records, account)
+			return p.Unsettled
+		}
+		c.record(records, nil)
+	}
 }
 
-// record writes records, or keeps them until the disk takes them.
-func (c *Collector) record(records []api.FlowRecord) {
-	c.pending = append(c.pending, records...)
+// record writes records, or keeps them until the disk takes them; with an account, or when it is time, it closes the segment.
+func (c *Collector) record(records []api.FlowRecord, account *Account) {
+	c.tell(records)
+	if c.pending == nil {
+		c.pending = records
+	} else {
+		c.pending = append(c.pending, records...)
+	}
 	if len(c.pending) > c.cfg.MaxPending {
 		var merged bool
 		before := declared(c.pending)
@@ -239,16 +322,12 @@ func (c *Collector) record(records []api.FlowRecord) {
 		c.merged += declared(c.pending) - before
 		c.mu.Unlock()
 	}
-	err := c.log.Append(c.pending)
-	c.trouble("write flow log", err)
+	err := c.write(Batch{Records: c.pending}, account)
 	failpoint.Here("flow.appended")
 	if err == nil {
 		c.pending = nil
 		if c.checkpoint || c.log.Due() {
-			c.mu.Lock()
-			baselines := c.agg.Baselines()
-			c.mu.Unlock()
-			err := c.log.Rotate(baselines)
+			err := c.rotate()
 			c.trouble("rotate flow log", err)
 			c.checkpoint = c.checkpoint && err != nil
 		}
@@ -256,6 +335,20 @@ func (c *Collector) record(records []api.FlowRecord) {
 	c.mu.Lock()
 	c.queued = len(c.pending)
 	c.mu.Unlock()
+}
+
+// rotate begins a new segment of the disk, with a segment of the log.
+func (c *Collector) rotate() error {
+	var books *ledgerState
+	if c.ledger != nil {
+		if lines, _ := c.log.Open(); lines > 0 {
+			if err := c.write(Batch{Seal: c.seal()}, nil); err != nil {
+				return err
+			}
+		}
+		books = c.ledger.state()
+	}
+	return c.log.rotate(c.agg.recorded(&c.mu), books)
 }
 
 // declared is how much records say was lost.
@@ -327,18 +420,21 @@ func (c *Collector) Follow(ctx context.Context, f api.FlowFilter, fn func(api.Fl
 // Stats is a collector in figures.
 type Stats struct {
 	LogStats
-	Flows  int // that have not ended
-	Queued int // records that the disk has not taken
+	Flows   int    // that have not ended
+	Queued  int    // records that the disk has not taken
+	Seals   uint64 // made since the agent's start
+	Failing bool   // the log takes no records
 }
 
 // Stats returns the figures of now; zero before the log is open.
 func (c *Collector) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	failing := c.health.problem(time.Now()) != nil
 	if c.log == nil {
-		return Stats{}
+		return Stats{Failing: failing}
 	}
-	s := Stats{LogStats: c.log.Stats(), Flows: c.agg.Len(), Queued: c.queued}
+	s := Stats{LogStats: c.log.Stats(), Flows: c.agg.Len(), Queued: c.queued, Seals: c.health.seals, Failing: failing}
 	s.Lost += c.merged
 	return s
 }

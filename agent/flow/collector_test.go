@@ -17,11 +17,12 @@ import (
 // rig is a collector in a bubble with everything around it in memory.
 type rig struct {
 	*Collector
-	t     *testing.T
-	src   *Mem
-	store *MemStore
-	sink  *memSink
-	stop  func()
+	t       *testing.T
+	src     *Mem
+	store   *MemStore
+	sink    *memSink
+	stop    func()
+	packets uint64 // see next
 }
 
 var bubbleBoot = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Add(-time.Hour)

@@ -28,7 +28,7 @@ func sameFlow(r *api.FlowRecord) (api.FlowRecord, bool) {
 		return api.FlowRecord{FlowID: r.FlowID, Boot: r.Boot}, true
 	}
 	k := *r
-	k.Start, k.End, k.Lost, k.Generation, k.Sequence, k.TCPFlags = class(r).Start, class(r).End, 0, 0, 0, 0
+	k.Start, k.End, k.Lost, k.Generation, k.Sequence, k.TCPFlags, k.ReplyTCPFlags = class(r).Start, class(r).End, 0, 0, 0, 0, 0
 	k.Tuple.SrcPort, k.Translated.SrcPort = 0, 0
 	Counts{}.put(&k)
 	return k, true
@@ -38,7 +38,7 @@ func sameFlow(r *api.FlowRecord) (api.FlowRecord, bool) {
 func class(r *api.FlowRecord) api.FlowRecord {
 	return api.FlowRecord{
 		Node: r.Node, Boot: r.Boot, Account: r.Account, Interface: r.Interface, VPC: r.VPC, Subnet: r.Subnet,
-		Action: r.Action, LogStatus: r.LogStatus, Reason: r.Reason, Stage: r.Stage, Direction: r.Direction, Protocol: r.Protocol,
+		Action: r.Action, LogStatus: r.LogStatus, Reason: r.Reason, Stage: r.Stage, ReplyStage: r.ReplyStage, Direction: r.Direction, Protocol: r.Protocol,
 	}
 }
 

@@ -34,6 +34,7 @@ type connLabel struct {
 	id, endpoint, service, serviceName, approver string
 	consumerAccount, providerAccount             string
 	consumerVPC, providerVPC                     string
+	provider                                     uint32 // number of its VPC
 }
 
 type tagKey struct {
@@ -48,18 +49,19 @@ type addrKey struct {
 
 type labels struct {
 	generation uint32
+	mesh       uint32
 	enis       map[uint32]eniLabel
 	vpcs       map[uint32]vpcLabel
 	rules      map[uint32]string
 	conns      map[uint32]*connLabel
 	tags       map[tagKey]*connLabel
-	dialed     map[addrKey]*connLabel // endpoint ENIs
+	dialed     map[addrKey]*connLabel // ENIs of endpoints and of load balancers
 }
 
 func newLabels(v api.View, p plan.Plan) *labels {
 	l := &labels{
-		generation: p.Generation,
-		enis:       map[uint32]eniLabel{}, vpcs: map[uint32]vpcLabel{}, rules: map[uint32]string{},
+		generation: p.Generation, mesh: p.Config.Mesh,
+		enis: map[uint32]eniLabel{}, vpcs: map[uint32]vpcLabel{}, rules: map[uint32]string{},
 		conns: map[uint32]*connLabel{}, tags: map[tagKey]*connLabel{}, dialed: map[addrKey]*connLabel{},
 	}
 	for _, vpc := range v.VPCs {
@@ -90,6 +92,15 @@ func newLabels(v api.View, p plan.Plan) *labels {
 	for i := range v.Grants {
 		l.addGrant(&v.Grants[i])
 	}
+	// A load balancer that is reached inside its VPC is a connection without endpoint and service.
+	for _, b := range v.LoadBalancers {
+		b.ID = ""
+		l.addEndpoint(&b)
+	}
+	for _, g := range v.LoadBalancerGrants {
+		g.Endpoint = ""
+		l.addGrant(&g)
+	}
 	return l
 }
 
@@ -98,7 +109,7 @@ func (l *labels) addEndpoint(e *api.ViewEndpoint) {
 	c := l.conn(e.ConnectionNumber, connLabel{
 		id: e.Connection, endpoint: e.ID, service: e.Service, serviceName: e.ServiceName, approver: e.Approver,
 		consumerAccount: consumer.account, providerAccount: provider.account,
-		consumerVPC: consumer.id, providerVPC: provider.id,
+		consumerVPC: consumer.id, providerVPC: provider.id, provider: e.ProviderVPC,
 	})
 	for _, eni := range e.ENIs {
 		l.dialed[addrKey{e.VPC, eni.Address}] = c
@@ -115,7 +126,7 @@ func (l *labels) addGrant(g *api.ViewGrant) {
 	l.tags[tagKey{g.ConsumerVPC, g.Tag}] = l.conn(g.ConnectionNumber, connLabel{
 		id: g.Connection, endpoint: g.Endpoint, service: g.Service, serviceName: g.ServiceName, approver: g.Approver,
 		consumerAccount: g.ConsumerAccount, providerAccount: provider.account,
-		consumerVPC: consumer.id, providerVPC: provider.id,
+		consumerVPC: consumer.id, providerVPC: provider.id, provider: g.ProviderVPC,
 	})
 }
 
@@ -168,6 +179,10 @@ func (l *Labeler) eni(generation, n uint32) eniLabel {
 	return lookup(l, generation, func(k *labels) map[uint32]eniLabel { return k.enis }, n)
 }
 
+func (l *Labeler) mesh() uint32 {
+	return find(l, 0, func(k *labels) (uint32, bool) { return k.mesh, k.mesh != 0 })
+}
+
 func (l *Labeler) vpc(generation, n uint32) vpcLabel {
 	return lookup(l, generation, func(k *labels) map[uint32]vpcLabel { return k.vpcs }, n)
 }
@@ -178,10 +193,15 @@ func (l *Labeler) Flow(f *Flow) api.FlowRecord {
 	r := api.FlowRecord{
 		Action: api.ActionAccept, LogStatus: StatusOK, Reason: ReasonForwarded,
 		Stage: f.Hook.String(), Protocol: int(f.Protocol), Generation: g, FlowID: formatID(f.ID),
-		Tuple: f.Opening.record(), Translated: f.Rewritten.record(), TCPFlags: int(f.TCPFlags),
+		TCPFlags: int(f.TCPFlags), ReplyTCPFlags: int(f.ReplyTCPFlags),
+		TCPState: f.TCPState, HandshakeMicros: micros(f.Handshake), RTTMicros: micros(f.RTT),
 	}
+	r.Tuple, r.Translated = l.tuples(f)
 	if f.Dead {
 		r.Reason = ReasonRevoked
+	}
+	if f.ReplyHook == HookHost {
+		r.ReplyStage = HookHost.String()
 	}
 	if f.Rule != 0 {
 		r.Rule = lookup(l, g, func(k *labels) map[uint32]string { return k.rules }, f.Rule)
@@ -203,13 +223,27 @@ func (l *Labeler) Flow(f *Flow) api.FlowRecord {
 	return r
 }
 
+// tuples are a flow's before and after this node's translation. Before it, a workload's packet is within its own VPC; behind it,
+// what a provider's node delivers is within the provider's.
+func (l *Labeler) tuples(f *Flow) (opening, rewritten api.FlowTuple) {
+	mesh, source, dest := l.mesh(), f.SourceVPC, f.DestVPC
+	if f.Hook == HookWorkload {
+		return f.Opening.record(mesh, source, source), f.Rewritten.record(mesh, source, dest)
+	}
+	return f.Opening.record(mesh, source, dest), f.Rewritten.record(mesh, dest, dest)
+}
+
 // Refusal makes the whole record of a refusal, but for its times and sequence.
 func (l *Labeler) Refusal(f *Refusal) api.FlowRecord {
 	var g uint32
 	if len(l.known) > 0 {
 		g = l.known[0].generation
 	}
-	t := Tuple{Src: f.Src, SrcPort: f.SrcPort, Dst: f.Dst, DstPort: f.DstPort}.record()
+	dest := f.DestVPC
+	if f.Tag == 0 && (f.Hook == HookWorkload || f.Hook == 0) { // with a tag it is to a client's own address
+		dest = f.VPC
+	}
+	t := Tuple{f.IPv6, f.Src, f.SrcPort, f.Dst, f.DstPort}.record(l.mesh(), f.VPC, dest)
 	r := api.FlowRecord{
 		Action: api.ActionReject, LogStatus: StatusOK, Reason: f.Reason, Stage: f.Hook.String(), Generation: g,
 		Protocol: int(f.Protocol), Tuple: t, Translated: t, Packets: f.Packets, Bytes: f.Bytes,
@@ -220,19 +254,9 @@ func (l *Labeler) Refusal(f *Refusal) api.FlowRecord {
 		home, r.Direction = f.VPC, DirectionEgress
 	}
 	l.owner(&r, g, f.ENI, home)
-	tags := func(k *labels) map[tagKey]*connLabel { return k.tags }
 	switch {
 	case f.Tag != 0:
-		if c := lookup(l, g, tags, tagKey{f.VPC, f.Tag}); c != nil {
-			r.Side = SideProvider
-			if f.Hook == HookWorkload {
-				r.Side = SideConsumer
-			}
-			l.connection(&r, g, c, f.VPC, f.DestVPC)
-		} else if c := lookup(l, g, tags, tagKey{f.DestVPC, f.Tag}); c != nil {
-			r.Side = SideConsumer // an answer on its way back
-			l.connection(&r, g, c, f.DestVPC, f.VPC)
-		}
+		l.tagged(&r, g, f)
 	case f.Hook == HookWorkload:
 		c := lookup(l, g, func(k *labels) map[addrKey]*connLabel { return k.dialed }, addrKey{f.VPC, f.Dst})
 		if c != nil {
@@ -241,6 +265,29 @@ func (l *Labeler) Refusal(f *Refusal) api.FlowRecord {
 		}
 	}
 	return r
+}
+
+// tagged names the connection of a refused packet that carries a number. Whoever sent it wrote that: a workload chooses the VPC and
+// the number of a client's address. So a connection is named only where both VPCs are its own, and to its own sides.
+func (l *Labeler) tagged(r *api.FlowRecord, g uint32, f *Refusal) {
+	number := f.Tag &^ api.TagFamilyIPv4
+	of := func(consumer, provider uint32) *connLabel {
+		return find(l, g, func(k *labels) (*connLabel, bool) {
+			c := k.tags[tagKey{consumer, number}]
+			return c, c != nil && c.provider == provider
+		})
+	}
+	// Of a packet on its way to the provider the source has the number, which no workload's own packet has.
+	if c := of(f.VPC, f.DestVPC); c != nil && f.Hook != HookWorkload {
+		r.Side = SideProvider
+		l.connection(r, g, c, f.VPC, f.DestVPC)
+	} else if c := of(f.DestVPC, f.VPC); c != nil {
+		r.Side = SideConsumer // an answer on its way back
+		if f.Hook == HookWorkload {
+			r.Side = SideProvider
+		}
+		l.connection(r, g, c, f.DestVPC, f.VPC)
+	}
 }
 
 // owner names the local ENI; where the datapath knew none, the VPC's owner is to see the record.

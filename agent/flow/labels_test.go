@@ -3,6 +3,7 @@ package flow
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/plan"
@@ -28,7 +29,10 @@ func TestLabelsOfAFlow(t *testing.T) {
 	provider.Translated = api.FlowTuple{SrcAddr: "10.0.1.9", SrcPort: 40002, DstAddr: "10.0.1.6", DstPort: 8443}
 
 	l := labeler()
-	if got := l.Flow(ptr(consumerFlow(1, 1))); got != consumer {
+	timed := consumerFlow(1, 1)
+	timed.Handshake, timed.RTT = 1500*time.Microsecond, 800*time.Microsecond+400
+	consumer.HandshakeMicros, consumer.RTTMicros = 1500, 800
+	if got := l.Flow(&timed); got != consumer {
 		t.Errorf("consumer\n got %+v\nwant %+v", got, consumer)
 	}
 	if got := l.Flow(ptr(providerFlow(2, 1))); got != provider {
@@ -52,6 +56,24 @@ func TestLabelsOfOneSide(t *testing.T) {
 		if r.Side != name || r.ServiceName != "payments/ledger" || r.Approver != "key-9" || r.Interface == "" ||
 			!slices.Equal(Accounts(&r), []string{"111111111111", "222222222222"}) || r.ConsumerVPC != "vpc-shop" || r.ProviderVPC != "vpc-pay" {
 			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+// A provider that consumes something itself may have the same number there.
+func TestLabelsOfEqualNumbers(t *testing.T) {
+	v, p := testView()
+	other := v.Endpoints[0]
+	other.ID, other.Connection, other.ConnectionNumber, other.VPC, other.ProviderVPC = "vpce-2", "vpce-conn-2", 6, 2, 4
+	v.Endpoints = append(v.Endpoints, other)
+	var l Labeler
+	l.Add(v, p)
+	for want, in := range map[string]Refusal{
+		"vpce-conn-1": {VPC: 2, DestVPC: 1, Tag: 7, Hook: HookTunnel, Reason: "NO_FLOW"},
+		"vpce-conn-2": {VPC: 4, DestVPC: 2, Tag: 7, Hook: HookTunnel, Reason: "NO_FLOW"},
+	} {
+		if r := l.Refusal(&in); r.Connection != want || r.Side != SideConsumer {
+			t.Errorf("from VPC %d to %d: connection %q of the %s, want %s of the consumer", in.VPC, in.DestVPC, r.Connection, r.Side, want)
 		}
 	}
 }
@@ -89,6 +111,21 @@ func TestLabelsOfARefusal(t *testing.T) {
 		"an answer that nobody asked for": {
 			Refusal{VPC: 2, DestVPC: 1, Tag: 7, Hook: HookTunnel, Dst: ip("10.0.1.5"), Reason: "NO_FLOW"},
 			"tunnel", "", "111111111111", "consumer", "vpce-conn-1", []string{"111111111111", "222222222222"},
+		},
+		"to a client's own address": {
+			Refusal{VPC: 2, DestVPC: 1, ENI: 21, Tag: 7 | api.TagFamilyIPv4, Hook: HookWorkload, IPv6: true, Reason: "NO_FLOW"},
+			"workload", "eni-ledger", "222222222222", "provider", "vpce-conn-1", []string{"111111111111", "222222222222"},
+		},
+		"to a client of others": {
+			Refusal{VPC: 3, DestVPC: 1, Tag: 7, Hook: HookWorkload, IPv6: true, Reason: "NO_FLOW"}, "workload", "", "", "", "", nil,
+		},
+		"to a client of its own VPC, by somebody who provides nothing": {
+			Refusal{VPC: 1, DestVPC: 1, ENI: 11, Tag: 7, Hook: HookWorkload, IPv6: true, Reason: "NO_FLOW"},
+			"workload", "eni-cart", "111111111111", "", "", []string{"111111111111"},
+		},
+		"an answer from a VPC that is not the provider's": {
+			Refusal{VPC: 3, DestVPC: 1, Tag: 7, Hook: HookTunnel, Dst: ip("10.0.1.5"), Reason: "NO_FLOW"},
+			"tunnel", "", "111111111111", "", "", []string{"111111111111"},
 		},
 		"no interface at all": {
 			Refusal{Hook: HookWorkload, Reason: "UNKNOWN_LINK"}, "workload", "", "", "", "", nil,
@@ -136,5 +173,43 @@ func TestLabelsFollowTheGeneration(t *testing.T) {
 	l.Add(api.View{}, plan.Plan{Generation: 7})
 	if len(l.known) != LabelGenerations || l.known[1].generation != 6 {
 		t.Error("the same generation twice is one")
+	}
+}
+
+// A flow to a load balancer inside its VPC is of that load balancer, on both nodes; no endpoint or service has to do with it.
+func TestLabelsOfALoadBalancerInside(t *testing.T) {
+	v, p := testView()
+	lb := api.ViewEndpoint{
+		ID: "lb-1", Connection: "lb-1", ConnectionNumber: 6, VPC: 2, ProviderVPC: 2,
+		ENIs: []api.ViewEndpointENI{{ENI: "eni-lb", Number: 22, Address: ip("10.0.1.9")}},
+		Listeners: []api.ViewListenerPool{{
+			Listener: "listener-1", TagNumbers: []api.TagNumber{{ENI: "eni-lb", Listener: "listener-1", Number: 9}},
+		}},
+	}
+	grant := api.ViewGrant{ConsumerVPC: 2, Tag: 9, Connection: "lb-1", ConnectionNumber: 6, Endpoint: "lb-1",
+		ConsumerAccount: "222222222222", ProviderVPC: 2}
+	client, target := v, v
+	client.LoadBalancers, target.LoadBalancerGrants = []api.ViewEndpoint{lb}, []api.ViewGrant{grant}
+	sent, received := consumerFlow(1, 1), providerFlow(1, 1)
+	for _, f := range []*Flow{&sent, &received} {
+		f.VPC, f.SourceVPC, f.DestVPC, f.ENI, f.Tag, f.Connection = 2, 2, 2, 21, 9, 6
+	}
+	for _, c := range []struct {
+		side    string
+		view    api.View
+		flow    Flow
+		refusal Refusal
+	}{
+		{"consumer", client, sent, Refusal{VPC: 2, ENI: 21, Hook: HookWorkload, Dst: ip("10.0.1.9"), Reason: "LB_GROUP_INGRESS"}},
+		{"provider", target, received, Refusal{VPC: 2, DestVPC: 2, Tag: 9, Hook: HookTunnel, Dst: ip("10.0.1.6"), Reason: "GROUP_INGRESS"}},
+	} {
+		var l Labeler
+		l.Add(c.view, p)
+		for _, r := range []api.FlowRecord{l.Flow(&c.flow), l.Refusal(&c.refusal)} {
+			if r.Side != c.side || r.Connection != "lb-1" || r.Endpoint+r.Service+r.ServiceName+r.Approver != "" ||
+				r.ConsumerVPC != "vpc-pay" || r.ProviderVPC != "vpc-pay" || !slices.Equal(Accounts(&r), []string{"222222222222"}) {
+				t.Errorf("%s: %+v", c.side, r)
+			}
+		}
 	}
 }

@@ -2,6 +2,8 @@ package flow
 
 import (
 	"cmp"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
@@ -44,4 +46,22 @@ func (l limits) add(r *api.FlowRecord) {
 	if r.End.After(l[k].Last) {
 		l[k].Last = r.End
 	}
+}
+
+// Limited returns the sums of now, sorted.
+func (c *Collector) Limited() []Limited {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.agg == nil {
+		return nil
+	}
+	out := make([]Limited, 0, len(c.agg.limits))
+	for v := range maps.Values(c.agg.limits) {
+		out = append(out, *v)
+	}
+	slices.SortFunc(out, func(a, b Limited) int {
+		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.Endpoint, b.Endpoint), cmp.Compare(a.Side, b.Side),
+			cmp.Compare(a.Reason, b.Reason))
+	})
+	return out
 }

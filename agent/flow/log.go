@@ -3,30 +3,40 @@ package flow
 import (
 	"bytes"
 	"cmp"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/audit/seal"
 )
 
 // LogConfig configures a [Log]. Zero values are replaced by the defaults.
 type LogConfig struct {
 	Store Store
 	// Boot names the boot of the host. Sequence numbers start at 1 with each, and flows of another boot are gone.
-	Boot         string
+	Boot string
+	// Word makes a word that is added to Boot in a directory that has nothing of this boot: one that was emptied has sequences begin anew,
+	// and its lines are not those that a reader knows. None: nothing is added. [Log.Boot] is the result.
+	Word         func() string
 	SegmentBytes int64         // a segment of this size is full; default 8 MiB
 	SegmentAge   time.Duration // as is one of this age; default 10 min
 	MaxBytes     int64         // of all segments together; default 256 MiB
 	// Shipping: removing what was not shipped is a loss, and declared. Else the log is all there is, and the oldest goes.
 	Shipping bool
 	Now      func() time.Time // default time.Now
+	// Key signs seals, which name Node. None: the log has no seals.
+	Key  ed25519.PrivateKey
+	Node string
 }
 
 const (
@@ -45,16 +55,18 @@ type Position struct {
 	Offset  int64  `json:"offset"`
 }
 
-// Log keeps records in segments of JSON lines, one record a line. Append returns when they are on the disk. Reading and
-// shipping never make Append wait for more than a short lock.
+// Log keeps records in files of JSON lines, one record a line, and seals, which close the lines before them (decision 0024). Write returns
+// when they are on the disk. Reading and shipping never make it wait for more than a short lock.
 //
-// Files: NUMBER.jsonl are the segments, state.json is what was recorded of every live flow before the newest segment began,
-// cursor.json is how far they are shipped.
+// Files: NUMBER.jsonl are the segments of the disk, state.json is what was recorded of every live flow before the newest began, with the
+// ledger and the last seal, cursor.json is how far they are shipped.
 type Log struct {
 	cfg LogConfig
 
-	write sync.Mutex // serializes Append and Rotate
+	write sync.Mutex // serializes Write and Rotate
 	file  File
+	chain *chain       // nil: no seals
+	spare bytes.Buffer // what the batch before was made in
 
 	mu       sync.Mutex // guards what follows; never held over I/O, but for reading a segment that is removed
 	segments []segment  // oldest first, the last is written to
@@ -63,8 +75,12 @@ type Log struct {
 	lost     uint64     // to be declared in the next record
 	allLost  uint64
 	shipped  Position
-	pending  int // records not shipped
+	pending  int // lines not shipped
 	changed  chan struct{}
+	trimmed  []trimmed  // to be declared in the next seal
+	owed     []seal.Gap // likewise: what was found when the log was opened
+	open     int        // lines since the last seal
+	sealed   time.Time  // when that was made
 
 	cursor sync.Mutex // serializes writes of cursor.json
 }
@@ -72,8 +88,8 @@ type Log struct {
 type segment struct {
 	number  uint64
 	size    int64 // bytes that are whole and synced
-	records int
-	broken  bool // bytes beyond size could not be taken back: nothing more is written to it
+	records int   // lines
+	broken  bool  // bytes beyond size could not be taken back: nothing more is written to it
 }
 
 func (s segment) name() string { return segmentName(s.number) }
@@ -82,23 +98,31 @@ func segmentName(n uint64) string { return fmt.Sprintf("%020d%s", n, segmentSuff
 
 // Recovery is what a log found when it was opened.
 type Recovery struct {
-	Baselines []api.FlowRecord // what is recorded of the flows of this boot; for [NewAggregator]
-	Sequence  uint64           // of the newest record of this boot
-	Lost      uint64           // records that are damaged; declared in the next one
+	Sequence uint64 // of the newest record of this boot
+	Lost     uint64 // records that are damaged; declared in the next one
+
+	flows  replayed
+	ledger *ledger // nil: the log has no seals
 }
 
-// state is the content of state.json.
+// state is the first line of state.json. A line for each flow follows, and one with their number.
 type state struct {
 	Boot     string           `json:"boot"`
 	Sequence uint64           `json:"sequence"`
-	Segment  uint64           `json:"segment"` // whose records come after
-	Flows    []api.FlowRecord `json:"flows"`
+	Segment  uint64           `json:"segment"`         // whose records come after
+	Flows    []api.FlowRecord `json:"flows,omitempty"` // of a build before 0024, which had one line
+	Chain    *chainState      `json:"chain,omitempty"`
+	Ledger   *ledgerState     `json:"ledger,omitempty"`
+	Trimmed  []trimmed        `json:"trimmed,omitempty"` // removed, or about to be, and not declared yet
 }
 
 // OpenLog opens a log and mends what a crash has left: a line that was not written whole goes and is declared as lost.
 func OpenLog(cfg LogConfig) (*Log, *Recovery, error) {
 	if cfg.Store == nil || cfg.Boot == "" {
 		return nil, nil, errors.New("open flow log: store and boot id are required")
+	}
+	if cfg.Key != nil && (len(cfg.Key) != ed25519.PrivateKeySize || cfg.Node == "") {
+		return nil, nil, errors.New("open flow log: seals need an Ed25519 key and a node id")
 	}
 	cfg.SegmentBytes = cmp.Or(cfg.SegmentBytes, defaultSegmentBytes)
 	cfg.SegmentAge = cmp.Or(cfg.SegmentAge, defaultSegmentAge)
@@ -116,15 +140,33 @@ func OpenLog(cfg LogConfig) (*Log, *Recovery, error) {
 	return l, r, nil
 }
 
-// Append gives the records their sequence and writes them. On an error none of them was written.
-func (l *Log) Append(records []api.FlowRecord) error {
-	if len(records) == 0 {
+// Boot is the boot as lines and seals name it.
+func (l *Log) Boot() string { return l.cfg.Boot }
+
+// Batch is what is written at once.
+type Batch struct {
+	Records []api.FlowRecord
+	Others  []LineFunc
+	// Seal closes the lines before and in this batch: it says when it is made, the clock, counters, and what is missing; the rest is
+	// added. nil: none.
+	Seal *seal.Seal
+}
+
+// LineFunc makes a line of another kind than a flow record once its place is known: one JSON object, without a newline.
+type LineFunc func(node, boot string, sequence uint64) ([]byte, error)
+
+// Append writes records.
+func (l *Log) Append(records []api.FlowRecord) error { return l.Write(Batch{Records: records}) }
+
+// Write gives the lines their sequence and writes them. On an error none of them was written.
+func (l *Log) Write(batch Batch) error {
+	if len(batch.Records) == 0 && len(batch.Others) == 0 && batch.Seal == nil {
 		return nil
 	}
 	l.write.Lock()
 	defer l.write.Unlock()
 	l.mu.Lock()
-	last, sequence, lost := l.segments[len(l.segments)-1], l.sequence, l.lost
+	last, lost := l.segments[len(l.segments)-1], l.lost
 	l.mu.Unlock()
 	if last.broken {
 		if err := l.next(); err != nil {
@@ -132,20 +174,11 @@ func (l *Log) Append(records []api.FlowRecord) error {
 		}
 		last = segment{number: last.number + 1}
 	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	for i := range records {
-		r := records[i]
-		r.Boot, r.Sequence = l.cfg.Boot, sequence+uint64(i)+1
-		if i == 0 {
-			r.Lost += lost
-		}
-		if err := enc.Encode(&r); err != nil {
-			return fmt.Errorf("append to flow log: record %d: %w", r.Sequence, err)
-		}
+	w, err := l.encode(batch)
+	if err == nil {
+		err = l.put(last, w.bytes.Bytes())
+		l.keep(w)
 	}
-	err := l.put(last, b.Bytes())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := &l.segments[len(l.segments)-1]
@@ -153,15 +186,118 @@ func (l *Log) Append(records []api.FlowRecord) error {
 		s.broken = errors.Is(err, errBroken)
 		return fmt.Errorf("append to flow log: %w", err)
 	}
-	s.size += int64(b.Len())
-	s.records += len(records)
-	l.sequence += uint64(len(records))
-	l.lost -= lost
-	l.pending += len(records)
+	s.size += int64(w.bytes.Len())
+	s.records += w.lines
+	l.pending += w.lines
+	l.sequence = w.sequence
+	if len(batch.Records) > 0 {
+		l.lost -= lost
+	}
+	l.took(w)
 	close(l.changed)
 	l.changed = make(chan struct{})
 	return nil
 }
+
+// maxSpare bounds the memory that is kept from one batch to the next, in bytes.
+const maxSpare = 4 << 20
+
+// keep keeps the memory that a batch was made in for the next one; the caller holds write.
+func (l *Log) keep(w *writing) {
+	if w.bytes.Cap() <= maxSpare {
+		l.spare = w.bytes
+		l.spare.Reset()
+	}
+}
+
+// writing is a batch as bytes, and the log's state once they are written.
+type writing struct {
+	bytes    bytes.Buffer
+	lines    int
+	sequence uint64
+	chain    *chain
+	declared int // of l.owed and l.trimmed, with the batch's seal
+	trimmed  int
+}
+
+// encode makes the lines of a batch; the caller holds write.
+func (l *Log) encode(batch Batch) (*writing, error) {
+	l.mu.Lock()
+	w, lost := &writing{sequence: l.sequence, bytes: l.spare}, l.lost
+	l.mu.Unlock()
+	l.spare = bytes.Buffer{}
+	if l.chain != nil {
+		var err error
+		if w.chain, err = l.chain.clone(); err != nil {
+			return nil, err
+		}
+		if err := l.closeBoot(w); err != nil {
+			return nil, err
+		}
+	}
+	enc := json.NewEncoder(&w.bytes)
+	enc.SetEscapeHTML(false)
+	for i := range batch.Records {
+		r := batch.Records[i]
+		w.sequence++
+		r.Boot, r.Sequence = l.cfg.Boot, w.sequence
+		if i == 0 {
+			r.Lost += lost
+		}
+		from := w.bytes.Len()
+		if err := enc.Encode(&r); err != nil {
+			return nil, fmt.Errorf("record %d: %w", r.Sequence, err)
+		}
+		w.line(from)
+	}
+	for _, line := range batch.Others {
+		w.sequence++
+		b, err := line(l.cfg.Node, l.cfg.Boot, w.sequence)
+		if err != nil || bytes.ContainsRune(b, '\n') || kindOf(b) == KindSeal {
+			return nil, fmt.Errorf("line %d: %w", w.sequence, cmp.Or(err, errNoLine))
+		}
+		from := w.bytes.Len()
+		w.bytes.Write(append(b, '\n'))
+		w.line(from)
+	}
+	if batch.Seal == nil || w.chain == nil {
+		return w, nil
+	}
+	s := *batch.Seal
+	l.mu.Lock()
+	w.declared = len(l.owed)
+	s.Declared = append(slices.Clone(l.owed), s.Declared...)
+	for n := holes(s.Declared); w.trimmed < len(l.trimmed); w.trimmed++ {
+		gaps := l.trimmed[w.trimmed].Gaps
+		if n += holes(gaps); n > maxHoles && w.trimmed > 0 {
+			break
+		}
+		s.Declared = append(s.Declared, gaps...)
+	}
+	l.mu.Unlock()
+	s.Declared = joined(s.Declared)
+	return w, l.seal(w, &s)
+}
+
+// line takes the line that begins at from, of the newest sequence.
+func (w *writing) line(from int) {
+	w.lines++
+	if w.chain != nil {
+		w.chain.add(w.sequence, w.bytes.Bytes()[from:])
+	}
+}
+
+// took makes a batch's state the log's own; with mu.
+func (l *Log) took(w *writing) {
+	if w.chain == nil {
+		return
+	}
+	l.chain = w.chain
+	l.open, l.sealed = w.chain.lines, w.chain.sealed
+	l.owed, l.trimmed = l.owed[w.declared:], l.trimmed[w.trimmed:]
+}
+
+var errNoLine = errors.New("not one line of a record")
 
 var errBroken = errors.New("segment is left with a part of a record")
 
@@ -213,62 +349,28 @@ func (l *Log) Due() bool {
 // Rotate begins a new segment and removes old ones beyond the bound. baselines is what the records up to here say of every
 // live flow: an opened log adds to it only the records after it.
 func (l *Log) Rotate(baselines []api.FlowRecord) error {
+	return l.rotate(slices.Values(baselines), nil)
+}
+
+// rotate keeps the ledger too. Of a log with seals no line may be open.
+func (l *Log) rotate(baselines iter.Seq[api.FlowRecord], books *ledgerState) error {
 	l.write.Lock()
 	defer l.write.Unlock()
 	l.mu.Lock()
 	st := state{
-		Boot: l.cfg.Boot, Sequence: l.sequence, Segment: l.segments[len(l.segments)-1].number + 1, Flows: baselines,
+		Boot: l.cfg.Boot, Sequence: l.sequence, Segment: l.segments[len(l.segments)-1].number + 1, Ledger: books,
 	}
 	l.mu.Unlock()
-	if err := l.putJSON(stateName, st); err != nil {
+	if err := l.keepState(&st, baselines); err != nil {
 		return fmt.Errorf("rotate flow log: %w", err)
 	}
 	if err := l.next(); err != nil {
 		return fmt.Errorf("rotate flow log: %w", err)
 	}
-	if err := l.trim(); err != nil {
+	if err := l.trim(&st, baselines); err != nil {
 		return fmt.Errorf("rotate flow log: %w", err)
 	}
 	return nil
-}
-
-// trim removes the oldest segments until the rest is within the bound. Shipped ones are older than others, so they go first.
-func (l *Log) trim() error {
-	for {
-		l.mu.Lock()
-		var total int64
-		for _, s := range l.segments {
-			total += s.size
-		}
-		oldest, shipped, n := l.segments[0], l.shipped, len(l.segments)
-		l.mu.Unlock()
-		if total <= l.cfg.MaxBytes || n == 1 {
-			return nil
-		}
-		unsent := 0
-		if l.cfg.Shipping && shipped.Segment <= oldest.number {
-			unsent = oldest.records
-			if shipped.Segment == oldest.number && shipped.Offset > 0 {
-				b, err := l.load(oldest.number, shipped.Offset)
-				if err != nil {
-					return err
-				}
-				unsent = bytes.Count(b, []byte{'\n'})
-			}
-		}
-		if err := l.cfg.Store.Remove(oldest.name()); err != nil {
-			return err
-		}
-		l.mu.Lock()
-		l.segments = l.segments[1:]
-		l.lost += uint64(unsent)
-		l.allLost += uint64(unsent)
-		l.pending -= unsent
-		if l.shipped.Segment <= oldest.number {
-			l.shipped = Position{Segment: oldest.number + 1}
-		}
-		l.mu.Unlock()
-	}
 }
 
 // SetShipped says that the n records before pos, after the position of the last call, have arrived.
@@ -345,12 +447,14 @@ func (l *Log) Close() error {
 	return err
 }
 
-func (l *Log) putJSON(name string, v any) error {
+func (l *Log) putJSON(name string, v any) error { return putJSON(l.cfg.Store, name, v) }
+
+func putJSON(s Store, name string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", name, err)
 	}
-	return l.cfg.Store.Put(name, b)
+	return s.Put(name, b)
 }
 
 // getJSON leaves v zero when the file is missing or damaged: it is what a fresh log has then.

@@ -79,8 +79,8 @@ func TestSequenceResumesWithinABootAndStartsAnewWithTheNext(t *testing.T) {
 		}
 		for range 2 {
 			l, r := openLog(t, LogConfig{Store: s, Boot: "y"})
-			if slices.ContainsFunc(r.Baselines, func(b api.FlowRecord) bool { return b.Boot != "y" }) {
-				t.Errorf("baselines of another boot: %+v", r.Baselines)
+			if slices.ContainsFunc(r.Baselines(), func(b api.FlowRecord) bool { return b.Boot != "y" }) {
+				t.Errorf("baselines of another boot: %+v", r.Baselines())
 			}
 			appendAll(t, l, rec(1, api.FlowOpen, 1))
 		}
@@ -148,10 +148,10 @@ func TestCrashAtEveryByteOfTheLastBatch(t *testing.T) {
 			{{Packets: 15}, {Packets: 27}},
 			{{Packets: 15}, {Packets: 27}, {Packets: 9}},
 		}[lines]
-		if len(r.Baselines) != len(want) {
-			t.Fatalf("%d bytes: %d baselines", end, len(r.Baselines))
+		if len(r.Baselines()) != len(want) {
+			t.Fatalf("%d bytes: %d baselines", end, len(r.Baselines()))
 		}
-		for i, b := range r.Baselines {
+		for i, b := range r.Baselines() {
 			if countsOf(&b) != want[i] || (b.State == api.FlowClosed) != (i == 1 && lines > 0) {
 				t.Fatalf("%d bytes: flow %s has %+v, state %s", end, b.FlowID, countsOf(&b), b.State)
 			}
@@ -182,8 +182,8 @@ func TestDamageInTheMiddle(t *testing.T) {
 	line := bytes.IndexByte(f.data, '\n')
 	copy(f.data[line+10:], "\x00\x00\x00\xff")
 	l, r := openLog(t, LogConfig{Store: s})
-	if r.Lost != 1 || r.Sequence != 3 || len(r.Baselines) != 2 {
-		t.Errorf("lost %d, sequence %d, %d baselines", r.Lost, r.Sequence, len(r.Baselines))
+	if r.Lost != 1 || r.Sequence != 3 || len(r.Baselines()) != 2 {
+		t.Errorf("lost %d, sequence %d, %d baselines", r.Lost, r.Sequence, len(r.Baselines()))
 	}
 	appendAll(t, l, rec(4, api.FlowOpen, 1))
 	rs, _, err := l.Read(Position{}, 100)
@@ -245,7 +245,7 @@ func TestBrokenSegment(t *testing.T) {
 			t.Fatalf("read %v to %v, %v", sequences(rs), next, err)
 		}
 		var r *Recovery
-		if l, r = openLog(t, LogConfig{Store: s.MemStore}); len(r.Baselines) != 2 || r.Sequence != 2 {
+		if l, r = openLog(t, LogConfig{Store: s.MemStore}); len(r.Baselines()) != 2 || r.Sequence != 2 {
 			t.Fatalf("%+v", r)
 		}
 	}
@@ -392,12 +392,12 @@ func TestCrashBetweenStateAndSegment(t *testing.T) {
 	}
 	for i := range 3 {
 		l, r := openLog(t, LogConfig{Store: s.Crash(0)})
-		if r.Sequence != 1 || len(r.Baselines) != 1 || r.Baselines[0].Packets != 1 {
+		if r.Sequence != 1 || len(r.Baselines()) != 1 || r.Baselines()[0].Packets != 1 {
 			t.Fatalf("%d: %+v", i, r)
 		}
 		appendAll(t, l, rec(1, api.FlowActive, 4))
 		_, r = openLog(t, l.cfg)
-		if r.Sequence != 2 || r.Baselines[0].Packets != 5 {
+		if r.Sequence != 2 || r.Baselines()[0].Packets != 5 {
 			t.Fatalf("%d: %+v", i, r)
 		}
 	}
@@ -414,7 +414,7 @@ func TestDamagedStateIsDeclared(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, r := openLog(t, LogConfig{Store: s})
-	if r.Lost != 1 || r.Sequence != 1 || r.Baselines[0].Packets != 3 {
+	if r.Lost != 1 || r.Sequence != 1 || r.Baselines()[0].Packets != 3 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -490,7 +490,7 @@ func TestQuery(t *testing.T) {
 func TestBaselinesAreTheSumOfTheLog(t *testing.T) {
 	s := NewMemStore()
 	l, r := openLog(t, LogConfig{Store: s})
-	a := newAggregator(r.Baselines)
+	a := newAggregator(r.Baselines())
 	for i := range 40 {
 		var flows []Flow
 		for id := range uint64(6) {
@@ -512,7 +512,7 @@ func TestBaselinesAreTheSumOfTheLog(t *testing.T) {
 			}
 		}
 		_, r := openLog(t, LogConfig{Store: s.Crash(0)})
-		b := newAggregator(r.Baselines)
+		b := newAggregator(r.Baselines())
 		// Flows that were removed since the state was kept may still be there, closed.
 		for id, want := range a.flows {
 			got := b.flows[id]

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/culvert-net/culvert/audit/seal"
 )
 
 // Mem is a [Source] in memory. Use [NewMem].
@@ -14,16 +16,20 @@ type Mem struct {
 	flows    map[uint64]Flow
 	removed  []Flow
 	refusals []Refusal
+	counters map[rowKey]seal.Count
 	lost     uint64
 	fail     error
 	events   chan Event
 }
 
-var _ Source = (*Mem)(nil)
+var (
+	_ Source     = (*Mem)(nil)
+	_ Accountant = (*Mem)(nil)
+)
 
 // NewMem makes an empty source.
 func NewMem() *Mem {
-	return &Mem{flows: map[uint64]Flow{}, events: make(chan Event, 1024)}
+	return &Mem{flows: map[uint64]Flow{}, counters: map[rowKey]seal.Count{}, events: make(chan Event, 1024)}
 }
 
 // Set puts a flow into the table or replaces it, without an event.
@@ -57,6 +63,46 @@ func (m *Mem) Refuse(lost uint64, rs ...Refusal) {
 	defer m.mu.Unlock()
 	m.refusals = append(m.refusals, rs...)
 	m.lost += lost
+}
+
+// Count adds to a counter.
+func (m *Mem) Count(c Counter) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.counters[c.key()] = m.counters[c.key()].Plus(c.count())
+}
+
+// Fold counts a row for no interface, as the datapath does where one is gone.
+func (m *Mem) Fold(eni uint32, hook, reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k, none := rowKey{eni, hook, reason}, rowKey{0, hook, reason}
+	m.counters[none] = m.counters[none].Plus(m.counters[k])
+	delete(m.counters, k)
+}
+
+// Counters are sorted by nothing.
+func (m *Mem) Counters() (all []Counter) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for k, n := range m.counters {
+		all = append(all, Counter{k.ENI, k.Hook, k.Reason, n.Packets, n.Bytes})
+	}
+	return all
+}
+
+// Account implements [Accountant].
+func (m *Mem) Account(ctx context.Context, yield func(Flow) bool) (*Account, error) {
+	a := &Account{Before: m.Counters()}
+	err := m.Flows(ctx, yield)
+	if err != nil {
+		return nil, err
+	}
+	if a.Refusals, a.Lost, err = m.DrainRefusals(ctx); err != nil {
+		return nil, err
+	}
+	a.After = append([]Counter{}, m.Counters()...)
+	return a, nil
 }
 
 // Emit sends an event, or loses it when the channel is full, as the kernel does.

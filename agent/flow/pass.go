@@ -59,6 +59,25 @@ func (p *Pass) Observe(f *Flow) {
 	}
 }
 
+// Known tells whether a flow's closing record exists and says all that this entry of it has counted. Such a flow counts as seen, and needs
+// not be observed.
+func (p *Pass) Known(h Half) bool {
+	t := p.a.flows[h.ID]
+	if t == nil || !t.closed || t.live != nil {
+		return false
+	}
+	r := &t.reported
+	said := Half{h.ID, h.Reply, r.Packets, r.Bytes, r.Retransmits}
+	if h.Reply {
+		said = Half{h.ID, h.Reply, r.ReplyPackets, r.ReplyBytes, r.ReplyRetransmits}
+	}
+	if said != h {
+		return false
+	}
+	t.pass, t.missed = p.a.pass, 0
+	return true
+}
+
 // both is what was seen of one flow twice in a pass.
 func both(old Flow, f *Flow) Flow {
 	if f.Removed != old.Removed {

@@ -3,7 +3,6 @@ package flow
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -18,17 +17,29 @@ const (
 	MaxQuery = 100_000
 )
 
-// Read returns up to limit records from pos on and the position after them. A position whose segment is gone goes on with
-// the oldest that is there. Damaged lines are passed over. No records and the same position: the end.
+// Read returns the flow records among the up to limit lines from pos on, and the position after those. A position whose segment is gone
+// goes on with the oldest that is there. Damaged lines are passed over. The same position: the end.
 func (l *Log) Read(pos Position, limit int) ([]api.FlowRecord, Position, error) {
+	lines, next, err := l.Entries(pos, limit)
 	var out []api.FlowRecord
+	for i := range lines {
+		if r, ok := parseFlow(lines[i].Raw); ok {
+			out = append(out, r)
+		}
+	}
+	return out, next, err
+}
+
+// Entries returns up to limit lines of all kinds from pos on, as Read does.
+func (l *Log) Entries(pos Position, limit int) ([]Entry, Position, error) {
+	var out []Entry
 	for len(out) < limit {
 		var ok bool
 		var size int64
 		if pos, size, ok = l.seek(pos); !ok {
 			return out, pos, nil
 		}
-		rs, next, err := l.readSegment(pos, size, limit-len(out))
+		lines, next, err := l.readSegment(pos, size, limit-len(out))
 		if errors.Is(err, fs.ErrNotExist) {
 			l.mu.Lock()
 			gone := l.segments[0].number > pos.Segment
@@ -40,7 +51,7 @@ func (l *Log) Read(pos Position, limit int) ([]api.FlowRecord, Position, error) 
 		if err != nil {
 			return out, pos, err
 		}
-		out, pos = append(out, rs...), next
+		out, pos = append(out, lines...), next
 	}
 	return out, pos, nil
 }
@@ -65,7 +76,7 @@ func (l *Log) seek(pos Position) (Position, int64, bool) {
 }
 
 // readSegment reads whole lines, at least one.
-func (l *Log) readSegment(pos Position, size int64, limit int) ([]api.FlowRecord, Position, error) {
+func (l *Log) readSegment(pos Position, size int64, limit int) ([]Entry, Position, error) {
 	for chunk := int64(readChunk); ; chunk *= 2 {
 		b := make([]byte, min(chunk, size-pos.Offset))
 		n, err := l.cfg.Store.ReadAt(segmentName(pos.Segment), b, pos.Offset)
@@ -79,15 +90,14 @@ func (l *Log) readSegment(pos Position, size int64, limit int) ([]api.FlowRecord
 			}
 			continue
 		}
-		var out []api.FlowRecord
-		for line := range bytes.Lines(b[:end]) {
+		var out []Entry
+		for raw := range bytes.Lines(b[:end]) {
 			if len(out) == limit {
 				break
 			}
-			pos.Offset += int64(len(line))
-			var r api.FlowRecord
-			if json.Unmarshal(line, &r) == nil {
-				out = append(out, r)
+			pos.Offset += int64(len(raw))
+			if line, ok := parseLine(raw); ok {
+				out = append(out, line)
 			}
 		}
 		return out, pos, nil
@@ -119,8 +129,7 @@ func Query(ctx context.Context, s Store, f api.FlowFilter) ([]api.FlowRecord, er
 		}
 		var found []api.FlowRecord
 		for line := range bytes.Lines(content) {
-			var r api.FlowRecord
-			if json.Unmarshal(line, &r) == nil && f.Match(&r) {
+			if r, ok := parseFlow(line); ok && f.Match(&r) {
 				found = append(found, r)
 			}
 		}

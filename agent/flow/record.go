@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -35,19 +36,27 @@ func Accounts(r *api.FlowRecord) []string {
 	return slices.Compact(ids)
 }
 
-// Envelope wraps a record for the way to the control plane.
-func Envelope(r *api.FlowRecord) (api.FlowEnvelope, error) {
-	body, err := json.Marshal(r)
-	if err != nil {
-		return api.FlowEnvelope{}, fmt.Errorf("encode flow record %d: %w", r.Sequence, err)
-	}
+// envelope wraps a line for the way to the control plane.
+func (l *Entry) envelope() api.FlowEnvelope {
 	return api.FlowEnvelope{
-		Node: r.Node, Boot: r.Boot, Seq: r.Sequence, Accounts: Accounts(r), End: r.End, Record: body,
-	}, nil
+		Kind: string(l.Kind), Node: l.Node, Boot: l.Boot, Seq: l.Sequence, Accounts: l.Accounts, End: l.End, Record: json.RawMessage(l.Raw),
+	}
 }
 
-func (t Tuple) record() api.FlowTuple {
+// record writes a tuple with the addresses that the packets have, of the VPCs given.
+func (t Tuple) record(mesh, src, dst uint32) api.FlowTuple {
+	if t.IPv6 {
+		t.Src, t.Dst = ipv6(mesh, src, t.Src), ipv6(mesh, dst, t.Dst)
+	}
 	return api.FlowTuple{SrcAddr: addr(t.Src), SrcPort: t.SrcPort, DstAddr: addr(t.Dst), DstPort: t.DstPort}
+}
+
+// ipv6 is the IPv6 form of an address, invalid for none.
+func ipv6(mesh, vpc uint32, a netip.Addr) netip.Addr {
+	if !a.IsValid() || a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return api.IPv6Address(mesh, vpc, a)
 }
 
 func addr(a netip.Addr) string {
@@ -56,6 +65,8 @@ func addr(a netip.Addr) string {
 	}
 	return a.String()
 }
+
+func micros(d time.Duration) uint64 { return uint64(d.Microseconds()) }
 
 func formatID(id uint64) string { return fmt.Sprintf("%016x", id) }
 
@@ -96,6 +107,7 @@ func grown(now, before uint64) uint64 {
 
 func (c Counts) put(r *api.FlowRecord) {
 	r.Packets, r.Bytes, r.ReplyPackets, r.ReplyBytes = c.Packets, c.Bytes, c.ReplyPackets, c.ReplyBytes
+	r.Retransmits, r.ReplyRetransmits = c.Retransmits, c.ReplyRetransmits
 }
 
 func countsOf(r *api.FlowRecord) Counts {

@@ -2,22 +2,38 @@ package flow
 
 import (
 	"bytes"
-	"encoding/json"
+	"cmp"
+	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/audit/seal"
 )
 
-// recover finds segments, sequence, baselines and shipping position, and cuts off a line that was not written whole.
+// recover finds segments, sequence, baselines, ledger, last seal and shipping position, and cuts off a line that was not written whole.
 func (l *Log) recover() (*Recovery, error) {
-	numbers, err := segmentNumbers(l.cfg.Store)
+	kept := replayed{}
+	st, damaged, err := readState(l.cfg.Store, kept.put)
 	if err != nil {
 		return nil, err
 	}
-	var st state
-	damaged, err := getJSON(l.cfg.Store, stateName, &st)
+	if l.cfg.Boot, err = bootName(l.cfg, st.Boot); err != nil {
+		return nil, err
+	}
+	if damaged || st.Boot != l.cfg.Boot {
+		kept = replayed{}
+	}
+	for _, t := range st.Trimmed { // declared already
+		if err := l.cfg.Store.Remove(segmentName(t.Segment)); err != nil {
+			return nil, err
+		}
+	}
+	numbers, err := segmentNumbers(l.cfg.Store)
 	if err != nil {
 		return nil, err
 	}
@@ -25,10 +41,8 @@ func (l *Log) recover() (*Recovery, error) {
 		return nil, err // sent twice is harmless, so damage is too
 	}
 	l.shipped.Offset = max(l.shipped.Offset, 0)
-	b := &replay{boot: l.cfg.Boot, flows: map[string]api.FlowRecord{}}
-	if damaged {
-		b.lost++
-	}
+	b := newReplay(l.cfg, &st, damaged)
+	b.flows = kept
 	from := uint64(0)
 	if st.Boot == l.cfg.Boot {
 		b.begin(st)
@@ -55,12 +69,46 @@ func (l *Log) recover() (*Recovery, error) {
 		if number >= from && (st.Boot == l.cfg.Boot || newest == l.cfg.Boot) {
 			b.segment(content)
 		}
+		if number >= st.Segment {
+			b.links(content)
+		}
 	}
-	return b.result(), l.resume(newest, st)
+	fresh := b.chained(l, &st)
+	return b.result(), l.resume(newest, st, fresh, kept.each)
 }
 
-// resume makes the segment that is written to: the newest, unless it is of another boot or from before the state.
-func (l *Log) resume(newest string, st state) error {
+// bootName is how the log names the host's boot: as what is here of it does, of state.json or else of the newest line; logs from before
+// there were words have none until the next boot.
+func bootName(cfg LogConfig, kept string) (string, error) {
+	same := func(name string) bool { return name == cfg.Boot || strings.HasPrefix(name, cfg.Boot+".") }
+	if same(kept) {
+		return kept, nil
+	}
+	numbers, err := segmentNumbers(cfg.Store)
+	if err != nil {
+		return "", err
+	}
+	for _, number := range slices.Backward(numbers) {
+		content, err := load(cfg.Store, number, 0)
+		if err != nil {
+			return "", err
+		}
+		if name := bootOf(content, ""); same(name) {
+			return name, nil
+		} else if name != "" {
+			break
+		}
+	}
+	if cfg.Word == nil {
+		return cfg.Boot, nil
+	}
+	return cfg.Boot + "." + cfg.Word(), nil
+}
+
+// resume makes the segment that is written to: the newest, unless it is of another boot or from before the state. fresh: the state has to
+// say that there are seals from here on.
+func (l *Log) resume(newest string, st state, fresh bool, flows iter.Seq[api.FlowRecord]) error {
+	l.endBoot()
 	number := uint64(1)
 	if n := len(l.segments); n > 0 {
 		number = l.segments[n-1].number
@@ -83,10 +131,24 @@ func (l *Log) resume(newest string, st state) error {
 			l.pending += s.records
 		}
 	}
-	if st.Boot == l.cfg.Boot || newest == l.cfg.Boot {
+	switch {
+	case st.Boot != l.cfg.Boot && newest != l.cfg.Boot:
+		err := l.keepState(&state{Boot: l.cfg.Boot, Segment: number}, func(func(api.FlowRecord) bool) {})
+		return errors.Join(err, l.closeFile())
+	case fresh: // what is here keeps its meaning
+		return l.keepState(&st, flows)
+	}
+	return nil
+}
+
+// closeFile lets go of a segment that is not written to any more.
+func (l *Log) closeFile() error {
+	if l.file == nil {
 		return nil
 	}
-	return l.putJSON(stateName, state{Boot: l.cfg.Boot, Segment: number})
+	err := l.file.Close()
+	l.file = nil
+	return err
 }
 
 func (l *Log) unshipped(s segment, content []byte) int {
@@ -115,62 +177,214 @@ func (l *Log) cut(number uint64, size int64) error {
 func bootOf(content []byte, before string) string {
 	for len(content) > 0 {
 		i := bytes.LastIndexByte(content[:len(content)-1], '\n') + 1
-		var r struct {
-			Boot string `json:"boot"`
-		}
-		if json.Unmarshal(content[i:], &r) == nil && r.Boot != "" {
-			return r.Boot
+		if line, ok := parseLine(content[i:]); ok {
+			return line.Boot
 		}
 		content = content[:i]
 	}
 	return before
 }
 
-// replay adds up what records say of flows.
+// replay adds up what lines say of flows, of the ledger, and of the chain of seals.
 type replay struct {
 	boot     string
-	flows    map[string]api.FlowRecord
+	flows    replayed
 	sequence uint64
 	known    bool // sequence is that of the record before
 	lost     uint64
+	ledger   *ledger // nil: no seals
+	chain    *chain
+	trimmed  []trimmed
+	met      bool // a seal
+}
+
+func newReplay(cfg LogConfig, st *state, damaged bool) *replay {
+	p := &replay{boot: cfg.Boot}
+	if damaged {
+		p.lost++
+	}
+	if cfg.Key == nil {
+		return p
+	}
+	p.ledger, p.chain, p.trimmed = newLedger(), newChain(st.Chain), st.Trimmed
+	p.ledger.rebased = damaged
+	return p
 }
 
 func (p *replay) begin(st state) {
 	p.sequence, p.known = st.Sequence, true
-	for _, r := range st.Flows {
-		p.flows[r.FlowID] = r
+	if p.ledger != nil {
+		p.ledger.restore(st.Ledger)
 	}
 }
 
 func (p *replay) segment(content []byte) {
 	for line := range bytes.Lines(content) {
-		var r api.FlowRecord
-		if json.Unmarshal(line, &r) != nil || r.Boot != p.boot || r.Sequence <= p.sequence && p.known {
+		if kindOf(line) == KindSeal {
+			p.seal(line)
+			continue
+		}
+		n, r, ok := p.parse(line)
+		if !ok || n.Boot != p.boot || n.Sequence <= p.sequence && p.known {
 			continue
 		}
 		if p.known {
-			p.lost += r.Sequence - p.sequence - 1
+			p.lost += n.Sequence - p.sequence - 1
 		}
-		p.sequence, p.known = r.Sequence, true
-		if r.FlowID == "" {
+		p.sequence, p.known = n.Sequence, true
+		if r == nil {
 			continue
 		}
-		if before, ok := p.flows[r.FlowID]; ok {
-			countsOf(&before).add(countsOf(&r)).put(&r)
-			if before.State == api.FlowClosed {
-				r.State = api.FlowClosed
-			}
+		if p.ledger != nil {
+			p.ledger.tally.Record(r)
 		}
-		p.flows[r.FlowID] = r
+		p.flows.add(r)
 	}
 }
 
-func (p *replay) result() *Recovery {
-	r := &Recovery{Sequence: p.sequence, Lost: p.lost}
-	for _, id := range slices.Sorted(maps.Keys(p.flows)) {
-		f := p.flows[id]
-		f.Sequence, f.Lost = 0, 0
-		r.Baselines = append(r.Baselines, f)
+// parse reads a numbered line; r is nil where it is no flow record.
+func (p *replay) parse(line []byte) (n numbered, r *api.FlowRecord, ok bool) {
+	if kindOf(line) == KindQuery {
+		l, ok := parseLine(line)
+		return numbered{l.Node, l.Boot, l.Sequence, l.End}, nil, ok
 	}
-	return r
+	record, ok := parseFlow(line)
+	return numbered{record.Node, record.Boot, record.Sequence, record.End}, &record, ok
 }
+
+// seal takes a seal of this boot into the ledger.
+func (p *replay) seal(line []byte) {
+	s, _, err := seal.Parse(line)
+	if err == nil && s.Boot == p.boot && p.ledger != nil {
+		p.ledger.replay(s)
+	}
+}
+
+// links follows the chain of seals, of all boots.
+func (p *replay) links(content []byte) {
+	if p.chain == nil {
+		return
+	}
+	for line := range bytes.Lines(content) {
+		l, ok := parseLine(line)
+		if !ok {
+			continue
+		}
+		if l.Kind != KindSeal {
+			p.chain.begin(l.Boot)
+			p.chain.add(l.Sequence, line)
+			continue
+		}
+		s, _, _ := seal.Parse(line)
+		p.met = true
+		p.chain.closed(s, line)
+		p.trimmed = slices.DeleteFunc(p.trimmed, func(t trimmed) bool { return declares(s, &t) })
+	}
+}
+
+// declares says whether a seal declares that a segment of the disk was removed.
+func declares(s *seal.Seal, t *trimmed) bool {
+	first := t.Gaps[0]
+	return slices.ContainsFunc(s.Declared, func(g seal.Gap) bool {
+		return g.Cause == first.Cause && g.Hook == "" && g.FirstSeal <= first.FirstSeal && g.LastSeal >= first.LastSeal &&
+			g.FirstSequence <= first.FirstSequence && cmp.Or(g.Boot, s.Boot) == cmp.Or(first.Boot, s.Boot)
+	})
+}
+
+// chained hands the chain to the log. fresh: there were no seals before. What is in the log then is in no segment, and the next seal says
+// so; after a crash in a segment's middle the next seal closes it, and says that something may be missing.
+func (p *replay) chained(l *Log, st *state) (fresh bool) {
+	if p.chain == nil {
+		return false
+	}
+	l.chain, l.trimmed = p.chain, p.trimmed
+	fresh = st.Chain == nil && !p.met
+	switch {
+	case fresh:
+		c := p.chain
+		if c.boot == p.boot && c.last > 0 {
+			l.owed = append(l.owed, seal.Gap{Cause: seal.CauseUnsealed, FirstSequence: 1, LastSequence: c.last, Records: uint64(c.lines)})
+			c.skip(c.last)
+		} else {
+			*c = *newChain(nil)
+		}
+		c.boot = p.boot
+		p.ledger = newLedger()
+	case p.chain.boot == p.boot:
+		l.owed = append(l.owed, seal.Gap{Cause: seal.CauseRestart, From: p.chain.sealed, To: l.cfg.Now()})
+	}
+	if p.ledger.rebased {
+		l.owed = append(l.owed, seal.Gap{Cause: seal.CauseDamaged})
+	}
+	l.open, l.sealed = p.chain.lines, p.chain.sealed
+	return fresh
+}
+
+func (p *replay) result() *Recovery {
+	return &Recovery{Sequence: p.sequence, Lost: p.lost, ledger: p.ledger, flows: p.flows}
+}
+
+// replayed is what is recorded of flows, by id.
+type replayed map[uint64]*recordedFlow
+
+// recordedFlow is the sum of a flow's records. Of one whose closing record exists only counts matter, and the end.
+type recordedFlow struct {
+	counts Counts
+	end    int64           // of the newest record, nanoseconds of the wall clock; 0 unknown
+	rest   *api.FlowRecord // nil: closed
+}
+
+// put sets what is recorded of a flow.
+func (m replayed) put(r *api.FlowRecord) {
+	id, ok := parseID(r.FlowID)
+	if !ok {
+		return
+	}
+	f := &recordedFlow{counts: countsOf(r)}
+	if !r.End.IsZero() {
+		f.end = r.End.UnixNano()
+	}
+	if r.State != api.FlowClosed && r.State != api.FlowLate {
+		rest := *r
+		rest.Sequence, rest.Lost = 0, 0
+		f.rest = &rest
+	}
+	m[id] = f
+}
+
+// add adds a record.
+func (m replayed) add(r *api.FlowRecord) {
+	id, ok := parseID(r.FlowID)
+	if !ok {
+		return
+	}
+	before := m[id]
+	if before != nil {
+		before.counts.add(countsOf(r)).put(r)
+		if before.rest == nil {
+			r.State = api.FlowClosed
+		}
+	}
+	m.put(r)
+}
+
+// each yields the baselines, sorted by id.
+func (m replayed) each(yield func(api.FlowRecord) bool) {
+	for _, id := range slices.Sorted(maps.Keys(m)) {
+		f := m[id]
+		r := api.FlowRecord{FlowID: formatID(id), State: api.FlowClosed}
+		if f.end != 0 {
+			r.End = time.Unix(0, f.end).UTC()
+		}
+		if f.rest != nil {
+			r = *f.rest
+		}
+		f.counts.put(&r)
+		if !yield(r) {
+			return
+		}
+	}
+}
+
+// Baselines are what is recorded of the flows of this boot; for [NewAggregator].
+func (r *Recovery) Baselines() []api.FlowRecord { return slices.Collect(r.flows.each) }

@@ -11,27 +11,24 @@ import (
 	"github.com/culvert-net/culvert/internal/logkey"
 )
 
-// Sink is where records go. A nil error means that they have arrived and are kept. The same records may come again; node,
-// boot and sequence identify them.
+// Sink is where lines go. A nil error means that they have arrived and are kept. The same lines may come again; node, boot, kind and
+// sequence identify them.
 type Sink interface {
-	Send(ctx context.Context, records []api.FlowRecord) error
+	Send(ctx context.Context, lines []Entry) error
 }
 
 // SinkFunc is a function as a [Sink].
-type SinkFunc func(ctx context.Context, records []api.FlowRecord) error
+type SinkFunc func(ctx context.Context, lines []Entry) error
 
 // Send implements [Sink].
-func (f SinkFunc) Send(ctx context.Context, records []api.FlowRecord) error { return f(ctx, records) }
+func (f SinkFunc) Send(ctx context.Context, lines []Entry) error { return f(ctx, lines) }
 
-// EnvelopeSink is a [Sink] that wraps records for the control plane.
+// EnvelopeSink is a [Sink] that wraps lines for the control plane, byte for byte.
 func EnvelopeSink(send func(context.Context, []api.FlowEnvelope) error) Sink {
-	return SinkFunc(func(ctx context.Context, records []api.FlowRecord) error {
-		es := make([]api.FlowEnvelope, len(records))
-		for i := range records {
-			var err error
-			if es[i], err = Envelope(&records[i]); err != nil {
-				return err
-			}
+	return SinkFunc(func(ctx context.Context, lines []Entry) error {
+		es := make([]api.FlowEnvelope, len(lines))
+		for i := range lines {
+			es[i] = lines[i].envelope()
 		}
 		return send(ctx, es)
 	})
@@ -41,14 +38,14 @@ func EnvelopeSink(send func(context.Context, []api.FlowEnvelope) error) Sink {
 type ShipperConfig struct {
 	Log     *Log
 	Sink    Sink
-	Batch   int           // records in one Send; default 512
+	Batch   int           // lines in one Send; default 512
 	Timeout time.Duration // of one Send; default 30 s
 	// A failed Send is repeated after a random time of up to RetryMin (default 250 ms), doubled each time up to RetryMax (default 30 s).
 	RetryMin, RetryMax time.Duration
 	Logger             *slog.Logger
 }
 
-// Shipper sends the records of a log, in order and at least once.
+// Shipper sends the lines of a log, in order and at least once.
 type Shipper struct{ cfg ShipperConfig }
 
 // NewShipper makes a shipper; Run starts it.
@@ -92,18 +89,18 @@ func (s *Shipper) Run(ctx context.Context) {
 // once sends one batch; not sent and no error: there is none.
 func (s *Shipper) once(ctx context.Context) (sent bool, err error) {
 	pos := s.cfg.Log.Shipped()
-	records, next, err := s.cfg.Log.Read(pos, s.cfg.Batch)
+	lines, next, err := s.cfg.Log.Entries(pos, s.cfg.Batch)
 	if err != nil || next == pos {
 		return false, err
 	}
-	if len(records) > 0 {
+	if len(lines) > 0 {
 		sending, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 		defer cancel()
-		if err := s.cfg.Sink.Send(sending, records); err != nil {
+		if err := s.cfg.Sink.Send(sending, lines); err != nil {
 			return false, err
 		}
 	}
-	if err := s.cfg.Log.SetShipped(next, len(records)); err != nil {
+	if err := s.cfg.Log.SetShipped(next, len(lines)); err != nil {
 		// They have arrived; at worst they are sent again after a restart.
 		s.cfg.Logger.Warn("position of shipped flow records is not kept", logkey.Error, err)
 	}

@@ -1,7 +1,9 @@
 package flow
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"sync"
@@ -16,19 +18,25 @@ import (
 type memSink struct {
 	mu       sync.Mutex
 	got      []api.FlowRecord
+	lines    []Entry
 	attempts []time.Time
 	fail     error
 	after    error // fail after the records have arrived
 }
 
-func (s *memSink) Send(_ context.Context, rs []api.FlowRecord) error {
+func (s *memSink) Send(_ context.Context, lines []Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.attempts = append(s.attempts, time.Now())
 	if s.fail != nil {
 		return s.fail
 	}
-	s.got = append(s.got, rs...)
+	s.lines = append(s.lines, lines...)
+	for i := range lines {
+		if r, ok := parseFlow(lines[i].Raw); ok {
+			s.got = append(s.got, r)
+		}
+	}
 	err := s.after
 	s.after = nil
 	return err
@@ -134,10 +142,18 @@ func TestEnvelopeSink(t *testing.T) {
 	})
 	r := labeler().Flow(ptr(consumerFlow(1, 1)))
 	r.Node, r.Boot, r.Sequence = node, "boot-1", 42
-	if err := sink.Send(t.Context(), []api.FlowRecord{r}); err != nil || len(got) != 1 {
+	raw, err := json.Marshal(&r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, ok := parseLine(append(raw, '\n'))
+	if err := sink.Send(t.Context(), []Entry{line}); err != nil || len(got) != 1 || !ok {
 		t.Fatal(err, got)
 	}
 	e := got[0]
+	if !bytes.Equal(e.Record, raw) || e.Kind != "" || !e.End.Equal(r.End) {
+		t.Errorf("%+v", e)
+	}
 	if e.Node != node || e.Boot != "boot-1" || e.Seq != 42 || !slices.Equal(e.Accounts, []string{"111111111111", "222222222222"}) {
 		t.Errorf("%+v", e)
 	}

@@ -42,6 +42,7 @@ const (
 	ViewProvider View = 3
 	ViewConsumer View = 4
 	ViewHost     View = 5
+	ViewClient   View = 6
 )
 
 // EventKind is what an event tells; values are those of enum event_kind in bpf/lib/abi.h.
@@ -110,11 +111,22 @@ type Flow struct {
 	Removed bool
 }
 
+// Half is what one of the two entries of a flow has counted.
+type Half struct {
+	ID      uint64
+	Reply   bool // of the answers
+	Packets uint64
+	Bytes   uint64
+	// Packets with bytes that had been sent before.
+	Retransmits uint64
+}
+
 // Refusal is one kind of refused packets, aggregated in the kernel since the last drain.
 type Refusal struct {
 	VPC      uint32 // number of the source's VPC, 0 unknown
 	DestVPC  uint32
 	ENI      uint32 // number of the local ENI, 0 unknown
+	IPv6     bool   // as in Tuple; 0.0.0.0 stands for what is no address of the VPC
 	Src      netip.Addr
 	SrcPort  uint16 // of the first
 	Dst      netip.Addr
@@ -147,4 +159,10 @@ type Source interface {
 	DrainRefusals(ctx context.Context) (refusals []Refusal, lost uint64, err error)
 	// Events is one channel for the life of the source; it may be closed at the end.
 	Events() <-chan Event
+}
+
+// Skipper is a [Source] that can leave out what is known: of a table full of flows, most have ended and count no more.
+type Skipper interface {
+	// Skip has readings leave out flows of whose entries known says true. It is asked while they run, by whoever runs them.
+	Skip(known func(Half) bool)
 }

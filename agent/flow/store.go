@@ -1,6 +1,8 @@
 package flow
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +23,8 @@ type Store interface {
 	ReadAt(name string, b []byte, off int64) (int, error)
 	// Put replaces a file's content in one step: after a crash it is the old or the new.
 	Put(name string, content []byte) error
+	// Replace is Put with what write writes; its error leaves the old content.
+	Replace(name string, write func(io.Writer) error) error
 	Get(name string) ([]byte, error)
 	// Remove succeeds when there is nothing to remove.
 	Remove(name string) error
@@ -91,6 +95,14 @@ func (d Dir) ReadAt(name string, b []byte, off int64) (int, error) {
 
 // Put implements [Store].
 func (d Dir) Put(name string, content []byte) error {
+	return d.Replace(name, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+}
+
+// Replace implements [Store].
+func (d Dir) Replace(name string, write func(io.Writer) error) error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return fmt.Errorf("make flow log directory: %w", err)
 	}
@@ -99,7 +111,10 @@ func (d Dir) Put(name string, content []byte) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	_, err = f.Write(content)
+	buffered := bufio.NewWriterSize(f, 1<<16)
+	if err = write(buffered); err == nil {
+		err = buffered.Flush()
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -230,6 +245,15 @@ func (m *MemStore) Put(name string, content []byte) error {
 	}
 	m.files[name] = &memFile{store: m, data: slices.Clone(content), synced: len(content)}
 	return nil
+}
+
+// Replace implements [Store].
+func (m *MemStore) Replace(name string, write func(io.Writer) error) error {
+	var b bytes.Buffer
+	if err := write(&b); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return m.Put(name, b.Bytes())
 }
 
 // Get implements [Store].

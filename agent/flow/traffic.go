@@ -25,6 +25,12 @@ type Traffic struct {
 	Resets  uint64 // flows that the service's side ended with a RST
 }
 
+// Flags of TCP, RFC 9293.
+const (
+	tcpSYN = 0x02
+	tcpRST = 0x04
+)
+
 // maxTraffic bounds the keys; what comes later is summed up without names.
 const maxTraffic = 10_000
 

@@ -1,6 +1,9 @@
 package flow
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // What traffic sums up is what the records say, per endpoint and side, and it is not counted again after a restart.
 func TestTrafficOfAnEndpoint(t *testing.T) {
@@ -53,5 +56,37 @@ func TestTrafficIsBounded(t *testing.T) {
 	}
 	if got := sums[TrafficKey{Side: SideConsumer}].New; got != 10 {
 		t.Errorf("without names: %d", got)
+	}
+}
+
+// Refusals at caps and shares are summed up by endpoint, account and reason, from either side; others are not.
+func TestLimitedByWhom(t *testing.T) {
+	var l Labeler
+	l.Add(testView())
+	a := NewAggregator(Settings{Node: "n", Boot: "b"}, &l, nil)
+	refused := func(reason string, packets uint64) Refusal {
+		return Refusal{ENI: 11, VPC: 1, Src: ip("10.0.1.5"), Dst: ip("10.0.1.200"), DstPort: 443, Reason: reason, Hook: HookWorkload,
+			Packets: packets, FirstNS: 1, LastNS: 2}
+	}
+	for range 2 {
+		a.Collect(Input{Now: at(11), Complete: true, Full: true, Refusals: []Refusal{
+			refused("CAP_CONNECTIONS", 3), refused("CAP_BITS", 4), refused("NO_LISTENER", 5)}})
+	}
+	c := Collector{agg: a}
+	got := c.Limited()
+	f := consumerFlow(1, 10)
+	record := l.Flow(&f)
+	for i, want := range []Limited{{Reason: "CAP_BITS", Packets: 8}, {Reason: "CAP_CONNECTIONS", Packets: 6}} {
+		want.Side, want.Endpoint, want.ServiceName = SideConsumer, record.Endpoint, record.ServiceName
+		if len(got) != 2 || got[i].Account == "" || got[i].Last.IsZero() {
+			t.Fatalf("%+v", got)
+		}
+		want.Account, want.Last = got[i].Account, got[i].Last
+		if got[i] != want {
+			t.Errorf("%+v, want %+v", got[i], want)
+		}
+	}
+	if !slices.Contains([]string{record.ConsumerAccount, record.Account}, got[0].Account) {
+		t.Errorf("charged to account %s", got[0].Account)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,7 +17,8 @@ const lockFile = "lock"
 // ErrLocked says that another process works on the directory.
 var ErrLocked = errors.New("another process works with this data directory")
 
-// Lock makes the caller the directory's only owner until unlock, or until its process ends. It does not wait: ErrLocked.
+// Lock makes the caller the directory's only owner until unlock, or until its process ends. It does not wait for another owner, ErrLocked,
+// but for who looks whether there is one.
 func (d Dir) Lock() (unlock func(), err error) {
 	f, err := os.OpenFile(d.Path(lockFile), os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if errors.Is(err, unix.EISDIR) {
@@ -25,7 +27,7 @@ func (d Dir) Lock() (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock data directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := take(f); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = ErrLocked
@@ -37,6 +39,27 @@ func (d Dir) Lock() (unlock func(), err error) {
 		return nil, err
 	}
 	return func() { f.Close() }, nil
+}
+
+// lookWait is how long Lock waits at most: Locked holds the file for some system calls, however often it is asked.
+const lookWait = 500 * time.Millisecond
+
+func take(f *os.File) error {
+	end := time.NewTimer(lookWait)
+	defer end.Stop()
+	again := time.NewTicker(lookWait / 50)
+	defer again.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-end.C:
+			return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		}
+	}
 }
 
 // Forget removes what makes this machine a node: what it was told first, who it is last, so that a call that was

@@ -24,6 +24,7 @@ const (
 	viewFile        = "view.json"
 	attachmentsFile = "attachments.json"
 	wireKeyFile     = "wireguard.key"
+	logKeyFile      = "flow-log.key"
 )
 
 // Make creates the directory, 0700, and tightens it if it was laxer. One of another user is refused: its owner could put other files
