@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/failpoint"
@@ -12,8 +13,12 @@ import (
 
 // Apply moves the tables to the plan and reports whether anything differed. What rows refer to (rule sets, target tables)
 // comes first and goes last; of the rows themselves those that are gone go before any comes, so an address that has a
-// new owner never meets an old permission; the configuration with its generation comes last of all. After an error the
-// next call starts from what the kernel then holds. Pins that somebody removed are made again.
+// new owner never meets an old permission, and no program that still reads one that is gone reads one that comes (decision 0019);
+// the configuration with its generation comes last of all. After an error live flows are
+// judged by what the kernel then holds, and the next call starts from it. Pins that somebody removed are made again.
+//
+// Ends of flows whose permission went are prompted (prompt.go). It is owed from before the first change until it is done:
+// also after an error, and at the first call of a process, as the one before may have died in between.
 func (d *Datapath) Apply(ctx context.Context, p *plan.Plan) (changed bool, err error) {
 	want, err := encode(p)
 	if err != nil {
@@ -38,16 +43,26 @@ func (d *Datapath) Apply(ctx context.Context, p *plan.Plan) (changed bool, err e
 	for _, s := range steps {
 		size += s.size()
 	}
-	if have == want.config && size == 0 {
-		return false, nil
+	if have == want.config && size == 0 && d.before == nil {
+		return false, d.promptOwed(ctx, want)
 	}
-	if err := d.apply(want.config, sets, tables, steps); err != nil {
-		return true, err
+	d.prompted = d.prompted && !permissionGone(steps, tables)
+	tookOver, err := d.apply(ctx, want.config, sets, tables, steps)
+	d.prompted = d.prompted && !tookOver
+	if err != nil {
+		return true, errors.Join(err, d.judgeAgain(want.config))
 	}
-	if connectionsGone(steps) && want.config.Generation != 0 {
-		return true, d.promptRevoked(ctx, want)
+	return true, errors.Join(d.promptOwed(ctx, want), d.finish(ctx), d.foldCounters(ctx, want.enis))
+}
+
+// promptOwed prompts where it was not done yet. While the datapath is closed nothing meets a judgement.
+func (d *Datapath) promptOwed(ctx context.Context, inForce *rows) error {
+	if d.prompted || inForce.config.Generation == 0 {
+		return nil
 	}
-	return true, nil
+	err := d.promptRevoked(ctx, inForce)
+	d.prompted = err == nil
+	return err
 }
 
 // steps are the tables in the order in which their rows are added; they are removed in the reverse one.
@@ -65,36 +80,59 @@ func (d *Datapath) steps(ctx context.Context, want *rows) ([]step, error) {
 		errors.Join(e1, e2, e3, e4, e5, e6, e7, e8, e9)
 }
 
-func (d *Datapath) apply(config bpf.Config, sets, tables *outer, steps []step) error {
+func (d *Datapath) apply(ctx context.Context, config bpf.Config, sets, tables *outer, steps []step) (tookOver bool, err error) {
 	if config.Generation == 0 { // closed: before anything else
 		if err := d.setConfig(config); err != nil {
-			return err
+			return false, err
 		}
 	}
 	failpoint.Here("apply.begun")
 	if err := errors.Join(sets.putAll(), tables.putAll()); err != nil {
-		return err
+		return false, err
 	}
 	failpoint.Here("apply.referred")
 	for i := range steps {
-		if err := steps[len(steps)-1-i].removeAll(); err != nil {
-			return err
+		s := steps[len(steps)-1-i]
+		if s.removes() {
+			d.freed = true
+		}
+		if err := s.removeAll(); err != nil {
+			return false, err
 		}
 		failpoint.Here("apply.removed")
 	}
+	if slices.ContainsFunc(steps, step.adds) {
+		if err := d.settleFreed(ctx); err != nil {
+			return false, err
+		}
+	}
 	for _, s := range steps {
 		if err := s.putAll(); err != nil {
-			return err
+			return false, err
 		}
 		failpoint.Here("apply.put")
 	}
+	if tookOver, err = d.takeOver(ctx); err != nil {
+		return tookOver, err
+	}
 	if err := d.setConfig(config); err != nil {
-		return err
+		return tookOver, err
 	}
 	failpoint.Here("apply.stamped")
-	err := errors.Join(tables.removeAll(), sets.removeAll())
+	err = errors.Join(tables.removeAll(), sets.removeAll())
 	failpoint.Here("apply.done")
-	return err
+	return tookOver, err
+}
+
+// judgeAgain has live flows judged by the rows that a plan left behind which could not be applied whole, because the kernel had no
+// room for more: what it took away holds for them too. The generation is nobody's, the rest of the configuration is as it was.
+func (d *Datapath) judgeAgain(want bpf.Config) error {
+	c, err := d.config()
+	if err != nil || c.Generation == 0 || c == want {
+		return err
+	}
+	c.Generation++
+	return d.setConfig(c)
 }
 
 func (d *Datapath) config() (bpf.Config, error) {
@@ -114,6 +152,11 @@ func (d *Datapath) setConfig(c bpf.Config) error {
 
 // Generation is the one in force; 0 when nothing passes.
 func (d *Datapath) Generation() (uint32, error) {
+	d.moving.RLock()
+	defer d.moving.RUnlock()
+	if d.waiting() {
+		return d.before.generation()
+	}
 	c, err := d.config()
 	return c.Generation, err
 }

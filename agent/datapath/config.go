@@ -39,9 +39,9 @@ const FlowMemory = 224
 
 // Timeouts of flow entries. Idle times of TCP and UDP come with the entries themselves.
 type Timeouts struct {
-	Handshake      time.Duration // TCP that never got an answer; default 60 s
+	Handshake      time.Duration // TCP whose handshake is not complete; default 20 s: longer than pauses between SYNs but for the last
 	Closed         time.Duration // after RST or both FINs, since the last packet; default 10 s
-	ClosedProvider time.Duration // the same where a source port is held: longer than TIME_WAIT; default 60 s
+	ClosedProvider time.Duration // the same where a source port is held, a probe's too: longer than TIME_WAIT; default 60 s
 	Grace          time.Duration // between mark and final counters where the kernel cannot tell; default 1 s
 }
 
@@ -86,7 +86,12 @@ func (c *Config) setDefaults() {
 	size(&s.TargetTables, 2*plan.MaxTargetTables)
 	size(&s.Grants, plan.MaxGrants)
 	size(&s.GrantTargets, plan.MaxGrantTargets)
+	size(&s.Probes, plan.MaxProbes)
+	size(&s.Paths, plan.MaxPaths)
 	size(&s.Flows, 524_288)
+	size(&s.Fragments, 1_024)
+	size(&s.Quotas, 65_536)
+	size(&s.Ports, 131_072)
 	size(&s.Counters, 8_192)
 	size(&s.Refusals, 8_192)
 	size(&s.EventBytes, 1<<20)
@@ -95,7 +100,7 @@ func (c *Config) setDefaults() {
 			*v = def
 		}
 	}
-	wait(&c.Timeouts.Handshake, time.Minute)
+	wait(&c.Timeouts.Handshake, 20*time.Second)
 	wait(&c.Timeouts.Closed, 10*time.Second)
 	wait(&c.Timeouts.ClosedProvider, time.Minute)
 	wait(&c.Timeouts.Grace, time.Second)
@@ -119,6 +124,20 @@ func (s Sizes) apply(spec *ebpf.CollectionSpec, version uint32) error {
 			m.MaxEntries = n
 		} else if version == bpf.Version {
 			return fmt.Errorf("object has no map %s", name)
+		}
+	}
+	return nil
+}
+
+// tellSizes tells the programs how much room their maps have, where they share it out; schemas of before do not.
+func tellSizes(spec *ebpf.CollectionSpec) error {
+	for variable, name := range map[string]string{
+		bpf.ABIVarFragmentSources: mapFragmentRings, bpf.ABIVarFragmentPairsMost: mapFragmentPairs,
+	} {
+		if v, ok := spec.Variables[variable]; ok {
+			if err := v.Set(spec.Maps[name].MaxEntries); err != nil {
+				return fmt.Errorf("set %s: %w", variable, err)
+			}
 		}
 	}
 	return nil

@@ -148,7 +148,7 @@ func TestOneWayFlow(t *testing.T) {
 	}
 }
 
-// The source asks for a sweep when the table is more than half full, by what the last one left and what events tell.
+// The source asks for a sweep when the table is more than a quarter full, by what the last one left and what events tell.
 func TestCrowdedTable(t *testing.T) {
 	d := openTable(t, 16)
 	s := NewSource(d)
@@ -160,20 +160,20 @@ func TestCrowdedTable(t *testing.T) {
 			return false
 		}
 	}
-	fill(t, d, 2, bootTime(t, 0), nil)
+	fill(t, d, 1, bootTime(t, 0), nil)
 	if err := s.Sweep(t.Context()); err != nil || asked() {
-		t.Fatalf("asked for a sweep with 4 of 16 entries, or %v", err)
+		t.Fatalf("asked for a sweep with 2 of 16 entries, or %v", err)
 	}
 	event := func(kind bpf.EventKind, reason bpf.Reason) bool {
 		s.event(&bpf.Event{Kind: uint8(kind), Reason: uint16(reason), FlowId: 99})
 		return asked()
 	}
-	for i, want := range []bool{false, false, true, true} {
+	for i, want := range []bool{false, true, true, true} {
 		if got := event(bpf.EventOpen, bpf.ReasonForwarded); got != want {
 			t.Errorf("after %d new flows, of 2 entries each: %t", i+1, got)
 		}
 	}
-	for range 6 {
+	for range 8 {
 		event(bpf.EventRemoved, bpf.ReasonForwarded)
 	}
 	if event(bpf.EventOpen, bpf.ReasonForwarded) {

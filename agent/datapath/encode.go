@@ -29,8 +29,8 @@ type rows struct {
 func (r *rows) equal(x *rows) bool {
 	return r.config == x.config && maps.Equal(r.links, x.links) && maps.Equal(r.enis, x.enis) &&
 		maps.Equal(r.addresses, x.addresses) && maps.Equal(r.services, x.services) && maps.Equal(r.grants, x.grants) &&
-		maps.Equal(r.grantTargets, x.grantTargets) && maps.Equal(r.ruleSets, x.ruleSets) &&
-		maps.Equal(r.targetTables, x.targetTables)
+		maps.Equal(r.grantTargets, x.grantTargets) && maps.Equal(r.probes, x.probes) && maps.Equal(r.paths, x.paths) &&
+		maps.Equal(r.quotas, x.quotas) && maps.Equal(r.ruleSets, x.ruleSets) && maps.Equal(r.targetTables, x.targetTables)
 }
 
 // encode makes rows of a plan. An error names what cannot be expressed; nothing is applied then.
@@ -168,16 +168,20 @@ func encodeRules(s plan.RuleSet) (*bpf.RuleSet, error) {
 	}
 	set := &bpf.RuleSet{Count: uint32(len(rules))}
 	for i, r := range rules {
-		out := bpf.Rule{Group: r.Group, PortLow: r.PortLow, PortHigh: r.PortHigh, Protocol: r.Protocol, Id: r.ID}
-		if r.Group == 0 {
-			if !r.Prefix.IsValid() || !r.Prefix.Addr().Is4() {
-				return nil, fmt.Errorf("rule set %d: rule %s has neither group nor IPv4 prefix", s.ID, r.Name)
-			}
-			out.Addr, out.Mask = bpf.NetAddr(r.Prefix.Masked().Addr()), netMask(r.Prefix.Bits())
-		}
-		set.Rules[i] = out
+		set.Rules[i] = encodeRule(r)
 	}
 	return set, nil
+}
+
+func encodeRule(r plan.Rule) bpf.Rule {
+	out := bpf.Rule{
+		Group: r.Group, PortLow: r.PortLow, PortHigh: r.PortHigh, Protocol: r.Protocol, Family: r.Family(), Id: r.ID,
+	}
+	if r.Group == 0 {
+		vpc, peers := r.Match()
+		out.Vpc, out.Addr, out.Mask = vpc, bpf.NetAddr(peers.Addr()), netMask(peers.Bits())
+	}
+	return out
 }
 
 // netMask is the mask of a prefix length as a "net" field.

@@ -60,7 +60,7 @@ func (f *Flow) set(e *bpf.Flow) {
 func (d *Datapath) Flows(ctx context.Context) ([]Flow, error) {
 	expect := int(d.flows.Load()) // spares growing
 	flows, at := make([]Flow, 0, expect), make(map[uint64]int, expect)
-	if err := d.walk(ctx, func(e *bpf.Flow) {
+	if err := d.eachFlow(ctx, func(e *bpf.Flow) {
 		i, ok := at[e.Id]
 		if !ok {
 			i = len(flows)
@@ -73,30 +73,6 @@ func (d *Datapath) Flows(ctx context.Context) ([]Flow, error) {
 	}
 	slices.SortFunc(flows, func(a, b Flow) int { return cmp.Compare(a.ID(), b.ID()) })
 	return flows, nil
-}
-
-// walk visits every entry; visit must not keep e.
-func (d *Datapath) walk(ctx context.Context, visit func(e *bpf.Flow)) error {
-	const piece = 4096
-	keys, entries := make([]bpf.FlowKey, piece), make([]bpf.Flow, piece)
-	var cursor ebpf.MapBatchCursor
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := d.coll.Maps[mapFlows].BatchLookup(&cursor, keys, entries, nil)
-		for i := range entries[:n] {
-			if e := &entries[i]; e.Key == keys[i] && e.Id != 0 { // else it is being written, or removed, this very moment
-				visit(e)
-			}
-		}
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read %s: %w", mapFlows, err)
-		}
-	}
 }
 
 // joined visits the table, both entries of a flow together, but for flows of whose entries skip says true; visit must not keep what it gets.

@@ -82,13 +82,26 @@ func (o *outer) right(id uint32, text string) (bool, error) {
 func (o *outer) size() int { return len(o.remove) + len(o.put) }
 
 // putAll builds all and puts them at once: after every update of a map of maps the kernel waits until no program can see
-// the old one, tens of milliseconds on a busy machine.
+// the old one, tens of milliseconds on a busy machine. What takes the place of another goes by itself: before Linux 6.15 the next
+// update of the batch would get its element. Ids go by what is in them, so that hardly happens.
 func (o *outer) putAll() error {
-	if len(o.put) == 0 {
-		return nil
+	var fresh, over []uint32
+	for _, id := range o.put {
+		if o.over[id] {
+			over = append(over, id)
+		} else {
+			fresh = append(fresh, id)
+		}
 	}
-	fds := make([]uint32, 0, len(o.put))
-	for batch := range slices.Chunk(o.put, innerBatch) {
+	if err := o.putIn(fresh, innerBatch); err != nil {
+		return err
+	}
+	return o.putIn(over, 1)
+}
+
+func (o *outer) putIn(ids []uint32, size int) error {
+	fds := make([]uint32, 0, min(size, len(ids)))
+	for batch := range slices.Chunk(ids, size) {
 		fds = fds[:0]
 		var inner []*ebpf.Map
 		err := func() error {
@@ -186,6 +199,15 @@ func (d *Datapath) ruleSets(want map[uint32]plan.RuleSet) *outer {
 	o.build = func(id uint32) (func(*ebpf.Map) error, int, error) {
 		set, err := encodeRules(want[id])
 		return func(m *ebpf.Map) error { return m.Put(uint32(0), set) }, 1, err
+	}
+	o.holds = func(id uint32, inner *ebpf.Map) (bool, error) {
+		set, err := encodeRules(want[id])
+		if err != nil {
+			return false, err
+		}
+		var have bpf.RuleSet
+		err = inner.Lookup(uint32(0), &have)
+		return err == nil && *set == have, err
 	}
 	return o
 }

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -107,6 +108,39 @@ func TestResolverSocket(t *testing.T) {
 	}
 }
 
+// What agents tell each other arrives, with the other node's address.
+func TestMessagesBetweenNodes(t *testing.T) {
+	m := newMesh(t)
+	sockets := map[*meshHost]*net.UDPConn{}
+	for _, h := range []*meshHost{m.a, m.b} {
+		if err := h.Do(func() error {
+			own := netip.AddrPortFrom(api.NodeAddr(testMesh, h.node), plan.NodePort)
+			c, err := net.ListenUDP("udp6", net.UDPAddrFromAddrPort(own))
+			sockets[h] = c
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { sockets[h].Close() })
+	}
+	for _, way := range [][2]*meshHost{{m.a, m.b}, {m.b, m.a}} {
+		sent := make([]byte, plan.MaxMessage)
+		sent[0], sent[len(sent)-1] = byte(way[0].node), 7
+		from, to := sockets[way[0]], sockets[way[1]]
+		if _, err := from.WriteToUDPAddrPort(sent, to.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
+			t.Fatal(err)
+		}
+		if err := to.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 2000)
+		n, peer, err := to.ReadFromUDPAddrPort(got)
+		if err != nil || !bytes.Equal(got[:n], sent) || peer != from.LocalAddr().(*net.UDPAddr).AddrPort() {
+			t.Errorf("%d bytes from %s, %v; want those of node %d", n, peer, err, way[0].node)
+		}
+	}
+}
+
 // The host's own stack gets nothing into the tunnel.
 func TestGuard(t *testing.T) {
 	m := newMesh(t)
@@ -204,16 +238,18 @@ func restart(t *testing.T, m *mesh) {
 	reconcile(t, m)
 }
 
-// stream sends until stop, and reads all of it; each side says how it ended.
+// stream sends until stop, some MB a second, so that what it goes on under has time too, and reads all of it; each side says how it ended.
 func stream(near, far net.Conn, stop chan struct{}, done chan error) {
-	block := payload(1<<16, 9)
+	block := payload(1<<14, 9)
 	go func() {
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
 		for {
 			select {
 			case <-stop:
 				done <- near.(*net.TCPConn).CloseWrite()
 				return
-			default:
+			case <-tick.C:
 				if err := send(near, block); err != nil {
 					done <- err
 					return

@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -168,6 +169,11 @@ func (d *Datapath) Secure(ifindex int, place Place) error {
 }
 
 func (d *Datapath) secure(k linkKey, h hook) error {
+	if d.waiting() {
+		if a, ok := d.before.links[k]; ok && a.alive() {
+			return nil // its program is replaced when the tables are filled
+		}
+	}
 	if a, ok := d.links[k]; ok {
 		change := "was detached from %s; attached again"
 		if a.alive() {
@@ -207,14 +213,29 @@ func (d *Datapath) attach(k linkKey, h hook) (attachment, error) {
 	return attachClsact(k.ifindex, k.egress, h.program, p, d.pinOf(filterPins, k, h))
 }
 
+// attachments are the own ones and, until the takeover, those of a predecessor.
+func (d *Datapath) attachments() map[linkKey]attachment {
+	all := maps.Clone(d.links)
+	if d.before != nil {
+		maps.Copy(all, d.before.links)
+	}
+	return all
+}
+
 // drop lets go of an attachment for good. What is absent is no error.
 func (d *Datapath) drop(k linkKey) error {
-	a, ok := d.links[k]
-	if !ok {
-		return nil
+	var errs []error
+	sets := []map[linkKey]attachment{d.links}
+	if d.before != nil {
+		sets = append(sets, d.before.links)
 	}
-	delete(d.links, k)
-	return a.release()
+	for _, links := range sets {
+		if a, ok := links[k]; ok {
+			delete(links, k)
+			errs = append(errs, a.release())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Detach takes the place's programs and fences off the interface, which may be gone already.
@@ -234,7 +255,7 @@ func (d *Datapath) Attached() ([]Attachment, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var all []Attachment
-	for k, a := range d.links {
+	for k, a := range d.attachments() {
 		if !a.alive() {
 			if h, ok := k.hook(); ok && exists(k.ifindex) { // Secure comes too late to see it
 				d.note("%s was detached from %s", h.program, nameOf(k.ifindex))

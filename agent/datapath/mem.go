@@ -25,6 +25,9 @@ type Tables interface {
 	Generation() (uint32, error)
 	// Counters are sorted by ENI, hook, reason.
 	Counters() ([]Counter, error)
+	// SetLogReady says until when the node's flow log takes records: boot time, ns. Later, ENIs whose log must have every flow have no
+	// new ones (LOG_UNAVAILABLE); 0: as of now. It holds when the agent ends, so it should lie a few seconds ahead, no more.
+	SetLogReady(untilNS uint64) error
 }
 
 var (
@@ -38,6 +41,7 @@ type Mem struct {
 	rows     *rows
 	attached map[Attachment]bool
 	counters []Counter
+	logReady uint64
 	fail     error
 }
 
@@ -135,4 +139,21 @@ func (m *Mem) Counters() ([]Counter, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.counters), m.fail
+}
+
+// SetLogReady implements Tables.
+func (m *Mem) SetLogReady(untilNS uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail == nil {
+		m.logReady = untilNS
+	}
+	return m.fail
+}
+
+// LogReady is what SetLogReady was told last.
+func (m *Mem) LogReady() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.logReady
 }

@@ -8,14 +8,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
-	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/netlab"
 	"github.com/culvert-net/culvert/internal/plantest"
 	"github.com/culvert-net/culvert/plan"
-	"golang.org/x/sys/unix"
 )
 
 // The mesh of these tests: two hosts whose tunnels are TUN devices joined by the test itself, virtio headers included, so
@@ -70,6 +71,7 @@ type mesh struct {
 	generation                       uint32
 	change                           []func(*Config)
 	carried                          offloads
+	losing                           atomic.Int64 // so many of the next packets with data from a to b are lost
 }
 
 func newMesh(t *testing.T, change ...func(*Config)) *mesh {
@@ -169,7 +171,7 @@ func (m *mesh) workload(h *meshHost, name string, vpc uint32, address string, nu
 	m.t.Helper()
 	w := &workload{
 		Namespace: m.lab.Namespace(name), host: h, name: name, vpc: vpc, address: addr(address), number: number,
-		mac: [6]byte{2, 1, 0, 0, 0, byte(number)},
+		mac: [6]byte{2, 1, 0, 0, 0, byte(number)}, families: plan.BothFamilies,
 	}
 	m.lab.Veth(h.Namespace, "cv"+name, w.Namespace, "eni0")
 	h.Exec("ip", "link", "set", "cv"+name, "down")
@@ -186,49 +188,39 @@ func (m *mesh) workload(h *meshHost, name string, vpc uint32, address string, nu
 
 // join carries packets between the two tunnels, in order, headers and all.
 func (m *mesh) join() {
-	carry := func(from, to *os.File) {
+	carry := func(from, to *os.File, losing *atomic.Int64) {
 		buf := make([]byte, 70_000)
 		for {
 			n, err := from.Read(buf)
 			if err != nil {
 				return
 			}
+			const empty = 10 + 40 + 60 // with a virtio header and the longest of TCP's
+			if losing != nil && n > empty && losing.Load() > 0 {
+				losing.Add(-1)
+				continue
+			}
+			m.carried.count(buf[:n])
 			if _, err := to.Write(buf[:n]); err != nil && !strings.Contains(err.Error(), "input/output") {
 				return
 			}
 		}
 	}
-	go carry(m.a.tun, m.b.tun)
-	go carry(m.b.tun, m.a.tun)
+	go carry(m.a.tun, m.b.tun, &m.losing)
+	go carry(m.b.tun, m.a.tun, nil)
 }
 
 // openTUN makes a TUN as wireguard-go does: with virtio headers and every offload.
 func openTUN(name string) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	var req struct {
-		name  [16]byte
-		flags uint16
-		_     [22]byte
-	}
-	copy(req.name[:], name)
-	req.flags = unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETIFF, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		unix.Close(fd)
-		return nil, fmt.Errorf("TUNSETIFF: %w", errno)
-	}
-	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
-	err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6)
-	if err != nil { // before Linux 6.2
-		err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("TUNSETOFFLOAD: %w", err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
+	return netlab.OpenTUN(name, unix.IFF_TUN|unix.IFF_VNET_HDR, func(fd int) error {
+		const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+		err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6)
+		leavesUDP.Store(err == nil)
+		if err != nil { // before Linux 6.2
+			err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp)
+		}
+		return err
+	})
 }
 
 // plan is what a compiler would make for the host.

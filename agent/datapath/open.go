@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -74,8 +75,11 @@ type Datapath struct {
 	links  map[linkKey]attachment
 	tables map[uint32]string // contents of inner maps that were put or compared since Open
 	sets   map[uint32]string
+	former map[uint32]bool // numbers of the ENIs that the plan before had
 	// freed: rows were removed, or may have been, since no program ran last (settleFreed).
 	freed bool
+	// prompted: ends of flows were told of all permissions that went.
+	prompted bool
 
 	moving sync.RWMutex // while flows and sums move from one schema's maps to another's; after mu
 	before *predecessor // nil: nothing of another schema is left
@@ -159,13 +163,18 @@ func (d *Datapath) load() error {
 		if err := d.prepare(); err != nil {
 			return err
 		}
+		if err := d.meetPredecessor(); err != nil {
+			return err
+		}
 		opts.Maps.PinPath = filepath.Join(d.dir, "maps")
 		if err := d.adopt(opts.Maps.PinPath); err != nil {
 			return err
 		}
 	}
-	var err error
-	if d.coll, err = ebpf.NewCollectionWithOptions(d.spec, opts); err != nil {
+	if err := tellSizes(d.spec); err != nil {
+		return err
+	}
+	if err := d.loadPrograms(opts); err != nil {
 		return fmt.Errorf("load the programs: %w", err)
 	}
 	failpoint.Here("open.loaded")
@@ -184,7 +193,10 @@ func (d *Datapath) load() error {
 		return err
 	}
 	failpoint.Here("open.taken-up")
-	return d.dropTails(local)
+	if err := errors.Join(d.dropTails(local), d.dropLoads()); err != nil {
+		return err
+	}
+	return d.finish(context.Background())
 }
 
 // prepare makes the directories and, where there is none, the bpffs that they need.
@@ -197,7 +209,7 @@ func (d *Datapath) prepare() error {
 			return err
 		}
 	}
-	return nil
+	return d.makeLoadDirs()
 }
 
 // mountBPFFS mounts a bpffs at its usual place, or at the path itself when that lies elsewhere, unless there is one.
@@ -237,12 +249,13 @@ func mountBPFFS(path string) error {
 // old one and some the new one: flows would be lost, or answers would find none.
 func (d *Datapath) adopt(dir string) error {
 	for name, spec := range d.spec.Maps {
-		if private[name] || strings.HasPrefix(name, ".") {
+		if own(name) {
 			continue
 		}
 		spec.Pinning = ebpf.PinByName
 		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
 		if errors.Is(err, fs.ErrNotExist) {
+			d.succeed(name, spec)
 			continue
 		}
 		if err != nil {
@@ -313,7 +326,7 @@ func (d *Datapath) Close() error {
 	if d.coll != nil {
 		d.coll.Close()
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, d.before.close())...)
 }
 
 // Remove unpins everything of every schema version, after which nothing lets a packet through, and closes. Filters go
@@ -321,7 +334,7 @@ func (d *Datapath) Close() error {
 func (d *Datapath) Remove() error {
 	d.mu.Lock()
 	var errs []error
-	for k := range d.links {
+	for k := range d.attachments() {
 		errs = append(errs, d.drop(k), d.unfence(k.ifindex, k.place))
 	}
 	d.mu.Unlock()

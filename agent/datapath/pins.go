@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -53,7 +52,7 @@ func (d *Datapath) missingPins() (map[string]func() error, error) {
 		}
 	}
 	for name, m := range d.coll.Maps {
-		if private[name] || strings.HasPrefix(name, ".") {
+		if own(name) || name == mapFlows && d.waiting() {
 			continue
 		}
 		path := filepath.Join(d.dir, "maps", name)
@@ -64,6 +63,9 @@ func (d *Datapath) missingPins() (map[string]func() error, error) {
 		return nil, err
 	}
 	look(tail, func() error { return pinAgain(d.coll.Maps[mapPrograms], tail) })
+	for path, pin := range d.loadParts() {
+		look(path, pin)
+	}
 	for k, a := range d.links {
 		if h, ok := k.hook(); ok {
 			look(a.path(), func() error { return a.pinAgain(d.coll.Programs[h.program]) })

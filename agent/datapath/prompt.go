@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/logkey"
 )
@@ -22,20 +24,8 @@ import (
 // promptData is how many bytes of data a prompt has; even, for its sum.
 const promptData = 2
 
-// promptSize is an Ethernet frame with IPv4 and TCP headers and data, in bytes.
-const promptSize = 14 + 20 + 20 + promptData
-
-// connections are the numbers that the rows name.
-func (r *rows) connections() map[uint32]bool {
-	c := make(map[uint32]bool, len(r.services)+len(r.grants))
-	for _, s := range r.services {
-		c[s.Connection] = true
-	}
-	for _, g := range r.grants {
-		c[g.Connection] = true
-	}
-	return c
-}
+// promptSize is an Ethernet frame with IPv6 and TCP headers and data, in bytes; with IPv4 it is less.
+const promptSize = 14 + 40 + 20 + promptData
 
 // permissions are what flows of connections live by.
 type permissions struct {
@@ -170,7 +160,7 @@ func (p *prompter) prompt(e *bpf.Flow, eni *bpf.ENI) error {
 		}
 		p.fd = fd
 	}
-	if err := unix.Sendto(p.fd, promptFrame(e, eni), 0, &unix.SockaddrLinklayer{Ifindex: int(eni.Ifindex)}); err != nil {
+	if err := unix.Sendto(p.fd, promptFrame(e, eni, p.mesh), 0, &unix.SockaddrLinklayer{Ifindex: int(eni.Ifindex)}); err != nil {
 		p.log.Debug("prompt an end of a flow that is over", logkey.Ifindex, eni.Ifindex, logkey.Error, err)
 	}
 	return nil
@@ -182,11 +172,18 @@ func (p *prompter) close() {
 	}
 }
 
-// connectionsGone reports whether the steps take away rows of connections.
-func connectionsGone(steps []step) bool {
+// permissionGone reports whether the steps take away rows of connections, or of their targets.
+func permissionGone(steps []step, tables *outer) bool {
+	if targetsGone(tables) {
+		return true
+	}
 	for _, s := range steps {
 		switch c := s.(type) {
 		case change[bpf.ServiceKey, bpf.Service]:
+			if len(c.remove) > 0 {
+				return true
+			}
+		case change[bpf.GrantTargetKey, bpf.GrantTarget]:
 			if len(c.remove) > 0 {
 				return true
 			}
@@ -199,24 +196,58 @@ func connectionsGone(steps []step) bool {
 	return false
 }
 
+// targetsGone reports whether a table goes, or comes without a target that it listed.
+func targetsGone(tables *outer) bool {
+	if len(tables.remove) > 0 {
+		return true
+	}
+	for _, id := range tables.put {
+		for line := range strings.Lines(tables.known[id]) {
+			target, _, weighted := strings.Cut(line, " ")
+			if weighted && !strings.Contains(tables.texts[id], "\n"+target+" ") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // promptFrame is the prompt to the workload that an entry leads to, from whom that workload talks to.
-func promptFrame(e *bpf.Flow, eni *bpf.ENI) []byte {
+func promptFrame(e *bpf.Flow, eni *bpf.ENI, mesh uint32) []byte {
+	ip, addresses, kind := promptIPv4(e), 12, uint16(unix.ETH_P_IP)
+	if e.ReverseView&bpf.KeyIPv6 != 0 {
+		ip, addresses, kind = promptIPv6(e, mesh), 8, unix.ETH_P_IPV6
+	}
 	f := make([]byte, 14, promptSize)
 	copy(f, eni.Mac[:])
 	copy(f[6:], eni.GatewayMac[:])
-	binary.BigEndian.PutUint16(f[12:], unix.ETH_P_IP)
-	ip := []byte{0x45, 0, 0, 20 + 20 + promptData, 0, 0, 0x40, 0, 64, unix.IPPROTO_TCP, 0, 0}
-	ip = binary.NativeEndian.AppendUint32(ip, e.Saddr)
-	ip = binary.NativeEndian.AppendUint32(ip, e.Daddr)
-	binary.BigEndian.PutUint16(ip[10:], ^sum16(ip))
+	binary.BigEndian.PutUint16(f[12:], kind)
 	const ack, window = 0x10, 1024
 	tcp := binary.NativeEndian.AppendUint16(nil, e.Sport)
 	tcp = binary.NativeEndian.AppendUint16(tcp, e.Dport)
 	tcp = append(tcp, 0, 0, 0, 0, 0, 0, 0, 0, 5<<4, ack, window>>8, window&0xff, 0, 0, 0, 0)
 	tcp = append(tcp, make([]byte, promptData)...)
-	pseudo := append(append([]byte{}, ip[12:20]...), 0, unix.IPPROTO_TCP, 0, byte(len(tcp)))
+	pseudo := append(append([]byte{}, ip[addresses:]...), 0, unix.IPPROTO_TCP, 0, byte(len(tcp)))
 	binary.BigEndian.PutUint16(tcp[16:], ^sum16(append(pseudo, tcp...)))
 	return append(append(f, ip...), tcp...)
+}
+
+func promptIPv4(e *bpf.Flow) []byte {
+	ip := []byte{0x45, 0, 0, 20 + 20 + promptData, 0, 0, 0x40, 0, 64, unix.IPPROTO_TCP, 0, 0}
+	ip = binary.NativeEndian.AppendUint32(ip, e.Saddr)
+	ip = binary.NativeEndian.AppendUint32(ip, e.Daddr)
+	binary.BigEndian.PutUint16(ip[10:], ^sum16(ip))
+	return ip
+}
+
+func promptIPv6(e *bpf.Flow, mesh uint32) []byte {
+	ip := []byte{6 << 4, 0, 0, 0, 0, 20 + promptData, unix.IPPROTO_TCP, 64}
+	from := api.IPv6Address(mesh, e.DestVPC(), bpf.Addr(e.Saddr))
+	if bpf.View(e.ReverseView&^bpf.KeyIPv6) == bpf.ViewClient {
+		from = api.Overlay{Mesh: mesh, VPC: e.SourceVPC(), Host: api.AddrHost(bpf.Addr(e.Saddr)), Tag: e.Tag}.Addr()
+	}
+	ip = append(ip, from.AsSlice()...)
+	return append(ip, api.IPv6Address(mesh, e.DestVPC(), bpf.Addr(e.Daddr)).AsSlice()...)
 }
 
 // sum16 is the one's complement sum (RFC 1071) of an even number of bytes.

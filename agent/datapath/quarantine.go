@@ -80,7 +80,11 @@ func unconfirmed(removed []Flow) (replies []bpf.Flow) {
 
 // promptTargets prompts the targets of flows whose answering entries these are.
 func (d *Datapath) promptTargets(ctx context.Context, replies []bpf.Flow) error {
-	p := prompter{log: d.log}
+	c, err := d.config()
+	if err != nil {
+		return err
+	}
+	p := prompter{log: d.log, mesh: c.Mesh}
 	defer p.close()
 	for i := range replies {
 		if err := ctx.Err(); err != nil {
@@ -88,11 +92,14 @@ func (d *Datapath) promptTargets(ctx context.Context, replies []bpf.Flow) error 
 		}
 		k := &replies[i].Key
 		var eni bpf.ENI
-		err := d.coll.Maps[mapENIs].Lookup(bpf.VPCAddr{Vpc: k.Vpc, Addr: k.Saddr}, &eni)
+		err := d.coll.Maps[mapENIs].Lookup(bpf.VPCAddr{Vpc: replies[i].SourceVPC(), Addr: k.Saddr}, &eni)
 		if err != nil || eni.Number != replies[i].Eni { // the target is gone, and its sockets with it
 			continue
 		}
-		toTarget := bpf.Flow{Saddr: k.Daddr, Daddr: k.Saddr, Sport: k.Dport, Dport: k.Sport}
+		toTarget := bpf.Flow{
+			Saddr: k.Daddr, Daddr: k.Saddr, Sport: k.Dport, Dport: k.Sport, PeerVpc: replies[i].SourceVPC(), ReverseView: k.View,
+			Key: bpf.FlowKey{Vpc: k.Vpc}, Tag: k.Tag, // of a client's own address
+		}
 		if err := p.prompt(&toTarget, &eni); err != nil {
 			return err
 		}

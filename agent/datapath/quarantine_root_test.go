@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/netlab"
+	"github.com/culvert-net/culvert/internal/plantest"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -38,7 +40,7 @@ func newRivals(t *testing.T) rivals {
 func (m rivals) plan(h *meshHost) *plan.Plan {
 	p := m.mesh.plan(h)
 	p.Addresses = append(p.Addresses, plan.Address{
-		VPC: rival, Address: addr("10.0.1.200"), Type: plan.AddressEndpoint, Number: 42, Rules: 1000,
+		VPC: rival, Address: addr("10.0.1.200"), Type: plan.AddressEndpoint, Number: 42, Rules: 1000, Families: plan.BothFamilies,
 	})
 	for _, s := range p.Services {
 		if s.Connection == 900 {
@@ -59,6 +61,7 @@ func (m rivals) plan(h *meshHost) *plan.Plan {
 		g.ConsumerVPC, g.Connection = rival, rivalConnection
 		p.Grants = append(p.Grants, g)
 	}
+	plantest.Unbounded(p)
 	return p
 }
 
@@ -83,9 +86,14 @@ func TestStaleConnectionIsNotTakenOver(t *testing.T) {
 		after time.Duration
 	}{
 		"idle": {func(t *testing.T, m rivals) {
-			if swept := m.b.sweep(t, idle); len(swept.Removed) != 0 || swept.Left != 2 {
-				t.Fatalf("swept %+v", swept)
-			}
+			// A packet that was under way, such as the acknowledgement of what the client got, keeps the flow.
+			netlab.Eventually(t, patience, func() bool {
+				if swept := m.b.sweep(t, idle); len(swept.Removed) != 0 || swept.Left != 2 {
+					t.Fatalf("swept %+v", swept)
+				}
+				flows := m.flowsOf(t, 900)
+				return len(flows) == 1 && flows[0].Flags()&bpf.FlowExpired != 0
+			}, "the flow is over")
 		}, idle},
 		"revoked": {func(t *testing.T, m rivals) {
 			m.generation++
@@ -149,6 +157,95 @@ func TestStaleConnectionIsNotTakenOver(t *testing.T) {
 				t.Errorf("flows left: %+v", f)
 			}
 		})
+	}
+}
+
+// reset sends a RST of the workload's, from a port to an address, with a sequence number that nobody expects.
+func (w *workload) reset(t *testing.T, port uint16, to string) {
+	t.Helper()
+	dest := netip.MustParseAddrPort(to)
+	ip := append([]byte{0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, unix.IPPROTO_TCP, 0, 0}, w.address.AsSlice()...)
+	ip = append(ip, dest.Addr().AsSlice()...)
+	binary.BigEndian.PutUint16(ip[10:], ^sum16(ip))
+	tcp := binary.BigEndian.AppendUint16(nil, port)
+	tcp = binary.BigEndian.AppendUint16(tcp, dest.Port())
+	tcp = append(tcp, 1, 2, 3, 4, 0, 0, 0, 0, 5<<4, 0x04, 0, 0, 0, 0, 0, 0)
+	binary.BigEndian.PutUint16(tcp[16:], ^sum16(slices.Concat(ip[12:], []byte{0, unix.IPPROTO_TCP, 0, 20}, tcp)))
+	frame := slices.Concat(gatewayMAC[:], w.mac[:], []byte{0x08, 0x00}, ip, tcp)
+	if err := w.Do(func() error {
+		link, err := net.InterfaceByName("eni0")
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Index})
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A client's RST that the target does not believe ends the flow, and leaves the target's socket. That is reset before another
+// account's client gets the port.
+func TestUnbelievedReset(t *testing.T) {
+	m := newRivals(t)
+	var ln net.Listener
+	if err := m.ledger.Do(func() (err error) { ln, err = net.Listen("tcp4", ":8443"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	m.cart.dialFrom(t, "tcp4", 5000, "10.0.1.200:443")
+	stale, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stale.Close()
+	m.cart.reset(t, 5000, "10.0.1.200:443")
+	netlab.Eventually(t, patience, func() bool {
+		flows := m.flowsOf(t, 900)
+		return len(flows) == 1 && flows[0].Flags()&bpf.FlowClosed != 0
+	}, "the flow is closed")
+	if swept := m.b.sweep(t, 62*time.Second); len(swept.Removed) != 1 {
+		t.Fatalf("swept %+v", swept)
+	}
+	if err := stale.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stale.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a read of the stale socket: %v, want a reset", err)
+	}
+	evil := m.evil.dialFrom(t, "tcp4", 5000, "10.0.1.200:443")
+	far, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	if portAt(far.RemoteAddr()) != 5000 {
+		t.Errorf("the target sees %s", far.RemoteAddr())
+	}
+	// A target that did believe it answers the prompt with a RST: no record tells of that.
+	if err := evil.(*net.TCPConn).SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	evil.Close()
+	netlab.Eventually(t, patience, func() bool {
+		flows := m.flowsOf(t, rivalConnection)
+		return len(flows) == 1 && flows[0].Flags()&bpf.FlowClosed != 0
+	}, "the other flow is closed")
+	if _, err := m.b.dp.DrainRefusals(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refused := m.b.counter(t, bpf.HookWorkload, bpf.ReasonNoFlow)
+	if swept := m.b.sweep(t, 62*time.Second); len(swept.Removed) != 1 {
+		t.Fatalf("swept %+v", swept)
+	}
+	netlab.Eventually(t, patience, func() bool { return m.b.counter(t, bpf.HookWorkload, bpf.ReasonNoFlow) == refused+1 },
+		"the target answers the prompt")
+	if r, err := m.b.dp.DrainRefusals(t.Context()); err != nil || len(r) != 0 {
+		t.Errorf("refusals %+v, %v", r, err)
 	}
 }
 

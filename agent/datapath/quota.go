@@ -55,6 +55,10 @@ func (d *Datapath) diffQuotas(ctx context.Context, want map[bpf.QuotaKey]bpf.Quo
 
 func (c quotaChange) size() int { return len(c.closed) + len(c.set) }
 
+func (c quotaChange) removes() bool { return false } // a sweep does (dropQuotas)
+
+func (c quotaChange) adds() bool { return len(c.set) > 0 }
+
 func (c quotaChange) removeAll() error { return c.order(c.closed) }
 
 func (c quotaChange) putAll() error { return c.order(c.set) }
@@ -159,6 +163,14 @@ func (l ledger) tight() map[bpf.QuotaKey]bool {
 	return tight
 }
 
+// Pressure lists, as of the last sweep, what is used to 80 % or more of its bound, sorted.
+func (d *Datapath) Pressure() []Charged {
+	if p := d.pressure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
 func (d *Datapath) notePressure(l ledger) {
 	var out []Charged
 	for _, c := range l.charged() {
@@ -225,6 +237,17 @@ func (d *Datapath) dropQuotas(ctx context.Context, l ledger) error {
 	return errors.Join(d.setQuotas(orders), d.settle(ctx))
 }
 
+// count adds an entry to what a walk counts.
+func (l *look) count(e *bpf.Flow) {
+	if l.counted == nil {
+		return
+	}
+	l.keys = e.AppendQuotas(l.keys[:0])
+	for _, k := range l.keys {
+		l.counted[k]++
+	}
+}
+
 // pressedBy: the table is nearly full, or what somebody may have whom these entries are charged to.
 func (l *look) pressedBy(entries ...*bpf.Flow) bool {
 	if l.pressed || len(l.tight) == 0 {
@@ -254,3 +277,6 @@ func (d *Datapath) counting(now time.Duration, l ledger) map[bpf.QuotaKey]int64 
 	}
 	return counted
 }
+
+// FlowEntries is how many entries the flow table has room for.
+func (d *Datapath) FlowEntries() int { return int(d.coll.Maps[mapFlows].MaxEntries()) }

@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,10 +11,11 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/logkey"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -29,6 +29,10 @@ const (
 	crowdedShare = 5
 	// maxRemoved bounds the removed flows that nobody has asked for yet.
 	maxRemoved = 65_536
+	// The programs wake the reader of events only when many are unread (WAKE_BYTES): so it looks by itself, and after it was
+	// woken lets some gather before it looks again.
+	eventsLate   = 100 * time.Millisecond
+	eventsGather = 20 * time.Millisecond
 )
 
 // Source is the datapath as package flow reads it. Run sweeps the flow table and reads events; without it nothing ends.
@@ -75,17 +79,25 @@ func (s *Source) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read events: %w", err)
 	}
-	done := make(chan struct{})
+	events := &eventReader{reader, make(chan chan struct{}), make(chan struct{})}
+	s.setReader(events)
 	go func() {
-		defer close(done)
-		s.read(reader)
+		defer close(events.done)
+		s.read(ctx, events)
 	}()
 	stop := context.AfterFunc(ctx, func() { reader.Close() })
 	defer stop()
 	s.sweep(ctx)
 	reader.Close()
-	<-done
+	<-events.done
+	s.setReader(nil)
 	return nil
+}
+
+func (s *Source) setReader(r *eventReader) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reader = r
 }
 
 func (s *Source) sweep(ctx context.Context) {
@@ -175,8 +187,11 @@ func (s *Source) sweepAt(ctx context.Context, now time.Duration) (Swept, error) 
 
 // queueLocked drops what nobody asks for: the flow is absent then, which package flow notices.
 func (s *Source) queueLocked(f *Flow) {
-	if len(s.removed) >= maxRemoved {
+	if len(s.removed) >= maxRemoved || f.probe() {
 		return
+	}
+	if s.removed == nil {
+		s.removed = make([]flow.Flow, 0, s.expected)
 	}
 	r := f.record()
 	r.Removed = true
@@ -203,34 +218,83 @@ func (s *Source) joinLocked(half *Flow) {
 	s.partial[id] = f
 }
 
-func (s *Source) read(reader *ringbuf.Reader) {
+func (s *Source) read(ctx context.Context, events *eventReader) {
+	reader := events.r
+	var asked chan struct{}
 	var rec ringbuf.Record
-	for {
+	var failed uint64
+	trouble := func(err error) {
+		if failed++; failed&(failed-1) == 0 { // programs of another build would fill the log
+			s.d.log.Error("read event", logkey.Error, err)
+		}
+	}
+	for late := eventsLate; ; {
+		reader.SetDeadline(time.Now().Add(late))
 		err := reader.ReadInto(&rec)
+		for err == nil {
+			if bad := s.record(rec.RawSample); bad != nil {
+				trouble(bad)
+			}
+			reader.SetDeadline(time.Now()) // what is there, and no more
+			err = reader.ReadInto(&rec)
+		}
 		if errors.Is(err, os.ErrClosed) {
 			return
 		}
-		var e bpf.Event
-		if err == nil {
-			_, err = binary.Decode(rec.RawSample, binary.NativeEndian, &e)
+		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, ringbuf.ErrFlushed) {
+			trouble(err)
 		}
-		if err != nil {
-			s.d.log.Error("read event", logkey.Error, err)
-			continue
+		if asked != nil { // before this pass
+			close(asked)
+			asked = nil
 		}
-		s.event(&e)
+		if now, err := BootTime(); err != nil {
+			trouble(err)
+		} else if err := s.signals.look(now); err != nil {
+			trouble(err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case asked = <-events.flushes:
+			late = 0
+		case <-time.After(eventsGather):
+			late = eventsLate
+		}
 	}
 }
 
+// record takes one record of the ring buffer. What the programs of this build do not write is refused: those of another may
+// have left it.
+func (s *Source) record(raw []byte) error {
+	e, err := bpf.ParseEvent(raw)
+	if err != nil {
+		return err
+	}
+	switch bpf.EventKind(e.Kind) {
+	case bpf.EventOpen, bpf.EventClose, bpf.EventRemoved:
+		if e.FlowId == 0 {
+			return fmt.Errorf("an event of kind %d about no flow", e.Kind)
+		}
+	case bpf.EventRefused:
+	default:
+		return fmt.Errorf("an event of unknown kind %d: programs and agent are of different builds", e.Kind)
+	}
+	s.event(e)
+	return nil
+}
+
 func (s *Source) event(e *bpf.Event) {
+	s.signals.event(e)
 	out := flow.Event{Kind: flow.EventKind(e.Kind), FlowID: e.FlowId, TimeNS: e.TimeNs}
 	switch bpf.EventKind(e.Kind) {
 	case bpf.EventOpen:
-		if s.entries.Add(2) > int64(s.d.FlowEntries()/2) {
+		if s.entries.Add(2) > s.much {
 			s.crowded()
 		}
 	case bpf.EventRefused:
-		if bpf.Reason(e.Reason) == bpf.ReasonFlowTableFull {
+		switch bpf.Reason(e.Reason) {
+		case bpf.ReasonFlowTableFull, bpf.ReasonAccountFlowsFull, bpf.ReasonEndpointFlowsFull, bpf.ReasonSNATPortsExhausted:
 			s.crowded()
 		}
 	case bpf.EventRemoved:
@@ -262,25 +326,14 @@ func (s *Source) removedEntry(e *bpf.Event) {
 
 // Flows implements flow.Source.
 func (s *Source) Flows(ctx context.Context, yield func(flow.Flow) bool) error {
-	live, err := s.d.Flows(ctx)
-	if err != nil {
+	more := true
+	if err := s.live(ctx, func(f flow.Flow) bool {
+		more = more && yield(f)
+		return more
+	}); err != nil || !more {
 		return err
 	}
-	s.mu.Lock()
-	removed := s.removed
-	s.removed = nil
-	s.mu.Unlock()
-	for i, f := range removed {
-		if !yield(f) {
-			s.giveBack(removed[i+1:])
-			return nil
-		}
-	}
-	for i := range live {
-		if !yield(live[i].record()) {
-			return nil
-		}
-	}
+	s.yieldRemoved(yield)
 	return nil
 }
 
@@ -292,6 +345,13 @@ func (s *Source) live(ctx context.Context, yield func(flow.Flow) bool) error {
 			more = yield(f.record())
 		}
 	})
+}
+
+// Skip implements flow.Skipper.
+func (s *Source) Skip(known func(flow.Half) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known = known
 }
 
 // skips is which entries need not be read on. While flows are the predecessor's, all of them are: a pair cannot be looked up there.
@@ -354,8 +414,8 @@ func (s *Source) DrainRefusals(ctx context.Context) ([]flow.Refusal, uint64, err
 		out[i] = flow.Refusal{
 			VPC: k.Vpc, DestVPC: k.DestVpc, ENI: k.Eni, Src: bpf.Addr(k.Saddr), SrcPort: bpf.Port(v.Sport),
 			Dst: bpf.Addr(k.Daddr), DstPort: bpf.Port(k.Dport), Tag: k.Tag, Reason: bpf.Reason(k.Reason).String(),
-			Protocol: k.Protocol, Hook: flow.Hook(k.Hook), Packets: v.Packets, Bytes: v.Bytes, FirstNS: v.FirstNs,
-			LastNS: v.LastNs,
+			Protocol: k.Protocol, Hook: flow.Hook(k.Hook &^ bpf.KeyIPv6), Packets: v.Packets, Bytes: v.Bytes, FirstNS: v.FirstNs,
+			LastNS: v.LastNs, IPv6: k.Hook&bpf.KeyIPv6 != 0,
 		}
 	}
 	lost, err2 := s.lost()
@@ -364,6 +424,10 @@ func (s *Source) DrainRefusals(ctx context.Context) ([]flow.Refusal, uint64, err
 
 // Events implements flow.Source. The channel is never closed.
 func (s *Source) Events() <-chan flow.Event { return s.events }
+
+// Signals are of targets that flows tell of while Run works: each target at most a few times a second, the rest dropped. The channel is
+// never closed.
+func (s *Source) Signals() <-chan Signal { return s.signals.out }
 
 // record is the flow as package flow has it.
 func (f *Flow) record() flow.Flow {

@@ -3,6 +3,7 @@ package datapath
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,9 @@ import (
 
 // maxSwept bounds the flows that one sweep marks or removes, and with them its memory.
 const maxSwept = 65_536
+
+// maxRemovals is how many flows are asked for at a time.
+const maxRemovals = 2048
 
 // While the table is nearly full, what is closed or never was answered goes early. A packet that comes for it all the same
 // finds none: a SYN opens a new flow, which it may on a closed one too.
@@ -82,9 +86,6 @@ func (d *Datapath) Sweep(ctx context.Context, now time.Duration) (swept Swept, e
 	return swept, errors.Join(err, d.sweepFragments(ctx, now), d.promptTargets(ctx, append(l.prompts, unconfirmed(swept.Removed)...)))
 }
 
-// FlowEntries is how many entries the flow table has room for.
-func (d *Datapath) FlowEntries() int { return int(d.coll.Maps[mapFlows].MaxEntries()) }
-
 func (d *Datapath) nearlyFull(entries int) bool { return entries > d.FlowEntries()/4*3 }
 
 // look is one reading of the table in search of flows that are over.
@@ -126,6 +127,7 @@ func (d *Datapath) look(ctx context.Context, now time.Duration, pressed bool, ch
 
 func (l *look) visit(e *bpf.Flow) {
 	l.entries++
+	l.count(e)
 	if l.quarantined(e) || l.full() || !l.ripe(e) {
 		return
 	}
@@ -248,27 +250,32 @@ func (d *Datapath) settle(ctx context.Context) error {
 	}
 }
 
-// remove takes out the flows that got their mark, with their final counters.
+// remove takes out the flows that got their mark, with their final counters. Those that were removed take the list's place.
 func (d *Datapath) remove(flows []Flow, swept *Swept) error {
-	removals := make([]bpf.FlowRemoval, 0, 2*len(flows))
-	for i := range flows {
-		for _, e := range [...]*bpf.Flow{&flows[i].Opening, &flows[i].Reply} {
-			removals = append(removals, bpf.FlowRemoval{Key: e.Key, Id: e.Id}) // Id 0 removes nothing
+	swept.Removed = flows[:0]
+	var errs []error
+	removals := make([]bpf.FlowRemoval, 0, 2*min(len(flows), maxRemovals))
+	for chunk := range slices.Chunk(flows, maxRemovals) {
+		removals = removals[:0]
+		for i := range chunk {
+			for _, e := range [...]*bpf.Flow{&chunk[i].Opening, &chunk[i].Reply} {
+				removals = append(removals, bpf.FlowRemoval{Key: e.Key, Id: e.Id}) // Id 0 removes nothing
+			}
+		}
+		errs = append(errs, bpf.RemoveFlows(d.coll.Programs[bpf.ABIProgRemoveFlows], removals))
+		for i := range chunk {
+			f := chunk[i]
+			both := f.Opening.Id != 0 && f.Reply.Id != 0
+			n := finish(&f.Opening, &removals[2*i]) + finish(&f.Reply, &removals[2*i+1])
+			if n == 0 {
+				continue
+			}
+			f.Half = both && n == 1
+			swept.Removed = append(swept.Removed, f)
+			swept.Left -= n
 		}
 	}
-	err := bpf.RemoveFlows(d.coll.Programs[bpf.ABIProgRemoveFlows], removals)
-	for i := range flows {
-		f := flows[i]
-		both := f.Opening.Id != 0 && f.Reply.Id != 0
-		n := finish(&f.Opening, &removals[2*i]) + finish(&f.Reply, &removals[2*i+1])
-		if n == 0 {
-			continue
-		}
-		f.Half = both && n == 1
-		swept.Removed = append(swept.Removed, f)
-		swept.Left -= n
-	}
-	return err
+	return errors.Join(errs...)
 }
 
 // finish gives an entry its final values and returns 1, or empties it and returns 0.
@@ -277,6 +284,7 @@ func finish(e *bpf.Flow, r *bpf.FlowRemoval) int {
 		*e = bpf.Flow{}
 		return 0
 	}
-	e.LastNs, e.Packets, e.Bytes, e.Flags, e.TcpFlags = r.LastNs, r.Packets, r.Bytes, r.Flags, r.TcpFlags
+	e.LastNs, e.Packets, e.Bytes, e.Flags, e.TcpFlags, e.TcpState = r.LastNs, r.Packets, r.Bytes, r.Flags, r.TcpFlags, r.TcpState
+	e.Retransmits, e.Handshake, e.Rtt = r.Retransmits, r.Handshake, r.Rtt
 	return 1
 }

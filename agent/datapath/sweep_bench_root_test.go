@@ -6,6 +6,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/bpf"
 )
 
@@ -74,4 +75,49 @@ func BenchmarkSweep(b *testing.B) {
 		}
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*maxSwept), "ns/removed")
 	})
+}
+
+// What a reading costs of as many flows as the table holds, all of which have ended and are recorded: handed over again, or left out.
+func BenchmarkReadEnded(b *testing.B) {
+	needRoot(b)
+	dp, err := Open(Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer dp.Close()
+	now, err := BootTime()
+	if err != nil {
+		b.Fatal(err)
+	}
+	flows := dp.FlowEntries() / 2
+	fill(b, dp, flows, now, func(_ int, o, r *bpf.Flow) {
+		o.Flags |= uint16(bpf.FlowClosed)
+		r.Flags |= uint16(bpf.FlowClosed)
+	})
+	s, a := NewSource(dp), flow.NewAggregator(flow.Settings{}, &flow.Labeler{}, nil)
+	read := func(skip bool) {
+		p := a.Begin(flow.Input{})
+		known := p.Known
+		if !skip {
+			known = nil
+		}
+		s.Skip(known)
+		if err := s.Flows(b.Context(), func(f flow.Flow) bool { p.Observe(&f); return true }); err != nil {
+			b.Fatal(err)
+		}
+		p.End(flow.Input{Now: flow.Clock{Boot: uint64(now + time.Hour), Wall: time.Now()}, Complete: true, Full: true})
+		for more := true; more; {
+			_, more = p.Next(flows)
+		}
+	}
+	read(false)
+	for name, skip := range map[string]bool{"handed over": false, "left out": true} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				read(skip)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*flows), "ns/flow")
+		})
+	}
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/netlab"
@@ -357,5 +359,32 @@ func TestRemovedByBoth(t *testing.T) {
 		if f := s.removed[0]; f.Packets != 5 || f.ReplyPackets != 7 || !f.Removed || f.Dead {
 			t.Errorf("%s: %+v", name, f)
 		}
+	}
+}
+
+// A pinned table stays as it was made, on demand or in advance.
+func TestFlowTableOnDemand(t *testing.T) {
+	cfg := testConfig(t)
+	for _, onDemand := range []bool{true, false} {
+		cfg.OnDemand = onDemand
+		d, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := d.coll.Maps[mapFlows].Flags() & unix.BPF_F_NO_PREALLOC; got == 0 {
+			t.Errorf("asked for on demand %v: entries are made in advance", onDemand)
+		}
+		d.Close()
+	}
+	if err := RemovePins(cfg.PinPath); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Remove()
+	if got := d.coll.Maps[mapFlows].Flags() & unix.BPF_F_NO_PREALLOC; got != 0 {
+		t.Error("made on demand, want in advance")
 	}
 }

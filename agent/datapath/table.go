@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 
 	"github.com/cilium/ebpf"
+
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/failpoint"
 )
@@ -77,11 +77,12 @@ func (t table[K, V]) iterate(ctx context.Context) (map[K]V, error) {
 type change[K, V comparable] struct {
 	table[K, V]
 	remove []K
-	put    map[K]V
+	over   map[K]V // to be written over rows that are there
+	add    map[K]V
 }
 
 func (t table[K, V]) diff(ctx context.Context, want map[K]V) (change[K, V], error) {
-	c := change[K, V]{table: t, put: map[K]V{}}
+	c := change[K, V]{table: t, over: map[K]V{}, add: map[K]V{}}
 	have, err := t.observe(ctx)
 	if err != nil {
 		return c, err
@@ -92,14 +93,22 @@ func (t table[K, V]) diff(ctx context.Context, want map[K]V) (change[K, V], erro
 		}
 	}
 	for k, v := range want {
-		if old, ok := have[k]; !ok || old != v {
-			c.put[k] = v
+		old, ok := have[k]
+		switch {
+		case ok && old == v:
+		case !ok || t.place == nil || t.place.same == nil:
+			c.add[k] = v
+		case t.place.same(old, v):
+			c.over[k] = v
+		default:
+			c.remove = append(c.remove, k)
+			c.add[k] = v
 		}
 	}
 	return c, nil
 }
 
-func (c change[K, V]) size() int { return len(c.remove) + len(c.put) }
+func (c change[K, V]) size() int { return len(c.remove) + len(c.over) + len(c.add) }
 
 func (c change[K, V]) removeAll() error {
 	for _, k := range c.remove {
@@ -111,12 +120,43 @@ func (c change[K, V]) removeAll() error {
 	return nil
 }
 
+func (c change[K, V]) removes() bool { return c.place != nil && len(c.remove) > 0 }
+
+func (c change[K, V]) adds() bool { return c.place != nil && len(c.add) > 0 }
+
 func (c change[K, V]) putAll() error {
-	for k, v := range maps.All(c.put) {
+	if err := c.putOver(); err != nil {
+		return err
+	}
+	for k, v := range c.add {
 		if err := c.m.Put(k, v); err != nil {
-			return fmt.Errorf("write %s (%d rows, room for %d): %w", c.name, len(c.put), c.m.MaxEntries(), err)
+			return fmt.Errorf("write %s (%d rows, room for %d): %w", c.name, len(c.add), c.m.MaxEntries(), err)
 		}
 		failpoint.Here("apply.row-put")
+	}
+	return nil
+}
+
+// putOver writes rows over those that are there. One that somebody else took away meanwhile is an error; the next plan puts it.
+func (c change[K, V]) putOver() error {
+	if len(c.over) == 0 {
+		return nil
+	}
+	orders := make([]bpf.RowOrder, 0, len(c.over))
+	for k, v := range c.over {
+		o, err := bpf.NewRowOrder(c.place.table, k, v)
+		if err != nil {
+			return fmt.Errorf("write %s: %w", c.name, err)
+		}
+		orders = append(orders, o)
+	}
+	if err := bpf.SetRows(c.place.d.coll.Programs[bpf.ABIProgSetRows], orders); err != nil {
+		return fmt.Errorf("write %s: %w", c.name, err)
+	}
+	for i := range orders {
+		if orders[i].Done != 1 {
+			return fmt.Errorf("write %s (%d rows): a row is gone that was there", c.name, len(orders))
+		}
 	}
 	return nil
 }
@@ -124,6 +164,8 @@ func (c change[K, V]) putAll() error {
 // step is a change of any table.
 type step interface {
 	size() int
+	removes() bool // rows, whose elements the kernel then has for others
+	adds() bool    // rows, in elements that others may have had
 	removeAll() error
 	putAll() error
 }

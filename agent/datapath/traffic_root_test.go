@@ -23,7 +23,7 @@ const patience = 5 * time.Second
 func transfer(t *testing.T, client, server *workload, dial, listen string, size int) (seen net.Addr) {
 	t.Helper()
 	var ln net.Listener
-	if err := server.Do(func() (err error) { ln, err = net.Listen("tcp4", listen); return err }); err != nil {
+	if err := server.Do(func() (err error) { ln, err = net.Listen("tcp", listen); return err }); err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
@@ -43,7 +43,7 @@ func transfer(t *testing.T, client, server *workload, dial, listen string, size 
 		done <- answer{c.RemoteAddr(), errors.Join(receive(c, there), send(c, back))}
 	}()
 	var c net.Conn
-	if err := client.Do(func() (err error) { c, err = net.DialTimeout("tcp4", dial, patience); return err }); err != nil {
+	if err := client.Do(func() (err error) { c, err = net.DialTimeout("tcp", dial, patience); return err }); err != nil {
 		t.Fatalf("%s dials %s: %v", client.name, dial, err)
 	}
 	defer c.Close()
@@ -90,7 +90,7 @@ func receive(c net.Conn, want []byte) error {
 func exchange(t *testing.T, client, server *workload, dial, listen string, size int) {
 	t.Helper()
 	var pc net.PacketConn
-	if err := server.Do(func() (err error) { pc, err = net.ListenPacket("udp4", listen); return err }); err != nil {
+	if err := server.Do(func() (err error) { pc, err = net.ListenPacket("udp", listen); return err }); err != nil {
 		t.Fatal(err)
 	}
 	defer pc.Close()
@@ -115,7 +115,7 @@ func echo(pc net.PacketConn) {
 
 func ask(client *workload, dial string, size int) error {
 	var c net.Conn
-	if err := client.Do(func() (err error) { c, err = net.Dial("udp4", dial); return err }); err != nil {
+	if err := client.Do(func() (err error) { c, err = net.Dial("udp", dial); return err }); err != nil {
 		return err
 	}
 	defer c.Close()
