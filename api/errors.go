@@ -28,6 +28,7 @@ const (
 	CodeSubnetConflict         ErrorCode = "InvalidSubnet.Conflict"
 	CodeAddressInUse           ErrorCode = "InvalidIPAddress.InUse"
 	CodeAddressInvalid         ErrorCode = "InvalidIPAddress.Malformed"
+	CodeAddressNotFound        ErrorCode = "InvalidIPAddress.NotFound"
 	CodeNoFreeAddresses        ErrorCode = "InsufficientFreeAddressesInSubnet"
 	CodeENIInUse               ErrorCode = "InvalidNetworkInterface.InUse"
 	CodePermissionDuplicate    ErrorCode = "InvalidPermission.Duplicate"

@@ -116,6 +116,7 @@ func (s *Server) buildHTTP() {
 	s.registerFlows()
 	s.registerStatus()
 	s.registerExplain()
+	s.registerWhois()
 	s.describe()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, api.Errorf(api.CodeRouteNotFound, "", "see /openapi.json", "there is no %q %q", api.Shortened(r.Method),

@@ -57,6 +57,11 @@ func (c *Client) Explain(ctx context.Context, r ExplainRequest) (out api.Explana
 	return out, c.call(ctx, http.MethodPost, "/v1/explain", r, &out)
 }
 
+// Whois asks whose an overlay address is.
+func (c *Client) Whois(ctx context.Context, address string) (out Whois, err error) {
+	return out, c.call(ctx, http.MethodGet, "/v1/whois?"+url.Values{"address": {address}}.Encode(), nil, &out)
+}
+
 // PlanText is the dump of the plan in force.
 func (c *Client) PlanText(ctx context.Context) (string, error) {
 	resp, err := c.do(ctx, http.MethodGet, "/v1/plan", nil)

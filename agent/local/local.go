@@ -111,6 +111,14 @@ type Counter struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
+// Whois is whose an overlay address is, as this node knows it. GET /v1/whois?address=ADDRESS.
+type Whois struct {
+	api.Whois
+	AskedNode string    `json:"askedNodeId"`
+	Revision  int64     `json:"revision"` // of the node's view, from which it says so
+	AsOf      time.Time `json:"asOf"`     // when the server issued that
+}
+
 // ExplainRequest asks what would happen to a new flow. POST /v1/explain; the answer is an api.Explanation.
 type ExplainRequest struct {
 	From     string       `json:"from"` // ENI id

@@ -191,6 +191,12 @@ func (c *Client) Status(ctx context.Context, o ...Option) (*api.Status, error) {
 	return get[api.Status](ctx, c, "/v1/status", o...)
 }
 
+// Whois asks whose an overlay address is.
+func (c *Client) Whois(ctx context.Context, address string, o ...Option) (*api.Whois, error) {
+	query := func(o *callOptions) { o.query.Set("address", address) }
+	return get[api.Whois](ctx, c, "/v1/whois", append(o, query)...)
+}
+
 // Explain asks what both sides of a connection say to a new flow from a network interface to a name or address.
 func (c *Client) Explain(ctx context.Context, from, to string, port uint16, protocol api.Protocol, o ...Option) (
 	*api.Explanation, error) {

@@ -54,6 +54,17 @@ func (cannedAgent) Explain(_ context.Context, r local.ExplainRequest) (api.Expla
 	return x, nil
 }
 
+// Whois knows one address.
+func (cannedAgent) Whois(_ context.Context, address string) (local.Whois, error) {
+	a := netip.MustParseAddr("fd70:6c01:0:2:a00:105:8007:1683")
+	if address != a.String() {
+		return local.Whois{}, api.Errorf(api.CodeAddressNotFound, "address", "ask on another node", "nothing has the address %s", address)
+	}
+	return local.Whois{Whois: api.Whois{Address: a, Account: "210987654321", VPC: "vpc-0a1b2c3d4e5f60718",
+		VPCAddress: netip.MustParseAddr("10.0.1.5")}, AskedNode: "node-0a1b2c3d4e5f60718", Revision: 7,
+		AsOf: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, nil
+}
+
 func (cannedAgent) Flows(_ context.Context, f api.FlowFilter, _ bool, fn func(*api.FlowRecord) error) error {
 	r := &api.FlowRecord{Interface: "eni-0a1b2c3d4e5f60718", Action: api.ActionReject,
 		End: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Reason: "GROUP_EGRESS", Protocol: 17,
