@@ -208,19 +208,22 @@ type Agent struct {
 	lost        []lost                // oldest first
 	leaving     map[string]bool       // ENIs of which the host may still have something
 	applied     *plan.Plan            // last plan that was applied whole
+	halfApplied bool                  // one since was not
 	appliedView *api.View
-	dials       dials
-	unsaved     bool          // appliedView came from the server and is not on the disk yet
-	begun       uint64        // rounds that have looked at the attachments
-	roundDone   chan struct{} // closed and replaced after each round
-	linkErrors  map[string]error
-	unnamed     map[string]string // why a workload does not have its resolver, by ENI
-	linksSeen   uint64            // the round that linkErrors are of
-	paths       underlayCheck     // the loop's own
-	errors      []string
-	own         []string // what this round put right, as far as the edges do not tell; the loop's
-	repairs     []repair // lately
-	warned      bool     // that there is no view
+	// appliedFacts are those that the last plan was made of.
+	appliedFacts plan.Facts
+	dials        dials
+	unsaved      bool          // appliedView came from the server and is not on the disk yet
+	begun        uint64        // rounds that have looked at the attachments
+	roundDone    chan struct{} // closed and replaced after each round
+	linkErrors   map[string]error
+	unnamed      map[string]string // why a workload does not have its resolver, by ENI
+	linksSeen    uint64            // the round that linkErrors are of
+	paths        underlayCheck     // the loop's own
+	errors       []string
+	own          []string // what this round put right, as far as the edges do not tell; the loop's
+	repairs      []repair // lately
+	warned       bool     // that there is no view
 }
 
 // New makes an agent; it does nothing yet.

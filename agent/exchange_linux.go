@@ -40,3 +40,15 @@ func exchangeConfig(id *state.Identity, probed func(vpc uint32, at netip.AddrPor
 		}},
 	}
 }
+
+// signals hands over what the programs saw of targets, until ctx ends.
+func (m *machine) signals(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-m.source.Signals():
+			m.health.Signal(s.VPC, s.Target, s.Kind == datapath.SignalSilent)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/culvert-net/culvert/agent/health"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/plan"
 )
@@ -105,3 +107,6 @@ func TestNoViewYet(t *testing.T) {
 		}
 	})
 }
+
+// hosted is the target of healthView that is on this node.
+var hosted = health.Key{TargetGroup: 22, Target: netip.MustParseAddrPort("10.0.1.5:443")}

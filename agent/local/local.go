@@ -70,6 +70,10 @@ type Targets struct {
 	Attached  int `json:"attached"`  // of those, in a namespace that is there
 	Endpoints int `json:"endpoints"` // that workloads of this node can use
 	Without   int `json:"without"`   // of those, with a listener that has no target
+	Checked   int `json:"checked"`   // by this node
+	Unhealthy int `json:"unhealthy"` // of those
+	Watched   int `json:"watched"`   // that workloads of this node can be sent to, and of whose health it was told
+	Down      int `json:"down"`      // of those, unhealthy or on a host that does not answer
 }
 
 // PeerStatus is a tunnel.
