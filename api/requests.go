@@ -116,6 +116,15 @@ type CreateTargetGroupRequest struct {
 	Port     uint16            `json:"port"`
 	Targets  []TargetRequest   `json:"targets,omitempty"`
 	Tags     map[string]string `json:"tags,omitempty"`
+	GroupHealthRequest
+}
+
+// ModifyTargetGroupRequest is the body of PATCH /v1/target-groups/{id}; nil leaves a field as it is.
+type ModifyTargetGroupRequest struct {
+	Stickiness                 *string `json:"stickiness,omitempty"` // "" turns it off
+	DeregistrationDelaySeconds *uint32 `json:"deregistrationDelaySeconds,omitempty"`
+	ConnectionTermination      *bool   `json:"connectionTermination,omitempty"`
+	GroupHealthRequest
 }
 
 // TargetsRequest is the body of POST /v1/target-groups/{id}/register and …/deregister.
@@ -245,6 +254,8 @@ type Status struct {
 	// WithoutTarget are names, ACCOUNT/NAME, of the caller's services that an endpoint can use and behind which no target is
 	// attached; of all providers for an administrator. The first MaxStatusNames.
 	WithoutTarget []string `json:"servicesWithoutTarget,omitempty"`
+	// FailingOpen are likewise those of which so many targets are unhealthy that all are used.
+	FailingOpen []string `json:"servicesFailingOpen,omitempty"`
 	// Waiting are names of live nodes that have not applied Revision, for administrators. The first MaxStatusNames.
 	Waiting []string `json:"nodesWaiting,omitempty"`
 }

@@ -176,9 +176,11 @@ type TargetGroup struct {
 	Targets  []Target `json:"targets"`
 	Number   uint32   `json:"number"`
 	// Stickiness is SourceIP, or empty: each flow's target goes by its addresses and ports.
-	Stickiness  string           `json:"stickiness,omitempty"`
-	Draining    []DrainingTarget `json:"draining,omitempty"`
-	HealthCheck HealthCheck      `json:"healthCheck"`
+	Stickiness string `json:"stickiness,omitempty"`
+	// ConnectionTermination: what flows are left when the delay is over are ended; without it they go on.
+	ConnectionTermination bool             `json:"connectionTermination"`
+	Draining              []DrainingTarget `json:"draining,omitempty"`
+	HealthCheck           HealthCheck      `json:"healthCheck"`
 	// UnhealthyConnectionTermination: flows of a target that is unhealthy are ended (AWS's default), at once or when
 	// UnhealthyDrainingIntervalSeconds are over: 0..360000, default 0.
 	UnhealthyConnectionTermination   bool   `json:"unhealthyConnectionTermination"`

@@ -56,6 +56,7 @@ func (s *Server) keepHouse(ctx context.Context) {
 			})
 			s.due(ctx, "forget old answers", s.forgetAnswers)
 			s.due(ctx, "prune audit log", s.pruneAudit)
+			s.due(ctx, "forget targets' histories", s.forgetHealth)
 		}
 		s.due(ctx, "forget nodes", s.forgetNodes)
 		s.due(ctx, "forget rates", s.forgetRates)

@@ -23,6 +23,8 @@ var (
 	mNodesLive    = serverGauge("culvert_nodes_live", "Nodes that are heard of.", "")
 	mNodesWaiting = serverGauge("culvert_nodes_waiting", "Live nodes that have not applied the newest revision.", "")
 	mNodeProblems = serverGauge("culvert_node_problems", "That the node last reported.", "", "node")
+	mTargets      = serverGauge("culvert_target_group_targets", "Targets by state, of groups that a load balancer uses.",
+		"HealthyHostCount, UnHealthyHostCount", "target_group_id", "state")
 	mViewStreams  = serverGauge("culvert_view_streams", "Open streams of views.", "")
 	mStoreFill    = serverGauge("culvert_store_fill_ratio", "Part of the store's room that is used; from 0.8 on accounts may only take away.", "")
 	mCAExpiry     = serverGauge("culvert_ca_expiry_timestamp_seconds", "When the CA's certificate expires, in seconds since 1970.", "")

@@ -288,4 +288,5 @@ var enums = map[string]map[string][]any{
 	"Rule":        {"protocol": anyOf(api.TCP, api.UDP, api.ICMP, api.All)},
 	"Listener":    {"protocol": anyOf(api.TCP, api.UDP)},
 	"TargetGroup": {"protocol": anyOf(api.TCP, api.UDP)},
+	"HealthCheck": {"protocol": anyOf(api.HealthTCP, api.HealthHTTP, api.HealthHTTPS, api.HealthGRPC)},
 }

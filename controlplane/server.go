@@ -121,6 +121,7 @@ type Server struct {
 	refusedFlows, replaced tally
 	diskFull               tally // writes that the store's disk had no room for
 	strangers              tally // refused, without a key or certificate
+	oddHealth              tally // what nodes said of targets that is malformed
 
 	flows    *flowlog.Log
 	tree     treelog.Tree // the Merkle log, once the server serves

@@ -154,6 +154,16 @@ func (c *Client) ListConnections(ctx context.Context, service string, o ...Optio
 	return list[api.Connection](ctx, c, "/v1/services/"+segment(service)+"/connections", o...)
 }
 
+// TargetHealth returns a target group's targets, the health of each and its history.
+func (c *Client) TargetHealth(ctx context.Context, group string, o ...Option) (*api.TargetGroupHealth, error) {
+	return get[api.TargetGroupHealth](ctx, c, "/v1/target-groups/"+segment(group)+"/health", o...)
+}
+
+// ListTargetHealth returns the account's targets and the health of each, or with WithTargetGroup those of one group.
+func (c *Client) ListTargetHealth(ctx context.Context, o ...Option) ([]api.DescribedTarget, error) {
+	return list[api.DescribedTarget](ctx, c, "/v1/target-health", o...)
+}
+
 // AcceptConnections accepts endpoints (vpce-… or vpce-con-…) of a service: all of them or none.
 func (c *Client) AcceptConnections(ctx context.Context, service string, endpoints []string, o ...Option) (
 	[]api.Connection, error) {

@@ -221,6 +221,11 @@ func WithIdempotencyKey(key string) Option {
 // WithVPC filters a list by VPC, id or name.
 func WithVPC(vpc string) Option { return func(o *callOptions) { o.query.Set("vpc", vpc) } }
 
+// WithTargetGroup filters a list by target group, id or name.
+func WithTargetGroup(group string) Option {
+	return func(o *callOptions) { o.query.Set("targetGroup", group) }
+}
+
 // WithAccount acts on behalf of another account than Config.Account says; for administrators.
 func WithAccount(account string) Option {
 	return func(o *callOptions) { o.header.Set(HeaderAccount, account) }

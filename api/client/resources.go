@@ -134,6 +134,13 @@ func (c *Client) GetTargetGroup(ctx context.Context, ref string, o ...Option) (*
 	return get[api.TargetGroup](ctx, c, "/v1/target-groups/"+segment(ref), o...)
 }
 
+// ModifyTargetGroup changes the fields that are set.
+func (c *Client) ModifyTargetGroup(ctx context.Context, ref string, r api.ModifyTargetGroupRequest, o ...Option) (
+	*api.TargetGroup, error,
+) {
+	return send[api.TargetGroup](ctx, c, http.MethodPatch, "/v1/target-groups/"+segment(ref), r, o...)
+}
+
 // DeleteTargetGroup removes one; DependencyViolation names what still needs it.
 func (c *Client) DeleteTargetGroup(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
 	return send[api.Result](ctx, c, http.MethodDelete, "/v1/target-groups/"+segment(ref), nil, o...)

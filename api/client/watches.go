@@ -38,6 +38,11 @@ func (c *Client) WatchTargetGroups(ctx context.Context, o ...Option) Watch[api.T
 	return watch[api.TargetGroup](ctx, c, "/v1/target-groups", o...)
 }
 
+// WatchTargetHealth goes on with what ListTargetHealth returns.
+func (c *Client) WatchTargetHealth(ctx context.Context, o ...Option) Watch[api.DescribedTarget] {
+	return watch[api.DescribedTarget](ctx, c, "/v1/target-health", o...)
+}
+
 // WatchLoadBalancers goes on with what ListLoadBalancers returns.
 func (c *Client) WatchLoadBalancers(ctx context.Context, o ...Option) Watch[api.LoadBalancer] {
 	return watch[api.LoadBalancer](ctx, c, "/v1/load-balancers", o...)

@@ -8,6 +8,18 @@ import (
 	"github.com/culvert-net/culvert/api"
 )
 
+// poolHealth is what a consumer's node does with the health of a group's targets, nil where nobody asks them.
+func poolHealth(g *api.TargetGroup) *api.ViewPoolHealth {
+	if !g.HealthCheck.Enabled {
+		return nil
+	}
+	return &api.ViewPoolHealth{
+		MinimumCount: g.MinimumHealthyTargets.Count, MinimumPercentage: g.MinimumHealthyTargets.Percentage,
+		SlowStartSeconds: g.SlowStartSeconds, ConnectionTermination: g.UnhealthyConnectionTermination,
+		DrainingIntervalSeconds: g.UnhealthyDrainingIntervalSeconds,
+	}
+}
+
 // fronts are the first load balancer, by id, with a listener to each target group, and the groups whose targets expect a PROXY
 // protocol header.
 func (x *Index) fronts() (front map[string]*api.LoadBalancer, proxied map[string]bool) {

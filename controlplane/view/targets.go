@@ -42,6 +42,43 @@ func (x *Index) targets(g *api.TargetGroup, vpc string) []target {
 	return out
 }
 
+// pick tells where new flows may go, and which targets only keep theirs: those of weight 0, those that are deregistered, and
+// those on draining nodes unless there are no others.
+func (x *Index) pick(targets []target) (picked, resting []api.ViewTarget) {
+	var last []api.ViewTarget // on draining nodes
+	for _, t := range targets {
+		vt := api.ViewTarget{Address: t.eni.Address, Port: t.port, Zone: t.zone}
+		if t.weight != api.DefaultTargetWeight {
+			vt.Weight = t.weight
+		}
+		switch {
+		case t.weight == 0:
+			resting = append(resting, vt)
+		case x.leaving(t):
+			last = append(last, vt)
+		default:
+			picked = append(picked, vt)
+		}
+	}
+	if len(picked) == 0 {
+		picked = last
+	} else {
+		for _, vt := range last {
+			vt.Leaving = true
+			resting = append(resting, vt)
+		}
+	}
+	for _, list := range [][]api.ViewTarget{picked, resting} {
+		slices.SortFunc(list, func(a, b api.ViewTarget) int {
+			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+		})
+	}
+	return picked, resting
+}
+
+// leaving says whether a target's node is to be emptied.
+func (x *Index) leaving(t target) bool { return x.r.Nodes[t.eni.Node].State == api.NodeDraining }
+
 // balancers are the load balancers as workloads of their own VPC use them: as connections of the VPC with itself, which no
 // endpoint's groups admit to. One whose service's targets expect to be told the client has none: its targets would take for
 // that what a client writes.

@@ -43,6 +43,7 @@ func (x *Index) View(node string) *api.View {
 			remote[l.consumer.ID] = true
 		}
 	}
+	v.HealthChecks = x.checks[node]
 	for _, id := range slices.Sorted(maps.Keys(local)) {
 		delete(remote, id)
 		x.addLocalVPC(v, id, node)
@@ -185,7 +186,9 @@ func (x *Index) endpoint(l *link) api.ViewEndpoint {
 	}
 	for _, p := range l.pools {
 		lp := api.ViewListenerPool{Listener: p.listener.ID, Protocol: p.listener.Protocol, Port: p.listener.Port,
-			IdleTimeoutSeconds: p.listener.IdleTimeoutSeconds, TargetGroup: p.group.Number, Targets: x.pick(p.targets)}
+			IdleTimeoutSeconds: p.listener.IdleTimeoutSeconds, TargetGroup: p.group.Number, Zonal: !l.lb.CrossZone,
+			Sticky: p.group.Stickiness == api.SourceIP, Health: poolHealth(p.group)}
+		lp.Targets, lp.Resting = x.pick(p.targets)
 		for _, t := range l.conn.TagNumbers {
 			if t.Listener == p.listener.ID {
 				lp.TagNumbers = append(lp.TagNumbers, t)
@@ -196,26 +199,6 @@ func (x *Index) endpoint(l *link) api.ViewEndpoint {
 	}
 	slices.SortFunc(out.Listeners, func(a, b api.ViewListenerPool) int { return cmp.Compare(a.Listener, b.Listener) })
 	return out
-}
-
-// pick lists where new flows may go: targets on draining nodes only when there are no others.
-func (x *Index) pick(targets []target) []api.ViewTarget {
-	var ready, draining []api.ViewTarget
-	for _, t := range targets {
-		vt := api.ViewTarget{Address: t.eni.Address, Port: t.port, Zone: t.zone}
-		if x.r.Nodes[t.eni.Node].State == api.NodeDraining {
-			draining = append(draining, vt)
-		} else {
-			ready = append(ready, vt)
-		}
-	}
-	if len(ready) == 0 {
-		ready = draining
-	}
-	slices.SortFunc(ready, func(a, b api.ViewTarget) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
-	})
-	return slices.Compact(ready) // port 0 and the group's own port name the same target
 }
 
 // grants lets a connection reach the targets of one node: one per endpoint ENI and listener.
