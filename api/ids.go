@@ -37,7 +37,9 @@ var prefixOf = map[Kind]string{
 // Kinds lists every kind in the order in which resources depend on each other.
 var Kinds = []Kind{
 	KindAccount, KindAPIKey, KindJoinToken, KindNode, KindVPC, KindSubnet, KindSecurityGroup, KindENI, KindTargetGroup,
-	KindLoadBalancer, KindService, KindEndpoint, KindConnection,
+	KindLoadBalancer, KindService, KindEndpoint, KindConnection, KindDomain, KindHostedZone,
+	KindResolverRule, KindFirewallDomainList, KindFirewallRuleGroup,
+	KindFlowLog, KindQueryLog,
 }
 
 // Prefix is what the kind's ids begin with; "" for accounts.

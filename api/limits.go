@@ -15,7 +15,7 @@ const (
 	MaxGroupsPerENI                   = 5  // AWS's default quota; the datapath holds no more
 	MaxRulesPerDirection              = 60 // of a group; AWS's default quota
 	MaxTargetGroupsPerAccount         = 1_000
-	MaxTargetsPerGroup                = 500 // Maglev tables end at 65,537 entries, at least 100 per target
+	MaxTargetsPerGroup                = 1_000 // 65 slots each of a node's table (decision 0014)
 	MaxLoadBalancersPerVPC            = 50
 	MaxListenersPerLB                 = 50 // AWS's default quota
 	MaxSubnetsPerLB                   = 16
@@ -52,6 +52,8 @@ const (
 	MaxRulesPerSet                    = 320    // of one endpoint: five groups of 60 (AWS's limits), rounded up
 	MaxAdmittedRulesPerNode           = 65_536
 	MaxAdmittedRulesPerNodeAndAccount = 16_384 // of one consumer, and an even share of the node at most
+	MaxListedTargetsPerNode           = 131_072
+	MaxListedTargetsPerNodeAndAccount = 32_768 // of one account's VPCs, or an even share where a node has less than all want
 	MaxHealthChecksPerNode            = 4_096
 	MaxHealthChecksPerNodeAndAccount  = 1_024 // of the targets' owner, or an even share where a node has less than all want
 	MaxVPCsPerResolverRule            = 100
@@ -97,6 +99,8 @@ const (
 	DefaultPrivateDNSPriority  = 100
 	MaxTargetWeight            = 999
 	DefaultTargetWeight        = 100
+	MaxDeregistrationDelay     = 3600
+	DefaultDeregistrationDelay = 300
 	MinTCPIdleTimeout          = 60
 	MaxTCPIdleTimeout          = 6000
 	DefaultTCPIdleTimeout      = 350

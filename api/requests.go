@@ -75,6 +75,7 @@ type CreateENIRequest struct {
 	Subnet         string            `json:"subnetId"`
 	Name           string            `json:"name,omitempty"`
 	Address        netip.Addr        `json:"address,omitzero"`           // default: a free one
+	IPAddressType  IPAddressType     `json:"ipAddressType,omitempty"`    // default ipv4
 	SecurityGroups []string          `json:"securityGroupIds,omitempty"` // default: the VPC's default group
 	Node           string            `json:"nodeId,omitempty"`           // id or name; may be bound later
 	Tags           map[string]string `json:"tags,omitempty"`
@@ -103,6 +104,8 @@ type RuleRequest struct {
 	Protocol    Protocol     `json:"protocol"`
 	FromPort    uint16       `json:"fromPort,omitempty"`
 	ToPort      uint16       `json:"toPort,omitempty"`
+	ICMPType    ICMPNumber   `json:"icmpType,omitzero"` // with icmp and icmpv6; default any
+	ICMPCode    ICMPNumber   `json:"icmpCode,omitzero"` // with icmpType; default any
 	CIDR        netip.Prefix `json:"cidr,omitzero"`
 	Group       string       `json:"groupId,omitempty"`
 	Description string       `json:"description,omitempty"`
@@ -110,12 +113,18 @@ type RuleRequest struct {
 
 // CreateTargetGroupRequest is the body of POST /v1/target-groups.
 type CreateTargetGroupRequest struct {
-	VPC      string            `json:"vpcId"`
-	Name     string            `json:"name,omitempty"`
-	Protocol Protocol          `json:"protocol"`
-	Port     uint16            `json:"port"`
-	Targets  []TargetRequest   `json:"targets,omitempty"`
-	Tags     map[string]string `json:"tags,omitempty"`
+	VPC      string          `json:"vpcId"`
+	Name     string          `json:"name,omitempty"`
+	Protocol Protocol        `json:"protocol"`
+	Port     uint16          `json:"port"`
+	Targets  []TargetRequest `json:"targets,omitempty"`
+	// TargetTags: workloads' interfaces of the VPC that have all of these tags are registered, also those that are made later.
+	TargetTags map[string]string `json:"targetTags,omitempty"`
+	Tags       map[string]string `json:"tags,omitempty"`
+	// Stickiness is "source_ip", or empty.
+	Stickiness                 string  `json:"stickiness,omitempty"`
+	DeregistrationDelaySeconds *uint32 `json:"deregistrationDelaySeconds,omitempty"` // 0..3600; default 300
+	ConnectionTermination      bool    `json:"connectionTermination,omitempty"`
 	GroupHealthRequest
 }
 
@@ -132,10 +141,12 @@ type TargetsRequest struct {
 	Targets []TargetRequest `json:"targets"`
 }
 
-// TargetRequest names a target; with port 0, the group's port is used (when deregistering: every port of the ENI).
+// TargetRequest names a target, by the id, name or address of its network interface; with port 0, the group's port is used (when
+// deregistering: every port of the ENI).
 type TargetRequest struct {
-	ENI  string `json:"eniId"`
-	Port uint16 `json:"port,omitempty"`
+	ENI    string  `json:"eniId"`
+	Port   uint16  `json:"port,omitempty"`
+	Weight *uint16 `json:"weight,omitempty"` // 0..999; default 100, and what a target has that is there; not when deregistering
 }
 
 // CreateLoadBalancerRequest is the body of POST /v1/load-balancers. At least one of VPC and Subnets is given.
@@ -146,6 +157,12 @@ type CreateLoadBalancerRequest struct {
 	SecurityGroups []string          `json:"securityGroupIds,omitempty"` // default: the VPC's default group
 	Listeners      []ListenerRequest `json:"listeners,omitempty"`
 	Tags           map[string]string `json:"tags,omitempty"`
+	CrossZone      *bool             `json:"crossZone,omitempty"` // default true
+}
+
+// ModifyLoadBalancerRequest is the body of PATCH /v1/load-balancers/{id}; nil leaves a field as it is.
+type ModifyLoadBalancerRequest struct {
+	CrossZone *bool `json:"crossZone,omitempty"`
 }
 
 // ListenerRequest is the body of POST /v1/load-balancers/{id}/listeners.
@@ -162,7 +179,10 @@ type CreateServiceRequest struct {
 	LoadBalancers      []string          `json:"loadBalancerIds"`
 	AcceptanceRequired bool              `json:"acceptanceRequired,omitempty"`
 	AllowedPrincipals  []string          `json:"allowedPrincipals,omitempty"` // account ids or names, or "*"
-	PrivateDNSName     string            `json:"privateDnsName,omitempty"`
+	PrivateDNSNames    []string          `json:"privateDnsNames,omitempty"`
+	PrivateDNSName     string            `json:"privateDnsName,omitempty"` // of a client that knows one only: a list of it alone
+	Caps               Caps              `json:"caps,omitzero"`
+	ClientIdentity     ClientIdentity    `json:"clientIdentity,omitempty"` // default IdentityLoadBalancer
 	Tags               map[string]string `json:"tags,omitempty"`
 }
 
@@ -175,10 +195,14 @@ type CapsRequest struct {
 
 // ModifyServiceRequest is the body of PATCH /v1/services/{id}; nil leaves a field as it is.
 type ModifyServiceRequest struct {
-	AcceptanceRequired  *bool    `json:"acceptanceRequired,omitempty"`
-	PrivateDNSName      *string  `json:"privateDnsName,omitempty"` // "" removes it
-	AddLoadBalancers    []string `json:"addLoadBalancerIds,omitempty"`
-	RemoveLoadBalancers []string `json:"removeLoadBalancerIds,omitempty"`
+	AcceptanceRequired  *bool        `json:"acceptanceRequired,omitempty"`
+	PrivateDNSNames     *[]string    `json:"privateDnsNames,omitempty"` // all of them; empty removes them
+	PrivateDNSName      *string      `json:"privateDnsName,omitempty"`  // of a client that knows one only; "" removes it
+	AddLoadBalancers    []string     `json:"addLoadBalancerIds,omitempty"`
+	RemoveLoadBalancers []string     `json:"removeLoadBalancerIds,omitempty"`
+	Caps                *CapsRequest `json:"caps,omitempty"`
+	// ClientIdentity: flows that are open keep the one that they were opened with.
+	ClientIdentity *ClientIdentity `json:"clientIdentity,omitempty"`
 }
 
 // PrincipalsRequest is the body of POST /v1/services/{id}/allow and …/disallow.
@@ -189,6 +213,15 @@ type PrincipalsRequest struct {
 // EndpointsRequest is the body of POST /v1/services/{id}/accept and …/reject.
 type EndpointsRequest struct {
 	Endpoints []string `json:"endpointIds"` // vpce-… or vpce-con-…
+	// Caps of these connections in place of the service's; only with accept.
+	Caps *CapsRequest `json:"caps,omitempty"`
+}
+
+// ModifyConnectionsRequest is the body of PATCH /v1/services/{id}/connections.
+type ModifyConnectionsRequest struct {
+	Endpoints []string `json:"endpointIds"` // vpce-… or vpce-con-…
+	// Caps of these connections in place of the service's; nil: the service's again.
+	Caps *CapsRequest `json:"caps,omitempty"`
 }
 
 // CatalogueEntry is a service as a consumer sees it.
@@ -197,7 +230,8 @@ type CatalogueEntry struct {
 	ServiceName        string   `json:"serviceName"` // ACCOUNT/NAME
 	Account            string   `json:"account"`
 	AcceptanceRequired bool     `json:"acceptanceRequired"`
-	PrivateDNSName     string   `json:"privateDnsName,omitempty"`
+	PrivateDNSNames    []string `json:"privateDnsNames,omitempty"`
+	PrivateDNSName     string   `json:"privateDnsName,omitempty"` // the first of them
 	Zones              []string `json:"zones"`
 	Ports              []string `json:"ports"` // PORT/PROTOCOL, such as 443/tcp
 }

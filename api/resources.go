@@ -29,6 +29,7 @@ const (
 
 	KindFirewallDomainList Kind = "firewall-domain-lists"
 	KindFirewallRuleGroup  Kind = "firewall-rule-groups"
+	KindFlowLog            Kind = "flow-logs"
 	KindQueryLog           Kind = "query-logs"
 )
 
@@ -96,12 +97,14 @@ const (
 // ENI is a network interface: one address in a subnet.
 type ENI struct {
 	Meta
-	Type           ENIType       `json:"type"`
-	VPC            string        `json:"vpcId"`
-	Subnet         string        `json:"subnetId"`
-	Address        netip.Addr    `json:"address"`
-	IPAddressType  IPAddressType `json:"ipAddressType"`
-	SecurityGroups []string      `json:"securityGroupIds"`
+	Type          ENIType       `json:"type"`
+	VPC           string        `json:"vpcId"`
+	Subnet        string        `json:"subnetId"`
+	Address       netip.Addr    `json:"address"`
+	IPAddressType IPAddressType `json:"ipAddressType"`
+	// IPv6Address is the IPv6 form of Address, if the interface has IPv6; see IPv6Address.
+	IPv6Address    netip.Addr `json:"ipv6Address,omitzero"`
+	SecurityGroups []string   `json:"securityGroupIds"`
 	// Node is the node that hosts a workload ENI; "" while it is bound to none.
 	Node string `json:"nodeId,omitempty"`
 	// Owner is the endpoint or load balancer that an ENI of those types belongs to.
@@ -177,10 +180,15 @@ type TargetGroup struct {
 	Number   uint32   `json:"number"`
 	// Stickiness is SourceIP, or empty: each flow's target goes by its addresses and ports.
 	Stickiness string `json:"stickiness,omitempty"`
+	// DeregistrationDelaySeconds is how long a target that was deregistered keeps its flows: 0..3600, default 300 (AWS's figures).
+	DeregistrationDelaySeconds uint32 `json:"deregistrationDelaySeconds"`
 	// ConnectionTermination: what flows are left when the delay is over are ended; without it they go on.
 	ConnectionTermination bool             `json:"connectionTermination"`
 	Draining              []DrainingTarget `json:"draining,omitempty"`
-	HealthCheck           HealthCheck      `json:"healthCheck"`
+	// TargetTags: workloads' interfaces of the VPC that have all of these tags are registered, those that are there when the group is
+	// made and those that are made later. One that is deregistered stays so.
+	TargetTags  map[string]string `json:"targetTags,omitempty"`
+	HealthCheck HealthCheck       `json:"healthCheck"`
 	// UnhealthyConnectionTermination: flows of a target that is unhealthy are ended (AWS's default), at once or when
 	// UnhealthyDrainingIntervalSeconds are over: 0..360000, default 0.
 	UnhealthyConnectionTermination   bool   `json:"unhealthyConnectionTermination"`

@@ -163,7 +163,7 @@ func ruleText(r *Rule) string {
 	return fmt.Sprintf("%s %d-%d %s", r.Protocol, r.FromPort, r.ToPort, peer)
 }
 
-// Validate checks protocol, port and targets.
+// Validate checks protocol, port, targets and their tags.
 func (g *TargetGroup) Validate() error {
 	errs := []*Error{
 		validateMeta(KindTargetGroup, &g.Meta, false), optionalName(g.Name), validateRef(KindVPC, "vpcId", g.VPC),
@@ -173,15 +173,36 @@ func (g *TargetGroup) Validate() error {
 		errs = append(errs, Errorf(CodeLimitExceeded, "targets", "use a second target group", "%d targets, at most %d are allowed",
 			len(g.Targets), MaxTargetsPerGroup))
 	}
-	seen := map[Target]bool{}
+	type place struct {
+		eni  string
+		port uint16
+	}
+	seen := map[place]bool{}
 	for _, t := range g.Targets {
 		errs = append(errs, validateRef(KindENI, "eniId", t.ENI))
-		if seen[t] {
+		if seen[place{t.ENI, t.Port}] {
 			errs = append(errs, invalid("targets", "give it once", "%s port %d is given twice", t.ENI, t.Port))
 		}
-		seen[t] = true
+		if t.Weight > MaxTargetWeight {
+			errs = append(errs, invalid("weight", fmt.Sprintf("give 0 to %d", MaxTargetWeight), "the weight %d is too large", t.Weight))
+		}
+		seen[place{t.ENI, t.Port}] = true
 	}
-	return firstError(errs...)
+	for _, t := range g.Draining {
+		errs = append(errs, validateRef(KindENI, "draining", t.ENI), validatePort("draining", t.Port))
+	}
+	if g.Stickiness != "" && g.Stickiness != SourceIP {
+		errs = append(errs, invalid("stickiness", "give source_ip, or nothing", "the stickiness %q is not known", Shortened(g.Stickiness)))
+	}
+	if g.DeregistrationDelaySeconds > MaxDeregistrationDelay {
+		errs = append(errs, invalid("deregistrationDelaySeconds", fmt.Sprintf("give 0 to %d", MaxDeregistrationDelay),
+			"%d s is out of range", g.DeregistrationDelaySeconds))
+	}
+	if e := validateTags(g.TargetTags); e != nil {
+		e.Field = "targetTags"
+		errs = append(errs, e)
+	}
+	return firstError(append(errs, g.validateHealth())...)
 }
 
 // Validate checks one listener.

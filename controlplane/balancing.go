@@ -19,11 +19,18 @@ func (s *Server) registerBalancing() {
 		})
 	reading(s, operation{http.MethodGet, "/v1/target-groups/{id}", "get-target-group", "One target group", aUser},
 		func(c *call, in *ByID) (*api.TargetGroup, error) { return c.targetGroup("id", in.ID, "") })
+	reading(s, operation{http.MethodGet, "/v1/target-groups/{id}/health", "get-target-health", "How a group's targets are", aUser},
+		describeTargetHealth)
+	listing(s, operation{http.MethodGet, "/v1/target-health", "list-target-health", "Targets, and how they are", aUser}, listTargetHealth)
 	writing(s, operation{http.MethodDelete, "/v1/target-groups/{id}", "delete-target-group", "Remove an unused target group", aUser},
 		deleteTargetGroup)
 	writing(s, operation{http.MethodPost, "/v1/target-groups/{id}/register", "register-targets", "Add targets", aUser}, registerTargets)
 	writing(s, operation{http.MethodPost, "/v1/target-groups/{id}/deregister", "deregister-targets", "Remove targets", aUser},
 		deregisterTargets)
+	writing(s, operation{http.MethodPatch, "/v1/target-groups/{id}", "modify-target-group", "Change a target group", aUser},
+		modifyTargetGroup)
+	writing(s, operation{http.MethodPatch, "/v1/load-balancers/{id}", "modify-load-balancer", "Change a load balancer", aUser},
+		modifyBalancer)
 	writing(s, operation{http.MethodPost, "/v1/load-balancers", "create-load-balancer", "Make a load balancer", aUser}, createBalancer)
 	listing(s, operation{http.MethodGet, "/v1/load-balancers", "list-load-balancers", "Load balancers", aUser},
 		func(c *call, in *inVPC) (*api.List[api.LoadBalancer], error) {
@@ -69,7 +76,18 @@ func createTargetGroup(c *call, in *creation[api.CreateTargetGroupRequest]) (*ap
 		return nil, err
 	}
 	g := &api.TargetGroup{Meta: c.meta(api.KindTargetGroup, v.Account, in.Body.Name, in.Body.Tags), VPC: v.ID,
-		Protocol: in.Body.Protocol, Port: in.Body.Port, Targets: []api.Target{}}
+		Protocol: in.Body.Protocol, Port: in.Body.Port, Targets: []api.Target{}, Stickiness: in.Body.Stickiness,
+		TargetTags:                 in.Body.TargetTags,
+		DeregistrationDelaySeconds: api.DefaultDeregistrationDelay, ConnectionTermination: in.Body.ConnectionTermination,
+		HealthCheck: api.DefaultHealthCheck(in.Body.Protocol), UnhealthyConnectionTermination: true,
+		MinimumHealthyTargets: api.MinimumHealthy{Count: 1}}
+	if in.Body.DeregistrationDelaySeconds != nil {
+		g.DeregistrationDelaySeconds = *in.Body.DeregistrationDelaySeconds
+	}
+	if in.Body.HealthCheck != nil && in.Body.HealthCheck.Enabled == nil {
+		g.HealthCheck.Enabled = true // who says how to ask wants it
+	}
+	in.Body.Apply(g)
 	if g.Number, err = c.tx.Number(api.KindTargetGroup); err != nil {
 		return nil, err
 	}
@@ -78,10 +96,46 @@ func createTargetGroup(c *call, in *creation[api.CreateTargetGroupRequest]) (*ap
 			return nil, err
 		}
 	}
+	for _, id := range slices.Sorted(maps.Keys(c.r.ENIs)) {
+		g.Targets = withTagged(g, c.r.ENIs[id])
+	}
 	return g, c.putTargetGroup(g)
 }
 
-// addTargets returns a group's targets with more; who is one already, at the same port, is not added again.
+// withTagged are a group's targets, and an interface that is one by its tags.
+func withTagged(g *api.TargetGroup, e *api.ENI) []api.Target {
+	if len(g.TargetTags) == 0 || e.VPC != g.VPC || e.Type != api.ENIWorkload ||
+		slices.ContainsFunc(g.Targets, func(t api.Target) bool { return t.ENI == e.ID }) {
+		return g.Targets
+	}
+	for k, want := range g.TargetTags {
+		if got, ok := e.Tags[k]; !ok || got != want {
+			return g.Targets
+		}
+	}
+	return append(slices.Clone(g.Targets), api.Target{ENI: e.ID, Weight: api.DefaultTargetWeight})
+}
+
+// registerTagged makes a new interface a target of the groups whose tags it has.
+func (c *call) registerTagged(e *api.ENI) error {
+	for _, id := range slices.Sorted(maps.Keys(c.r.TargetGroups)) {
+		g := *c.r.TargetGroups[id]
+		before := len(g.Targets)
+		if g.Targets = withTagged(&g, e); len(g.Targets) == before {
+			continue
+		}
+		err := c.putTargetGroup(&g)
+		if err == nil {
+			err = c.roomForTargets("tags", &g)
+		}
+		if err != nil {
+			return onField(err, "tags", "targets")
+		}
+	}
+	return nil
+}
+
+// addTargets returns a group's targets with more; who is one already, at the same port, gets the weight if one is given.
 func (c *call) addTargets(g *api.TargetGroup, more []api.TargetRequest) ([]api.Target, error) {
 	if err := atMost("targets", len(more)); err != nil {
 		return nil, err
@@ -99,15 +153,23 @@ func (c *call) addTargets(g *api.TargetGroup, more []api.TargetRequest) ([]api.T
 		same := func(o api.Target) bool {
 			return o.ENI == e.ID && cmp.Or(o.Port, g.Port) == cmp.Or(t.Port, g.Port)
 		}
-		if !slices.ContainsFunc(targets, same) {
-			targets = append(targets, api.Target{ENI: e.ID, Port: t.Port})
+		i := slices.IndexFunc(targets, same)
+		if i < 0 {
+			i = len(targets)
+			targets = append(targets, api.Target{ENI: e.ID, Port: t.Port, Weight: api.DefaultTargetWeight})
+		}
+		if t.Weight != nil {
+			targets[i].Weight = *t.Weight
 		}
 	}
 	return targets, nil
 }
 
-// eniOf finds an interface that must be in a VPC.
+// eniOf finds an interface that must be in a VPC, by id, name or address.
 func (c *call) eniOf(vpc, ref string) (*api.ENI, error) {
+	if a, err := netip.ParseAddr(ref); err == nil {
+		return c.eniAt(vpc, a)
+	}
 	in := func(e *api.ENI) bool { return e.VPC == vpc }
 	e, err := find(c, c.r.ENIs, api.KindENI, "eniId", ref, in)
 	if err == nil && !in(e) {
@@ -115,6 +177,17 @@ func (c *call) eniOf(vpc, ref string) (*api.ENI, error) {
 			"the network interface %s is in the VPC %s, not in %s", e.ID, e.VPC, vpc)
 	}
 	return e, err
+}
+
+// eniAt finds the interface that has an address in a VPC.
+func (c *call) eniAt(vpc string, a netip.Addr) (*api.ENI, error) {
+	for _, e := range c.r.ENIs {
+		if e.VPC == vpc && (e.Address == a && e.IPAddressType.HasIPv4() || e.IPv6Address.IsValid() && e.IPv6Address == a) {
+			return e, nil
+		}
+	}
+	return nil, api.Errorf(api.CodeENINotFound, "eniId", "name an address that a workload's network interface has",
+		"no network interface of the VPC %s has the address %s", vpc, a)
 }
 
 func registerTargets(c *call, in *change[api.TargetsRequest]) (*api.TargetGroup, error) {
@@ -127,19 +200,25 @@ func registerTargets(c *call, in *change[api.TargetsRequest]) (*api.TargetGroup,
 	if g.Targets, err = c.addTargets(old, in.Body.Targets); err != nil {
 		return nil, err
 	}
+	g.Draining = stillDraining(&g)
 	if err := c.putTargetGroup(&g); err != nil {
 		return nil, err
 	}
+	return &g, c.roomForTargets("targets", &g)
+}
+
+// roomForTargets is an error where a group has more targets than fit what stands before it.
+func (c *call) roomForTargets(field string, g *api.TargetGroup) error {
 	l := newLoads(c.r)
 	for _, id := range slices.Sorted(maps.Keys(c.r.LoadBalancers)) {
 		b := c.r.LoadBalancers[id]
 		if slices.ContainsFunc(b.Listeners, func(l api.Listener) bool { return l.TargetGroup == g.ID }) {
-			if err := c.roomForProvider(l, "targets", b); err != nil {
-				return nil, err
+			if err := c.roomForProvider(l, field, b); err != nil {
+				return err
 			}
 		}
 	}
-	return &g, nil
+	return nil
 }
 
 func deregisterTargets(c *call, in *change[api.TargetsRequest]) (*api.TargetGroup, error) {
@@ -158,9 +237,16 @@ func deregisterTargets(c *call, in *change[api.TargetsRequest]) (*api.TargetGrou
 		if err != nil {
 			return nil, err
 		}
+		if t.Weight != nil {
+			return nil, api.Errorf(api.CodeInvalidCombination, "weight", "leave it out", "a target that is deregistered has no weight")
+		}
 		before := len(g.Targets)
 		g.Targets = slices.DeleteFunc(g.Targets, func(o api.Target) bool {
-			return o.ENI == e.ID && (t.Port == 0 || cmp.Or(o.Port, g.Port) == t.Port)
+			gone := o.ENI == e.ID && (t.Port == 0 || cmp.Or(o.Port, g.Port) == t.Port)
+			if gone {
+				c.drain(&g, o)
+			}
+			return gone
 		})
 		if len(g.Targets) == before {
 			return nil, api.Errorf(api.CodeTargetNotFound, "targets", "look at GET /v1/target-groups/{id}",
@@ -241,10 +327,11 @@ func (c *call) oneOfEachZone(vpc string) ([]*api.Subnet, error) {
 	return out, nil
 }
 
-// ownedENI makes an interface of a load balancer or an endpoint; the call is still about its owner.
+// ownedENI makes an interface of a load balancer or an endpoint, which takes both families; the call is still about its owner.
 func (c *call) ownedENI(s *api.Subnet, typ api.ENIType, owner string, groups []string, address netip.Addr) (*api.ENI, error) {
 	subject := c.subject
-	e := &api.ENI{Meta: c.meta(api.KindENI, s.Account, "", nil), Type: typ, Owner: owner, SecurityGroups: groups, Address: address}
+	e := &api.ENI{Meta: c.meta(api.KindENI, s.Account, "", nil), Type: typ, Owner: owner, SecurityGroups: groups, Address: address,
+		IPAddressType: api.DualStack}
 	c.subject = subject
 	return e, c.newENI(s, e)
 }
@@ -268,7 +355,7 @@ func createBalancer(c *call, in *creation[api.CreateLoadBalancerRequest]) (*api.
 		return nil, err
 	}
 	b := &api.LoadBalancer{Meta: c.meta(api.KindLoadBalancer, v.Account, in.Body.Name, in.Body.Tags), VPC: v.ID,
-		Listeners: []api.Listener{}}
+		Listeners: []api.Listener{}, CrossZone: in.Body.CrossZone == nil || *in.Body.CrossZone}
 	if b.SecurityGroups, err = c.groups(v.ID, in.Body.SecurityGroups); err != nil {
 		return nil, err
 	}
@@ -286,10 +373,17 @@ func createBalancer(c *call, in *creation[api.CreateLoadBalancerRequest]) (*api.
 		}
 		b.Subnets, b.ENIs = append(b.Subnets, s.ID), append(b.ENIs, e.ID)
 	}
+	if b.Number, err = c.tx.Number(api.KindConnection); err != nil {
+		return nil, err
+	}
+	newTagger(c).retagBalancer(b)
 	if err := put(c, b, c.r.LoadBalancers, inSame); err != nil {
 		return nil, err
 	}
-	return b, c.roomForAddresses(newLoads(c.r), "subnetIds", c.r.ENIs[b.ENIs[0]])
+	if err := c.roomForAddresses(newLoads(c.r), "subnetIds", c.r.ENIs[b.ENIs[0]]); err != nil {
+		return nil, err
+	}
+	return b, c.roomForListeners("listeners", b)
 }
 
 // onField says the same of the request's field, where a check further down called it by one of the other names.
@@ -360,11 +454,12 @@ func createListener(c *call, in *change[api.ListenerRequest]) (*api.LoadBalancer
 		return nil, err
 	}
 	b.Listeners = append(slices.Clone(b.Listeners), l)
+	newTagger(c).retagBalancer(&b)
 	if err := put(c, &b, nil, nil); err != nil {
 		return nil, err
 	}
-	// Where it is too much for a consumer's node, that does without it: a provider's change must not fail by a consumer's doing.
-	if err := c.roomForProvider(newLoads(c.r), "targetGroupId", &b); err != nil {
+	// Where it is too much for another's node, that does without it: a provider's change must not fail by a consumer's doing.
+	if err := c.roomForListeners("targetGroupId", &b); err != nil {
 		return nil, err
 	}
 	return &b, c.retagAll(&b)
@@ -387,6 +482,7 @@ func deleteListener(c *call, in *listenerRemoval) (*api.LoadBalancer, error) {
 		return nil, api.Errorf(api.CodeListenerNotFound, "listener", "look at GET /v1/load-balancers/{id}",
 			"the load balancer %s has no listener %q", b.ID, in.Listener)
 	}
+	newTagger(c).retagBalancer(&b)
 	if err := put(c, &b, nil, nil); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/store"
 	"github.com/culvert-net/culvert/internal/logkey"
 )
@@ -110,6 +111,36 @@ func (c *call) retagShort() error {
 		}
 		if len(c.r.Connections[con.ID].TagNumbers) != before {
 			c.bySystem("complete-connection", con.Account, con.ID)
+		}
+	}
+	return nil
+}
+
+// completeBalancers numbers load balancers of before they had numbers, and those whose VPC had too few.
+func (c *call) completeBalancers() error {
+	t := newTagger(c)
+	left := atOnce
+	for _, id := range slices.Sorted(maps.Keys(c.r.LoadBalancers)) {
+		old := c.r.LoadBalancers[id]
+		if old.Number != 0 && len(old.TagNumbers) == len(old.ENIs)*len(old.Listeners) {
+			continue
+		}
+		b := *old
+		if b.Number == 0 {
+			var err error
+			if b.Number, err = c.tx.Number(api.KindConnection); err != nil {
+				return err
+			}
+		}
+		if t.retagBalancer(&b); b.Number == old.Number && slices.Equal(b.TagNumbers, old.TagNumbers) {
+			continue
+		}
+		if err := put(c, &b, nil, nil); err != nil {
+			return err
+		}
+		c.bySystem("complete-load-balancer", b.Account, b.ID)
+		if left--; left == 0 {
+			break
 		}
 	}
 	return nil

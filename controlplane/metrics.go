@@ -25,16 +25,27 @@ var (
 	mNodeProblems = serverGauge("culvert_node_problems", "That the node last reported.", "", "node")
 	mTargets      = serverGauge("culvert_target_group_targets", "Targets by state, of groups that a load balancer uses.",
 		"HealthyHostCount, UnHealthyHostCount", "target_group_id", "state")
-	mViewStreams  = serverGauge("culvert_view_streams", "Open streams of views.", "")
-	mStoreFill    = serverGauge("culvert_store_fill_ratio", "Part of the store's room that is used; from 0.8 on accounts may only take away.", "")
-	mCAExpiry     = serverGauge("culvert_ca_expiry_timestamp_seconds", "When the CA's certificate expires, in seconds since 1970.", "")
-	mFlowsStored  = serverCounter("culvert_flow_records_stored_total", "Flow records that came and are new.", "")
-	mFlowsRefused = serverCounter("culvert_flow_records_refused_total", "Flow records that the node may not write.", "")
+	mViewStreams    = serverGauge("culvert_view_streams", "Open streams of views.", "")
+	mStoreFill      = serverGauge("culvert_store_fill_ratio", "Part of the store's room that is used; from 0.8 on accounts may only take away.", "")
+	mProblems       = serverGauge("culvert_server_problems", "Of the server itself, as culvert status shows them.", "")
+	mCAExpiry       = serverGauge("culvert_ca_expiry_timestamp_seconds", "When the CA's certificate expires, in seconds since 1970.", "")
+	mUnsealed       = serverGauge("culvert_audit_events_unsealed", "Audit events that are not in the Merkle log yet.", "")
+	mAuditBytes     = serverCounter("culvert_audit_log_bytes_total", "That events of an account's calls added to the Merkle log.", "", "account_id")
+	mFlowsStored    = serverCounter("culvert_flow_records_stored_total", "Flow records that came and are new.", "")
+	mFlowsRefused   = serverCounter("culvert_flow_records_refused_total", "Flow records that the node may not write.", "")
+	mFlowLogFailing = serverGauge("culvert_flow_log_delivery_failing", "1 while what a flow log's destination is to get does not arrive.", "", "flow_log_id")
+	mFlowLogObjects = serverCounter("culvert_flow_log_objects_delivered_total", "Files and batches that arrived.", "", "flow_log_id")
+	mFlowLogLost    = serverCounter("culvert_flow_log_records_lost_total", "Flow records that were not delivered in time.", "", "flow_log_id")
+	mDelivered      = serverGauge("culvert_flow_log_files_bytes",
+		"Of files of flow logs on the server's disk, once something was delivered there.", "", "account_id")
+	mSegments    = serverCounter("culvert_segments_total", "Segments of nodes' logs that came, check, and are kept as evidence.", "")
+	mBadSegments = serverCounter("culvert_segments_refused_total", "Segments that do not check, and are kept aside.", "")
 )
 
 var serverMetrics = []*metrics.Metric{
-	mServiceEndpoints, mEndpoints, mResources, mRevision, mNodes, mNodesLive, mNodesWaiting, mNodeProblems, mViewStreams,
-	mStoreFill, mCAExpiry, mFlowsStored, mFlowsRefused,
+	mServiceEndpoints, mEndpoints, mResources, mRevision, mNodes, mNodesLive, mNodesWaiting, mNodeProblems, mTargets,
+	mViewStreams, mStoreFill, mProblems, mCAExpiry, mUnsealed, mAuditBytes, mFlowsStored, mFlowsRefused, mSegments, mBadSegments,
+	mFlowLogFailing, mFlowLogObjects, mFlowLogLost, mDelivered,
 }
 
 // Metrics lists what a server shows, besides its calls.
@@ -101,6 +112,7 @@ func (s *Server) emit(emit metrics.Emit) {
 	for state, n := range states {
 		emit(mNodes, float64(n), string(state))
 	}
+	s.emitTargets(r, emit)
 	live := s.convergence(r, r.Revision)
 	emit(mNodesLive, float64(live.Nodes))
 	emit(mNodesWaiting, float64(len(live.Waiting)))

@@ -271,22 +271,25 @@ func anyOf[T ~string](values ...T) []any {
 var (
 	connectionStates = anyOf(api.PendingAcceptance, api.Pending, api.Available, api.Deleting, api.Deleted, api.Rejected, api.Failed,
 		api.Expired)
-	nodeStates = anyOf(api.NodeReady, api.NodeDraining, api.NodeRevoked)
+	addressTypes = anyOf(api.IPv4Only, api.DualStack, api.IPv6Only)
+	nodeStates   = anyOf(api.NodeReady, api.NodeDraining, api.NodeRevoked)
 )
 
 // enums are the values that properties of answers can have. What requests say is checked by the resources' own validation, which
 // has better words than a schema.
 var enums = map[string]map[string][]any{
 	"Error":      {"code": anyOf(api.ErrorCodes(0)...)},
-	"ENI":        {"type": anyOf(api.ENIWorkload, api.ENIEndpoint, api.ENILoadBalancer)},
-	"Endpoint":   {"state": connectionStates},
+	"ENI":        {"type": anyOf(api.ENIWorkload, api.ENIEndpoint, api.ENILoadBalancer), "ipAddressType": addressTypes},
+	"Endpoint":   {"state": connectionStates, "ipAddressType": addressTypes},
 	"Connection": {"state": connectionStates},
 	"Node":       {"state": nodeStates},
 	"NodeReport": {"state": nodeStates},
 	"Service": {"state": anyOf(api.ServicePending, api.ServiceAvailable, api.ServiceDeleting, api.ServiceDeleted,
-		api.ServiceFailed)},
-	"Rule":        {"protocol": anyOf(api.TCP, api.UDP, api.ICMP, api.All)},
-	"Listener":    {"protocol": anyOf(api.TCP, api.UDP)},
-	"TargetGroup": {"protocol": anyOf(api.TCP, api.UDP)},
-	"HealthCheck": {"protocol": anyOf(api.HealthTCP, api.HealthHTTP, api.HealthHTTPS, api.HealthGRPC)},
+		api.ServiceFailed), "clientIdentity": anyOf(api.IdentityLoadBalancer, api.IdentityProxyProtocol,
+		api.IdentityClientAddress)},
+	"Rule":            {"protocol": anyOf(api.TCP, api.UDP, api.ICMP, api.ICMPv6, api.All)},
+	"Listener":        {"protocol": anyOf(api.TCP, api.UDP)},
+	"TargetGroup":     {"protocol": anyOf(api.TCP, api.UDP)},
+	"HealthCheck":     {"protocol": anyOf(api.HealthTCP, api.HealthHTTP, api.HealthHTTPS, api.HealthGRPC)},
+	"DescribedTarget": {"state": anyOf(api.TargetStates...)},
 }

@@ -97,7 +97,7 @@ var operationWords = map[string]words{
 	"get-target-group":    {"By id or name.", nil},
 	"delete-target-group": {"Removes a group that no listener names." + unused, nil},
 	"register-targets": {"All of them or none. A target that is there already " +
-		"stays.", api.TargetsRequest{Targets: exampleTargets}},
+		"stays, with the weight that is given.", api.TargetsRequest{Targets: exampleTargets}},
 	"deregister-targets": {"All of them or none. A target without port stands for every port of the " +
 		"interface.", api.TargetsRequest{Targets: exampleTargets[:1]}},
 	"create-load-balancer": {"It has one address in each of its subnets, which is what targets see as source.",
@@ -182,6 +182,9 @@ var operationWords = map[string]words{
 	"list-audit": {"Every change and every refusal of one, by whom and from where. Read further back with " +
 		"before. In a watch revisions are sequence numbers: sinceRevision is the seq of the event to go on behind; where more " +
 		"than 10,000 are newer, the watch is refused.", nil},
+	"get-whois": {"Targets of services that tell clients' addresses see overlay addresses; so do packet captures in the tunnel. The owner " +
+		"of the VPC is told all, the provider of the service that the address is on its way to is told the consumer's account, VPC, " +
+		"interface and endpoint; to others the address does not exist.", nil},
 	"explain-flow": {"The rules as they are now are asked, not the network. Of the other side's rules it says " +
 		"that they are in the way, not what " +
 		"they are.", nil},

@@ -29,21 +29,23 @@ type bound struct {
 	what        string
 	of          func(*load) int
 	node, share int
+	// passive: an account's part also grows by what others do, so of more than its share only that counts against the rest.
+	passive bool
 }
 
 var (
 	boundENIs = bound{"network interfaces", func(l *load) int { return l.enis },
-		plan.MaxENIs, api.MaxENIsPerNodeAndAccount}
+		plan.MaxENIs, api.MaxENIsPerNodeAndAccount, false}
 	boundAddresses = bound{"addresses in the VPCs with a network interface there", func(l *load) int { return l.addresses },
-		plan.MaxAddresses, api.MaxAddressesPerNodeAndAccount}
-	boundServices = bound{"pairs of an endpoint's address and a listener", func(l *load) int { return l.services },
-		plan.MaxServices, api.MaxServicesPerNodeAndAccount}
+		plan.MaxAddresses, api.MaxAddressesPerNodeAndAccount, false}
+	boundServices = bound{"pairs of an endpoint's or load balancer's address and a listener", func(l *load) int { return l.services },
+		plan.MaxServices, api.MaxServicesPerNodeAndAccount, true}
 	boundNames = bound{"private DNS names", func(l *load) int { return l.names },
-		plan.MaxNames, api.MaxNamesPerNodeAndAccount}
+		plan.MaxNames, api.MaxNamesPerNodeAndAccount, true}
 	boundGrants = bound{"grants to consumers", func(l *load) int { return l.grants },
-		plan.MaxGrants, api.MaxGrantsPerNodeAndAccount}
+		plan.MaxGrants, api.MaxGrantsPerNodeAndAccount, false}
 	boundTargets = bound{"targets of grants to consumers", func(l *load) int { return l.targets },
-		plan.MaxGrantTargets, api.MaxGrantTargetsPerNodeAndAccount}
+		plan.MaxGrantTargets, api.MaxGrantTargetsPerNodeAndAccount, false}
 
 	// What one consumer may take of what its provider has of a node.
 	boundsOfOneConsumer = []bound{boundGrants.quarter(), boundTargets.quarter()}
@@ -52,6 +54,18 @@ var (
 	boundsOfProvider = []bound{boundGrants, boundTargets}
 	boundsOfENI      = slices.Concat([]bound{boundENIs}, boundsOfConsumer, boundsOfProvider)
 )
+
+// ofAll is what all accounts have together, as one of them has to reckon with it.
+func (b bound) ofAll(by map[string]load, account string) (sum int) {
+	for owner, o := range by {
+		n := b.of(&o)
+		if b.passive && owner != account {
+			n = min(n, b.share)
+		}
+		sum += n
+	}
+	return sum
+}
 
 // quarter is the bound with a quarter of the account's share.
 func (b bound) quarter() bound {
@@ -69,6 +83,7 @@ type loads struct {
 	dialed map[string]map[string]int  // by load balancer and consuming account: endpoint ENIs of its connections
 	grants map[string]map[string]load // by node and providing account
 	each   map[granted]load           // the same, of each consumer
+	parts  map[string]map[string]load // by node: what of has told
 }
 
 // granted is what a consumer has of a provider on a node; the latter are accounts.
@@ -77,7 +92,7 @@ type granted struct{ node, provider, consumer string }
 // newLoads looks at everything once.
 func newLoads(r *api.Resources) *loads {
 	l := &loads{r: r, nodeOf: map[string]string{}, vpcs: map[string]map[string]int{}, brings: map[string]load{},
-		dialed: map[string]map[string]int{}, grants: map[string]map[string]load{}, each: map[granted]load{}}
+		dialed: map[string]map[string]int{}, grants: map[string]map[string]load{}, each: map[granted]load{}, parts: map[string]map[string]load{}}
 	for _, e := range r.ENIs {
 		v := l.brings[e.VPC]
 		v.addresses++
@@ -96,6 +111,9 @@ func newLoads(r *api.Resources) *loads {
 			l.addConnection(con, e)
 		}
 	}
+	for _, b := range r.LoadBalancers {
+		l.addInside(b)
+	}
 	for id := range l.dialed {
 		l.addBalancer(r.LoadBalancers[id])
 	}
@@ -106,7 +124,14 @@ func newLoads(r *api.Resources) *loads {
 func mayCarry(s api.ConnectionState) bool { return s == api.Available || s == api.Pending }
 
 func (l *loads) addConnection(con *api.Connection, e *api.Endpoint) {
-	brings := load{names: 3 * len(e.ENIs)} // regional, zonal, and private where that is turned on
+	private := 1 // where that is turned on
+	if s := l.r.Services[e.Service]; s != nil {
+		private = max(private, len(s.PrivateNames()))
+	}
+	brings := load{names: (4 + private) * len(e.ENIs)} // regional and zonal, in two forms each, and private
+	if e.IPAddressType == api.DualStack {
+		brings.names *= 2
+	}
 	if b := l.r.LoadBalancers[con.LoadBalancer]; b != nil {
 		brings.services = len(e.ENIs) * len(b.Listeners)
 		if l.dialed[b.ID] == nil {
@@ -117,6 +142,20 @@ func (l *loads) addConnection(con *api.Connection, e *api.Endpoint) {
 	v := l.brings[con.EndpointVPC]
 	v.add(brings)
 	l.brings[con.EndpointVPC] = v
+}
+
+// addInside counts what a load balancer is to its own VPC at most: one whose targets are told the client is nothing to it.
+func (l *loads) addInside(b *api.LoadBalancer) {
+	if b.Number == 0 {
+		return
+	}
+	v := l.brings[b.VPC]
+	v.services += len(b.ENIs) * len(b.Listeners)
+	l.brings[b.VPC] = v
+	if l.dialed[b.ID] == nil {
+		l.dialed[b.ID] = map[string]int{}
+	}
+	l.dialed[b.ID][b.Account] += len(b.ENIs)
 }
 
 // addBalancer counts the grants that a load balancer needs on the nodes of its targets.
@@ -148,12 +187,20 @@ func (l *loads) targets(group string) map[string]int {
 				out[node]++
 			}
 		}
+		for _, t := range g.Draining {
+			if node := l.nodeOf[t.ENI]; node != "" {
+				out[node]++
+			}
+		}
 	}
 	return out
 }
 
-// of tells what each account takes of a node.
+// of tells what each account takes of a node. The caller does not change it.
 func (l *loads) of(node string) map[string]load {
+	if have := l.parts[node]; have != nil {
+		return have
+	}
 	out := maps.Clone(l.grants[node])
 	if out == nil {
 		out = map[string]load{}
@@ -166,6 +213,7 @@ func (l *loads) of(node string) map[string]load {
 			out[v.Account] = sum
 		}
 	}
+	l.parts[node] = out
 	return out
 }
 
@@ -196,13 +244,9 @@ func (l *loads) behind(b *api.LoadBalancer) []string {
 func (c *call) room(l *loads, field, account string, nodes []string, bounds []bound) error {
 	for _, id := range nodes {
 		by := l.of(id)
-		var all load
-		for _, o := range by {
-			all.add(o)
-		}
 		mine, name := by[account], c.r.Nodes[id].Name
 		for _, b := range bounds {
-			if have := b.of(&all); have > b.node {
+			if have := b.ofAll(by, account); have > b.node {
 				return api.Errorf(api.CodeLimitExceeded, field, "use another node, or delete what is not needed",
 					"the node %s would have %d %s, it holds at most %d", name, have, b.what, b.node)
 			}
@@ -232,6 +276,27 @@ func (c *call) roomForAddresses(l *loads, field string, e *api.ENI) error {
 	return c.room(l, field, e.Account, l.hosts(e.VPC), []bound{boundAddresses})
 }
 
+// roomForListeners checks the nodes of a load balancer's targets, and those that host a part of a VPC of its own account which
+// uses it: its own and those of endpoints.
+func (c *call) roomForListeners(field string, b *api.LoadBalancer) error {
+	l := newLoads(c.r)
+	if err := c.roomForProvider(l, field, b); err != nil {
+		return err
+	}
+	users := map[string]bool{b.VPC: true}
+	for _, con := range c.r.Connections {
+		if con.LoadBalancer == b.ID && con.EndpointAccount == b.Account && mayCarry(con.State) {
+			users[con.EndpointVPC] = true
+		}
+	}
+	for _, vpc := range slices.Sorted(maps.Keys(users)) {
+		if err := c.room(l, field, b.Account, l.hosts(vpc), []bound{boundServices}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // roomForConnection checks the nodes of a connection's both sides. Each side's field is where the caller can do something about
 // it; of the other side it learns only that it is full.
 func (c *call) roomForConnection(con *api.Connection, consumerField, providerField string) error {
@@ -254,6 +319,35 @@ func (c *call) roomForConnection(con *api.Connection, consumerField, providerFie
 			"the endpoint service %s has as many endpoint connections as its nodes hold", con.Service)
 	}
 	return err
+}
+
+// roomForNames checks the nodes that know a service's private names, which have become more: of each account that has an endpoint.
+// Of others' a provider learns only that they are full.
+func (c *call) roomForNames(s *api.Service) error {
+	l := newLoads(c.r)
+	seen := map[[2]string]bool{} // by node and account
+	for _, id := range slices.Sorted(maps.Keys(c.r.Connections)) {
+		con := c.r.Connections[id]
+		if con.Service != s.ID || !mayCarry(con.State) {
+			continue
+		}
+		for _, node := range l.hosts(con.EndpointVPC) {
+			key := [2]string{node, con.EndpointAccount}
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+			err := c.room(l, "privateDnsNames", con.EndpointAccount, []string{node}, []bound{boundNames})
+			if err != nil && c.account != "" && c.account != con.EndpointAccount {
+				return api.Errorf(api.CodeLimitExceeded, "privateDnsNames", "give the service fewer names, ask the endpoint's owner to make "+
+					"room, or reject it", "the endpoint %s would have more names than its VPC's nodes hold", con.Endpoint)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // roomOfConsumer refuses when the consumer would have more than a quarter of the provider's share of a node, so that none keeps

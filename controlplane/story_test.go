@@ -1,13 +1,16 @@
 package controlplane
 
 import (
+	"errors"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/controlplane/store"
 	"github.com/culvert-net/culvert/judge"
 )
@@ -324,4 +327,64 @@ func TestTargets(t *testing.T) {
 	if g = must(pay.DeregisterTargets(l.ctx(), "ledger", []api.TargetRequest{{ENI: "ledger"}}))(t); len(g.Targets) != 0 {
 		t.Errorf("port 0 stands for every port: %v", g.Targets)
 	}
+}
+
+// A target is named by its address, too, which must be a workload's in the group's VPC.
+func TestTargetsByAddress(t *testing.T) {
+	l := mesh(t, nil)
+	pay := l.as("pay")
+	e := must(pay.GetENI(l.ctx(), "ledger"))(t)
+	g := must(pay.RegisterTargets(l.ctx(), "ledger", []api.TargetRequest{{ENI: e.Address.String(), Port: 444}}))(t)
+	if len(g.Targets) != 2 || g.Targets[1].ENI != e.ID || g.Targets[1].Port != 444 {
+		t.Errorf("%v", g.Targets)
+	}
+	g = must(pay.DeregisterTargets(l.ctx(), "ledger", []api.TargetRequest{{ENI: e.Address.String(), Port: 444}}))(t)
+	if len(g.Targets) != 1 {
+		t.Errorf("%v", g.Targets)
+	}
+	front := must(pay.GetENI(l.ctx(), must(pay.GetLoadBalancer(l.ctx(), "ledger"))(t).ENIs[0]))(t)
+	for _, bad := range []string{"10.99.0.1", "fd00::1", front.Address.String()} {
+		_, err := pay.RegisterTargets(l.ctx(), "ledger", []api.TargetRequest{{ENI: bad}})
+		var e *api.Error
+		if !errors.As(err, &e) || e.Field != "eniId" || e.Remedy == "" {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+// Who has all tags of a group when that is made, or is made with them later, is its target, in its VPC only.
+func TestTargetsByTags(t *testing.T) {
+	l := mesh(t, nil)
+	shop, pay := l.as("shop"), l.as("pay")
+	tags := map[string]string{"app": "ledger", "tier": "front"}
+	eni := func(c *client.Client, vpc, name string, tags map[string]string) string {
+		t.Helper()
+		return must(c.CreateENI(l.ctx(), api.CreateENIRequest{Subnet: vpc + "-a", Name: name, Tags: tags}))(t).ID
+	}
+	first := eni(pay, "pay", "first", tags)
+	eni(pay, "pay", "half", map[string]string{"app": "ledger"})
+	eni(pay, "pay", "other", map[string]string{"app": "ledger", "tier": "back"})
+	g := must(pay.CreateTargetGroup(l.ctx(), api.CreateTargetGroupRequest{VPC: "pay", Name: "tagged", Protocol: api.TCP, Port: 443, TargetTags: tags}))(t)
+	want := []api.Target{{ENI: first, Weight: api.DefaultTargetWeight}}
+	if !reflect.DeepEqual(g.Targets, want) || !reflect.DeepEqual(g.TargetTags, tags) {
+		t.Errorf("those that are there: %+v", g)
+	}
+	eni(shop, "shop", "stranger", tags)
+	eni(pay, "pay", "plain", nil)
+	more := map[string]string{"app": "ledger", "tier": "front", "release": "7"}
+	want = append(want, api.Target{ENI: eni(pay, "pay", "second", more), Weight: api.DefaultTargetWeight})
+	if g = must(pay.GetTargetGroup(l.ctx(), "tagged"))(t); !reflect.DeepEqual(g.Targets, want) {
+		t.Errorf("those that came: %+v", g.Targets)
+	}
+	must(pay.DeregisterTargets(l.ctx(), "tagged", []api.TargetRequest{{ENI: "first"}}))(t)
+	want = append(want[1:], api.Target{ENI: eni(pay, "pay", "third", tags), Weight: api.DefaultTargetWeight})
+	if g = must(pay.GetTargetGroup(l.ctx(), "tagged"))(t); !reflect.DeepEqual(g.Targets, want) {
+		t.Errorf("who was deregistered stays so: %+v", g.Targets)
+	}
+	_, err := pay.CreateTargetGroup(l.ctx(), api.CreateTargetGroupRequest{VPC: "pay", Protocol: api.TCP, Port: 443, TargetTags: map[string]string{"": "x"}})
+	var e *api.Error
+	if !errors.As(err, &e) || e.Field != "targetTags" {
+		t.Errorf("no tag: %v", err)
+	}
+	l.check()
 }

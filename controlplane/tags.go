@@ -74,6 +74,52 @@ func (t *tagger) numbers(con *api.Connection, enis []string, listeners []api.Lis
 	return out, err
 }
 
+// retagBalancer brings the numbers of a load balancer, by which its own VPC uses it, up to its listeners. What the VPC has too
+// few for is completed later.
+func (t *tagger) retagBalancer(b *api.LoadBalancer) {
+	b.TagNumbers, _ = t.of(b.VPC, b.TagNumbers, b.ENIs, b.Listeners)
+}
+
+// of are the numbers in a VPC for each ENI and listener, given those there are.
+func (t *tagger) of(vpc string, there []api.TagNumber, enis []string, listeners []api.Listener) ([]api.TagNumber, error) {
+	type pair struct{ eni, listener string }
+	have := map[pair]uint16{}
+	for _, n := range there {
+		have[pair{n.ENI, n.Listener}] = n.Number
+	}
+	used := t.usedIn(vpc)
+	out := []api.TagNumber{}
+	var missing []pair
+	for _, eni := range enis {
+		for _, l := range listeners {
+			p := pair{eni, l.ID}
+			if n, ok := have[p]; ok {
+				out = append(out, api.TagNumber{ENI: eni, Listener: l.ID, Number: n})
+				delete(have, p)
+			} else {
+				missing = append(missing, p)
+			}
+		}
+	}
+	for _, n := range have {
+		delete(used, n)
+	}
+	var err error
+	for _, p := range missing {
+		var n uint16
+		if n, err = alloc.NextTag(used, t.c.tx.LastTag(vpc)); err != nil {
+			break
+		}
+		used[n] = true
+		t.c.tx.SetLastTag(vpc, n)
+		out = append(out, api.TagNumber{ENI: p.eni, Listener: p.listener, Number: n})
+	}
+	slices.SortFunc(out, func(a, b api.TagNumber) int {
+		return cmp.Or(cmp.Compare(a.ENI, b.ENI), cmp.Compare(a.Listener, b.Listener))
+	})
+	return out, err
+}
+
 // tooFewNumbers is an endpoint's message while some of its listeners have no tag number.
 const tooFewNumbers = "its VPC has no free connection number for some of the service's listeners, which it does not answer; " +
 	"delete endpoints that are not needed"

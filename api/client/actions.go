@@ -164,11 +164,34 @@ func (c *Client) ListTargetHealth(ctx context.Context, o ...Option) ([]api.Descr
 	return list[api.DescribedTarget](ctx, c, "/v1/target-health", o...)
 }
 
+// ServiceTargets returns what is behind a service, and what each target learns of clients.
+func (c *Client) ServiceTargets(ctx context.Context, service string, o ...Option) (*api.ServiceTargets, error) {
+	return get[api.ServiceTargets](ctx, c, "/v1/services/"+segment(service)+"/targets", o...)
+}
+
 // AcceptConnections accepts endpoints (vpce-… or vpce-con-…) of a service: all of them or none.
 func (c *Client) AcceptConnections(ctx context.Context, service string, endpoints []string, o ...Option) (
 	[]api.Connection, error) {
 	l, err := send[api.List[api.Connection]](ctx, c, http.MethodPost, "/v1/services/"+segment(service)+"/accept",
 		api.EndpointsRequest{Endpoints: endpoints}, o...)
+	if err != nil {
+		return nil, err
+	}
+	return l.Items, nil
+}
+
+// AcceptCapped accepts endpoints as AcceptConnections does, with caps in place of the service's.
+func (c *Client) AcceptCapped(ctx context.Context, service string, r api.EndpointsRequest, o ...Option) ([]api.Connection, error) {
+	l, err := send[api.List[api.Connection]](ctx, c, http.MethodPost, "/v1/services/"+segment(service)+"/accept", r, o...)
+	if err != nil {
+		return nil, err
+	}
+	return l.Items, nil
+}
+
+// ModifyConnections changes endpoint connections of a service: all of them or none.
+func (c *Client) ModifyConnections(ctx context.Context, service string, r api.ModifyConnectionsRequest, o ...Option) ([]api.Connection, error) {
+	l, err := send[api.List[api.Connection]](ctx, c, http.MethodPatch, "/v1/services/"+segment(service)+"/connections", r, o...)
 	if err != nil {
 		return nil, err
 	}

@@ -161,6 +161,13 @@ func (c *Client) GetLoadBalancer(ctx context.Context, ref string, o ...Option) (
 	return get[api.LoadBalancer](ctx, c, "/v1/load-balancers/"+segment(ref), o...)
 }
 
+// ModifyLoadBalancer changes the fields that are set.
+func (c *Client) ModifyLoadBalancer(ctx context.Context, ref string, r api.ModifyLoadBalancerRequest, o ...Option) (
+	*api.LoadBalancer, error,
+) {
+	return send[api.LoadBalancer](ctx, c, http.MethodPatch, "/v1/load-balancers/"+segment(ref), r, o...)
+}
+
 // DeleteLoadBalancer removes one; DependencyViolation names what still needs it.
 func (c *Client) DeleteLoadBalancer(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
 	return send[api.Result](ctx, c, http.MethodDelete, "/v1/load-balancers/"+segment(ref), nil, o...)

@@ -2,6 +2,7 @@ package view
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/culvert-net/culvert/api"
@@ -11,11 +12,6 @@ import (
 // SERVICE and ACCOUNT are the service's names. It answers with every address of the endpoint.
 func RegionalName(endpoint, service, account string) string {
 	return endpoint + "." + service + "." + account + "." + api.ReservedDomain
-}
-
-// ZonalName is ENDPOINT-ZONE.SERVICE.ACCOUNT.vpce.culvert.internal: the address in one zone.
-func ZonalName(endpoint, zone, service, account string) string {
-	return RegionalName(endpoint+"-"+zone, service, account)
 }
 
 // naming makes an endpoint's own names, in two forms: by the names of service and account,
@@ -78,26 +74,40 @@ func answering(links []*link) map[privateName][]*link {
 	return by
 }
 
-// names lists what an endpoint's VPC may resolve.
-func (x *Index) names(l *link) []api.ViewName {
+// names lists what an endpoint's VPC may resolve, and the private names that the endpoint answers when others do not.
+func (x *Index) names(l *link) (names, standby []api.ViewName) {
 	account := x.r.Accounts[l.service.Account]
 	if account == nil {
-		return nil
+		return nil, nil
 	}
-	var out []api.ViewName
+	form := naming{endpoint: l.endpoint.ID, service: l.service.Name, account: account.Name, serviceID: l.service.ID,
+		region: x.r.Mesh.Region}
+	ranks := map[string]uint16{} // of private names
+	if l.endpoint.PrivateDNSEnabled {
+		for _, name := range l.service.PrivateNames() {
+			ranks[name] = uint16(slices.Index(x.answering[privateName{l.consumer.ID, name}], l))
+		}
+	}
 	for _, id := range l.endpoint.ENIs {
 		e := x.r.ENIs[id]
 		if e == nil {
 			continue
 		}
-		add := func(name string) {
-			out = append(out, api.ViewName{VPC: l.consumer.Number, Name: name, Address: e.Address, Endpoint: l.endpoint.ID})
-		}
-		add(RegionalName(l.endpoint.ID, l.service.Name, account.Name))
-		add(ZonalName(l.endpoint.ID, x.zone(e.Subnet), l.service.Name, account.Name))
-		if l.endpoint.PrivateDNSEnabled && l.service.PrivateDNSName != "" {
-			add(l.service.PrivateDNSName)
+		regional, zonal := form.regional(), form.zonal(x.zone(e.Subnet))
+		for _, name := range slices.Concat(regional[:], zonal[:], slices.Collect(maps.Keys(ranks))) {
+			n := api.ViewName{VPC: l.consumer.Number, Name: name, Address: e.Address, Endpoint: l.endpoint.ID, Rank: ranks[name]}
+			list := &names
+			if n.Rank > 0 {
+				list = &standby
+			}
+			if l.endpoint.IPAddressType.HasIPv4() {
+				*list = append(*list, n)
+			}
+			if l.endpoint.IPAddressType.HasIPv6() {
+				n.Address = api.IPv6Address(x.r.Mesh.Number, l.consumer.Number, e.Address)
+				*list = append(*list, n)
+			}
 		}
 	}
-	return out
+	return names, standby
 }

@@ -220,3 +220,45 @@ func TestAccountsShareTheGroupsRules(t *testing.T) {
 		}
 	}
 }
+
+// Targets behind many listeners, on however many other nodes, neither make a view large nor close another account's endpoints.
+func TestAccountsShareTheTargets(t *testing.T) {
+	const limit = 8 << 20
+	w := newCrowded()
+	w.vpc(1, "evil", 1)
+	w.vpc(2, "shop", 1)
+	w.put(1, api.ENIWorkload, 1)
+	w.put(2, api.ENIWorkload, 1)
+	many := &api.TargetGroup{Meta: api.Meta{ID: "tg-2"}, VPC: vpcID(1), Port: 1, Number: 2}
+	target := w.put(1, api.ENIWorkload, 2)
+	for port := range api.MaxTargetsPerGroup {
+		many.Targets = append(many.Targets, api.Target{ENI: target.ID, Port: uint16(port + 1), Weight: api.DefaultTargetWeight})
+	}
+	w.r.Put(many)
+	for n := range 20 {
+		b := &api.LoadBalancer{Meta: api.Meta{ID: fmt.Sprintf("lb-evil-%02d", n), Account: "evil"}, VPC: vpcID(1), Number: uint32(n + 1)}
+		for port := range 10 {
+			b.Listeners = append(b.Listeners, api.Listener{ID: fmt.Sprintf("listener-%d-%d", n, port), Protocol: api.TCP,
+				Port: uint16(port + 1), TargetGroup: many.ID, IdleTimeoutSeconds: 350})
+		}
+		w.r.Put(b)
+	}
+	w.endpoint(2, 0, 1) // younger than all of evil's
+	v := Compute(w.r, id(api.KindNode, 1))
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(text) > limit {
+		t.Errorf("%d bytes", len(text))
+	}
+	const fit = api.MaxListedTargetsPerNodeAndAccount / (10 * api.MaxTargetsPerGroup)
+	for i, b := range v.LoadBalancers {
+		if in := i < fit; in != (len(b.Listeners) == 10) || in != (b.LeftOut == "") {
+			t.Errorf("%s: %d listeners, left out: %q", b.ID, len(b.Listeners), b.LeftOut)
+		}
+	}
+	if len(v.LoadBalancers) != 20 || len(v.Endpoints) != 1 || len(v.Endpoints[0].Listeners) != 1 {
+		t.Errorf("%d load balancers, endpoints %+v", len(v.LoadBalancers), v.Endpoints)
+	}
+}

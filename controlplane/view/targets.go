@@ -2,6 +2,7 @@ package view
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -76,8 +77,63 @@ func (x *Index) pick(targets []target) (picked, resting []api.ViewTarget) {
 	return picked, resting
 }
 
+// caps are a provider's node's part of a connection's caps: that of the weights of its targets in all that take new flows. What
+// only keeps flows has no part in new ones; of bits it has an average target's, or its flows would stand still.
+func (x *Index) caps(l *link, node string) api.Caps {
+	here, all := 0, 0 // weights that take new flows
+	resting, others, active := 0, 0, 0
+	for _, p := range l.pools {
+		last := !slices.ContainsFunc(p.targets, func(t target) bool { return t.weight > 0 && !x.leaving(t) })
+		for _, t := range p.targets {
+			mine := t.eni.Node == node
+			switch takes := t.weight > 0 && (last || !x.leaving(t)); {
+			case takes && mine:
+				here += int(t.weight)
+				fallthrough
+			case takes:
+				all, active = all+int(t.weight), active+1
+			case mine:
+				resting++
+			default:
+				others++
+			}
+		}
+	}
+	c := api.CapsOf(l.service, l.conn)
+	if active == 0 {
+		return c.Share(resting, resting+others)
+	}
+	part := c.Share(here, all)
+	if here == 0 {
+		part.MaxBitsPerSecond = c.Share(min(resting, active), active).MaxBitsPerSecond
+	}
+	return part
+}
+
 // leaving says whether a target's node is to be emptied.
 func (x *Index) leaving(t target) bool { return x.r.Nodes[t.eni.Node].State == api.NodeDraining }
+
+// grantTargets are a pool's targets on a node, and those of them that drain.
+func (x *Index) grantTargets(l *link, p pool, node string) (targets, draining []api.ViewGrantTarget) {
+	for _, t := range p.targets {
+		source := x.source(l.lb, t.zone)
+		if t.eni.Node != node || source == nil {
+			continue
+		}
+		list := &targets
+		if t.draining {
+			list = &draining
+		}
+		*list = append(*list, api.ViewGrantTarget{ENI: t.eni.ID, Address: t.eni.Address, Port: t.port, Source: source.Address,
+			SNATENI: source.ID})
+	}
+	for _, list := range [][]api.ViewGrantTarget{targets, draining} {
+		slices.SortFunc(list, func(a, b api.ViewGrantTarget) int {
+			return cmp.Or(cmp.Compare(a.ENI, b.ENI), cmp.Compare(a.Port, b.Port))
+		})
+	}
+	return targets, draining
+}
 
 // balancers are the load balancers as workloads of their own VPC use them: as connections of the VPC with itself, which no
 // endpoint's groups admit to. One whose service's targets expect to be told the client has none: its targets would take for
@@ -104,4 +160,52 @@ func (x *Index) balancers() []*link {
 		}))
 	}
 	return out
+}
+
+// addBalancers adds a node's part of load balancers for their own VPCs.
+func (x *Index) addBalancers(v *api.View, node string, local map[string]bool) {
+	for _, l := range x.inside {
+		if local[l.consumer.ID] && len(l.pools) > 0 {
+			v.LoadBalancers = append(v.LoadBalancers, x.endpoint(l))
+		}
+		if l.targetNodes[node] {
+			v.LoadBalancerGrants = append(v.LoadBalancerGrants, x.grants(l, node)...)
+		}
+	}
+}
+
+// shareTargets leaves out of a view the listeners of an account's newest endpoints and load balancers whose targets are beyond
+// its share, so that none fills it for the others.
+func (x *Index) shareTargets(v *api.View) {
+	type user struct {
+		*api.ViewEndpoint
+		account string
+		targets int
+	}
+	var users []user
+	accounts, wants := map[string]int{}, map[string]int{} // targets so far, and all
+	add := func(e *api.ViewEndpoint, account string) {
+		u := user{ViewEndpoint: e, account: account}
+		for _, l := range u.Listeners {
+			u.targets += len(l.Targets) + len(l.Resting)
+		}
+		wants[account] += u.targets
+		users = append(users, u)
+	}
+	for i := range v.Endpoints {
+		add(&v.Endpoints[i], x.r.Endpoints[v.Endpoints[i].ID].Account)
+	}
+	for i := range v.LoadBalancers {
+		add(&v.LoadBalancers[i], x.r.LoadBalancers[v.LoadBalancers[i].ID].Account)
+	}
+	share := evenShare(wants, api.MaxListedTargetsPerNodeAndAccount, api.MaxListedTargetsPerNode)
+	slices.SortFunc(users, func(a, b user) int { return cmp.Compare(a.ConnectionNumber, b.ConnectionNumber) })
+	for _, u := range users {
+		if accounts[u.account]+u.targets > share {
+			u.Listeners = nil
+			u.LeftOut = fmt.Sprintf("a node has room for %d targets behind the listeners that an account uses", share)
+			continue
+		}
+		accounts[u.account] += u.targets
+	}
 }

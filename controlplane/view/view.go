@@ -32,7 +32,8 @@ func (x *Index) View(node string) *api.View {
 	for _, l := range x.links {
 		if local[l.consumer.ID] {
 			v.Endpoints = append(v.Endpoints, x.endpoint(l))
-			v.Names = append(v.Names, x.names(l)...)
+			names, standby := x.names(l)
+			v.Names, v.StandbyNames = append(v.Names, names...), append(v.StandbyNames, standby...)
 			remote[l.provider.ID] = true
 		}
 		if l.targetNodes[node] {
@@ -43,7 +44,9 @@ func (x *Index) View(node string) *api.View {
 			remote[l.consumer.ID] = true
 		}
 	}
+	x.addBalancers(v, node, local)
 	v.HealthChecks = x.checks[node]
+	x.shareTargets(v)
 	for _, id := range slices.Sorted(maps.Keys(local)) {
 		delete(remote, id)
 		x.addLocalVPC(v, id, node)
@@ -204,9 +207,10 @@ func (x *Index) endpoint(l *link) api.ViewEndpoint {
 // grants lets a connection reach the targets of one node: one per endpoint ENI and listener.
 func (x *Index) grants(l *link, node string) []api.ViewGrant {
 	var out []api.ViewGrant
+	caps := x.caps(l, node)
 	for _, p := range l.pools {
-		targets := x.grantTargets(l, p, node)
-		if len(targets) == 0 {
+		targets, draining := x.grantTargets(l, p, node)
+		if len(targets)+len(draining) == 0 {
 			continue
 		}
 		for _, t := range l.conn.TagNumbers {
@@ -220,26 +224,11 @@ func (x *Index) grants(l *link, node string) []api.ViewGrant {
 				ConsumerAccount: l.endpoint.Account, Approver: l.conn.Approver, ProviderVPC: l.provider.Number,
 				DialedAddress: dialed.Address, Protocol: p.listener.Protocol, Port: p.listener.Port,
 				IdleTimeoutSeconds: p.listener.IdleTimeoutSeconds, LoadBalancerGroups: sorted(l.lb.SecurityGroups), Targets: targets,
+				Draining: draining, Caps: caps, TargetGroup: p.group.Number,
 			})
 		}
 	}
 	return out
-}
-
-func (x *Index) grantTargets(l *link, p pool, node string) []api.ViewGrantTarget {
-	var out []api.ViewGrantTarget
-	for _, t := range p.targets {
-		source := x.source(l.lb, t.zone)
-		if t.eni.Node != node || source == nil {
-			continue
-		}
-		out = append(out, api.ViewGrantTarget{ENI: t.eni.ID, Address: t.eni.Address, Port: t.port, Source: source.Address,
-			SNATENI: source.ID})
-	}
-	slices.SortFunc(out, func(a, b api.ViewGrantTarget) int {
-		return cmp.Or(cmp.Compare(a.ENI, b.ENI), cmp.Compare(a.Port, b.Port))
-	})
-	return slices.Compact(out)
 }
 
 // source is the load balancer's ENI in a zone, else its first by id.
@@ -336,9 +325,15 @@ func sortView(v *api.View) {
 	slices.SortFunc(v.Grants, func(a, b api.ViewGrant) int {
 		return cmp.Or(cmp.Compare(a.ConsumerVPC, b.ConsumerVPC), cmp.Compare(a.Tag, b.Tag))
 	})
-	slices.SortFunc(v.Names, func(a, b api.ViewName) int {
-		return cmp.Or(cmp.Compare(a.VPC, b.VPC), cmp.Compare(a.Name, b.Name), a.Address.Compare(b.Address))
+	slices.SortFunc(v.LoadBalancers, func(a, b api.ViewEndpoint) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(v.LoadBalancerGrants, func(a, b api.ViewGrant) int {
+		return cmp.Or(cmp.Compare(a.ConsumerVPC, b.ConsumerVPC), cmp.Compare(a.Tag, b.Tag))
 	})
+	byName := func(a, b api.ViewName) int {
+		return cmp.Or(cmp.Compare(a.VPC, b.VPC), cmp.Compare(a.Name, b.Name), a.Address.Compare(b.Address))
+	}
+	slices.SortFunc(v.Names, byName)
+	slices.SortFunc(v.StandbyNames, byName)
 }
 
 func sorted(s []string) []string { return slices.Sorted(slices.Values(s)) }

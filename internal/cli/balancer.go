@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,12 @@ var targetGroupKind = kind[api.TargetGroup]{
 			if t.Port != 0 {
 				targets[i] += ":" + strconv.Itoa(int(t.Port))
 			}
+			if t.Weight != api.DefaultTargetWeight {
+				targets[i] += "=" + strconv.Itoa(int(t.Weight))
+			}
+		}
+		for _, t := range v.Draining {
+			targets = append(targets, fmt.Sprintf("%s:%d draining", t.ENI, t.Port))
 		}
 		return []string{v.ID, v.Name, v.VPC, string(v.Protocol), strconv.Itoa(int(v.Port)), strings.Join(targets, ",")}
 	},
@@ -40,6 +47,14 @@ var targetGroupKind = kind[api.TargetGroup]{
 			g.Targets[i].Port = cmp.Or(g.Targets[i].Port, v.Port)
 		}
 		return &g
+	},
+	more: func(ctx context.Context, cl *client.Client, v *api.TargetGroup, w io.Writer) error {
+		h, err := cl.TargetHealth(ctx, v.ID)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
+		return targetHealthText(w, h)
 	},
 	empty: "You have no target group yet. Make one: culvert target-group create ledger --vpc VPC --port 8443",
 }
@@ -53,27 +68,39 @@ A target group is a set of network interfaces and ports that a load balancer's l
 		...client.Option) (*api.TargetGroup, error)) *cobra.Command {
 		m := new(mutation)
 		c := command(name+" GROUP ENI[:PORT]...", short, long, example, nil)
+		var weight uint16
 		c.RunE = change(a, targetGroupKind, m,
 			func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.TargetGroup, error) {
 				targets, err := parseTargets(args[1:])
 				if err != nil {
 					return nil, err
 				}
+				for i := range targets {
+					if c.Flags().Changed("weight") {
+						targets[i].Weight = &weight
+					}
+				}
 				return call(cl, ctx, args[0], targets, o...)
 			})
+		if name == "register" {
+			c.Flags().Uint16Var(&weight, "weight", api.DefaultTargetWeight, "`share` of new flows, 0 (none) to 999; what is there stays")
+		}
 		c.Args = atLeast("GROUP", "ENI")
 		c.ValidArgsFunction = positions(complete(a, targetGroupKind), complete(a, eniKind))
 		m.flags(c)
 		targetGroupKind.narrow(a, c, &m.vpc)
 		return c
 	}
-	g.AddCommand(a.targetGroupCreate(), targetGroupKind.listCommand(a), targetGroupKind.describeCommand(a),
+	g.AddCommand(a.targetGroupCreate(), a.targetGroupModify(), targetGroupKind.listCommand(a), targetGroupKind.describeCommand(a),
+		a.targetGroupHealth(),
 		verb("register", "Add targets", `
-Add network interfaces to a target group, at the group's port or one of their own. One that is there stays.`, `
-  culvert target-group register ledger ledger-1 ledger-2:9443`, (*client.Client).RegisterTargets),
+Add network interfaces to a target group, at the group's port or one of their own. One that is there stays, and
+gets the weight if one is given.`, `
+  culvert target-group register ledger ledger-1 ledger-2:9443 10.0.1.7:8443
+  culvert target-group register ledger ledger-3 --weight 10`, (*client.Client).RegisterTargets),
 		verb("deregister", "Remove targets", `
-Remove network interfaces from a target group: no new flow goes there, those that are open go on. Without a port, every
-port of the interface is removed.`, `
+Remove network interfaces from a target group: no new flow goes there. Those that are open go on until they end or,
+with --connection-termination, for the group's deregistration delay. Without a port, every port is removed.`, `
   culvert target-group deregister ledger ledger-2`, (*client.Client).DeregisterTargets),
 		targetGroupKind.deleteCommand(a, "No listener may send to it."))
 	return g
@@ -83,16 +110,27 @@ func (a *app) targetGroupCreate() *cobra.Command {
 	var r api.CreateTargetGroupRequest
 	var protocol string
 	var targets []string
+	var attributes *groupFlags
 	var m mutation
 	c := command("create [NAME] --vpc VPC --port PORT [--target ENI[:PORT]]", "Create a target group", `
-Create a target group of a VPC, with the port that its targets are reached at.`, `
+Create a target group of a VPC, with the port that its targets are reached at. A target is named by the id, name or
+address of its interface, or is one by its tags.`, `
   culvert target-group create ledger --vpc pay --port 8443 --target ledger-1 --target ledger-2
-  culvert target-group create dns --vpc pay --protocol udp --port 53`, nil)
+  culvert target-group create ledger --vpc pay --port 8443 --target-tag app=ledger --target-tag tier=front
+  culvert target-group create web --vpc pay --port 8080 --health-protocol HTTP --health-path /healthz
+  culvert target-group create dns --vpc pay --protocol udp --port 53 --health-protocol TCP`, nil)
 	c.RunE = change(a, targetGroupKind, &m,
 		func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.TargetGroup, error) {
 			var err error
 			r.Name, r.Protocol = strings.Join(args, ""), api.Protocol(protocol)
 			if r.Targets, err = parseTargets(targets); err != nil {
+				return nil, err
+			}
+			r.Stickiness, r.ConnectionTermination = attributes.stickiness, attributes.termination
+			if r.DeregistrationDelaySeconds, err = attributes.seconds(c); err != nil {
+				return nil, err
+			}
+			if r.GroupHealthRequest, err = attributes.health.request(c); err != nil {
 				return nil, err
 			}
 			return cl.CreateTargetGroup(ctx, r, o...)
@@ -101,7 +139,10 @@ Create a target group of a VPC, with the port that its targets are reached at.`,
 	reference(a, c, vpcKind, &r.VPC, "vpc", "the `VPC` of its targets")
 	choice(c, &protocol, "protocol", "tcp", "tcp", "udp")
 	f.Uint16Var(&r.Port, "port", 0, "`port` that the targets are reached at")
+	attributes = groupAttributes(c)
 	references(a, c, eniKind, &targets, "target", "`ENI[:PORT]` that receives")
+	f.StringToStringVar(&r.TargetTags, "target-tag", nil, "register every interface with the tag `KEY=VALUE`, later ones too (may repeat: all of them)")
+	f.Lookup("target-tag").DefValue = "" // help would show an empty list
 	tags(c, &r.Tags)
 	c.Args = atMost("NAME")
 	required(c, "vpc", "port")
@@ -112,7 +153,14 @@ Create a target group of a VPC, with the port that its targets are reached at.`,
 func parseTargets(args []string) ([]api.TargetRequest, error) {
 	var out []api.TargetRequest
 	for _, arg := range args {
+		if at, err := netip.ParseAddrPort(arg); err == nil && at.Port() != 0 {
+			out = append(out, api.TargetRequest{ENI: at.Addr().String(), Port: at.Port()})
+			continue
+		}
 		eni, port, has := strings.Cut(arg, ":")
+		if _, err := netip.ParseAddr(arg); err == nil { // IPv6 without a port
+			eni, has = arg, false
+		}
 		t := api.TargetRequest{ENI: eni}
 		if has {
 			n, err := strconv.ParseUint(port, 10, 16)
@@ -149,7 +197,7 @@ func (a *app) loadBalancerCommand() *cobra.Command {
 A load balancer stands before target groups, with one address in each of its subnets: the source that targets see.`, `
   culvert load-balancer create ledger --vpc pay --listener 443:ledger
   culvert load-balancer list`)
-	g.AddCommand(a.loadBalancerCreate(), loadBalancerKind.listCommand(a), loadBalancerKind.describeCommand(a),
+	g.AddCommand(a.loadBalancerCreate(), a.loadBalancerModify(), loadBalancerKind.listCommand(a), loadBalancerKind.describeCommand(a),
 		loadBalancerKind.deleteCommand(a, "No service may be using it."))
 	return g
 }
@@ -166,6 +214,7 @@ Create a load balancer with an address in each subnet named, or else in one subn
 	c.RunE = change(a, loadBalancerKind, &m,
 		func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.LoadBalancer, error) {
 			r.Name = strings.Join(args, "")
+			r.CrossZone = crossZone(c)
 			for _, text := range listeners {
 				l, err := parseListener(text)
 				if err != nil {
@@ -178,6 +227,7 @@ Create a load balancer with an address in each subnet named, or else in one subn
 	reference(a, c, vpcKind, &r.VPC, "vpc", "the `VPC` it is in")
 	references(a, c, subnetKind, &r.Subnets, "subnet", "`SUBNET` in which it has an address")
 	references(a, c, groupKind, &r.SecurityGroups, "sg", "security `GROUP`")
+	crossZoneFlag(c)
 	c.Flags().StringArrayVar(&listeners, "listener", nil, "`PORT[/PROTOCOL]:GROUP`: a listener and its target group (may repeat)")
 	tags(c, &r.Tags)
 	c.Args = atMost("NAME")

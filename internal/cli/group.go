@@ -38,6 +38,10 @@ func ruleText(r api.Rule) string {
 	switch {
 	case r.Protocol == api.All:
 		what = "all"
+	case r.ICMPType != 0 && r.ICMPCode != 0:
+		what += "/" + r.ICMPType.String() + "." + r.ICMPCode.String()
+	case r.ICMPType != 0:
+		what += "/" + r.ICMPType.String()
 	case r.FromPort != 0 && r.FromPort == r.ToPort:
 		what += "/" + strconv.Itoa(int(r.FromPort))
 	case r.FromPort != 0 || r.ToPort != 0:
@@ -45,6 +49,9 @@ func ruleText(r api.Rule) string {
 	}
 	if r.Group != "" {
 		return what + ":" + r.Group
+	}
+	if r.CIDR.Addr().Is6() {
+		return what + ":[" + r.CIDR.String() + "]"
 	}
 	return what + ":" + r.CIDR.String()
 }
@@ -82,20 +89,26 @@ Create a security group. A new one lets nothing in and everything out.`, `
 
 func (a *app) groupAuthorize() *cobra.Command {
 	var protocol, port, cidr string
+	var icmpType, icmpCode int
 	var rule api.RuleRequest
 	var ingress, egress bool
 	var m mutation
 	c := command("authorize GROUP --ingress|--egress --cidr CIDR|--sg GROUP [--protocol PROTOCOL] [--port PORT]",
 		"Add a rule to a security group", `
 Let something in (--ingress) or out (--egress). The other side is a range of addresses, or every interface in a security
-group of the same VPC.`, `
+group of the same VPC. A rule with a range is for packets of its family: 0.0.0.0/0 says nothing of IPv6. Ranges of IPv6
+are ::/0 and parts of a VPC's ipv6CidrBlock, which culvert vpc describe shows.`, `
   culvert sg authorize web --ingress --port 443 --cidr 10.0.0.0/16
   culvert sg authorize default --vpc shop --ingress --port 5432 --sg web
-  culvert sg authorize web --egress --protocol all --cidr 0.0.0.0/0`, nil)
+  culvert sg authorize web --egress --protocol all --cidr 0.0.0.0/0
+  culvert sg authorize web --ingress --protocol icmpv6 --cidr ::/0`, nil)
 	c.RunE = change(a, groupKind, &m,
 		func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.SecurityGroup, error) {
 			var err error
 			if rule.Protocol, rule.FromPort, rule.ToPort, err = parsePorts(protocol, port); err != nil {
+				return nil, err
+			}
+			if rule.ICMPType, rule.ICMPCode, err = icmpNumbers(rule.Protocol, icmpType, icmpCode); err != nil {
 				return nil, err
 			}
 			if ingress == egress {
@@ -119,8 +132,10 @@ group of the same VPC.`, `
 	f := c.Flags()
 	f.BoolVar(&ingress, "ingress", false, "let in")
 	f.BoolVar(&egress, "egress", false, "let out")
-	choice(c, &protocol, "protocol", "tcp", "tcp", "udp", "icmp", "all")
+	choice(c, &protocol, "protocol", "tcp", "tcp", "udp", "icmp", "icmpv6", "all")
 	f.StringVar(&port, "port", "", "`port` or range, such as 443 or 8000-8100 (default all)")
+	f.IntVar(&icmpType, "icmp-type", -1, "`type` of ICMP, such as 8 for echo requests (-1: any)")
+	f.IntVar(&icmpCode, "icmp-code", -1, "`code` of ICMP (-1: any)")
 	f.StringVar(&cidr, "cidr", "", "`CIDR` of the other side, such as 10.0.0.0/16")
 	reference(a, c, groupKind, &rule.Group, "sg", "security `GROUP` of the other side")
 	f.StringVar(&rule.Description, "description", "", "`text` that says why")
@@ -129,6 +144,21 @@ group of the same VPC.`, `
 	m.flags(c)
 	groupKind.narrow(a, c, &m.vpc)
 	return c
+}
+
+func icmpNumbers(p api.Protocol, icmpType, icmpCode int) (t, c api.ICMPNumber, err error) {
+	for flag, n := range map[string]int{"--icmp-type": icmpType, "--icmp-code": icmpCode} {
+		switch {
+		case n < -1 || n > 255:
+			return 0, 0, api.Errorf(api.CodeInvalidParameter, flag, "give 0 to 255, or -1 for any", "%d is no type or code of ICMP", n)
+		case n >= 0 && p != api.ICMP && p != api.ICMPv6:
+			return 0, 0, api.Errorf(api.CodeInvalidCombination, flag, "leave it out, or use --protocol icmp", "%s has none", p)
+		}
+	}
+	if icmpType < 0 && icmpCode >= 0 {
+		return 0, 0, api.Errorf(api.CodeInvalidCombination, "--icmp-code", "give --icmp-type too", "a code means something with its type only")
+	}
+	return api.ICMPOf(icmpType), api.ICMPOf(icmpCode), nil
 }
 
 // parsePorts reads a protocol and PORT or LOW-HIGH.

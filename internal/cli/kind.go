@@ -35,6 +35,9 @@ type kind[T any] struct {
 	whose   string       // which of them one sees; default: one's account's
 	empty   string       // what to say, and to do next, when there is none
 	sample  string       // an id or name for examples
+
+	// more is what describe adds to its text.
+	more func(context.Context, *client.Client, *T, io.Writer) error
 }
 
 func meta[T any](v *T) *api.Meta { return any(v).(interface{ GetMeta() *api.Meta }).GetMeta() }

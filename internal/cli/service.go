@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,14 +18,22 @@ var serviceKind = kind[api.Service]{
 	command: "service", arg: "SERVICE", noun: "endpoint service", plural: "endpoint services", sample: "ledger",
 	list: (*client.Client).ListServices, watch: (*client.Client).WatchServices,
 	get: (*client.Client).GetService, remove: (*client.Client).DeleteService,
-	head: []string{"ID", "NAME", "ACCOUNT", "STATE", "ACCEPTANCE", "ALLOWED", "PRIVATE DNS NAME"},
+	head: []string{"ID", "NAME", "ACCOUNT", "STATE", "ACCEPTANCE", "ALLOWED", "CLIENT IDENTITY", "PRIVATE DNS NAMES"},
 	row: func(v *api.Service) []string {
 		acceptance := "automatic"
 		if v.AcceptanceRequired {
 			acceptance = "required"
 		}
 		return []string{v.ID, v.Name, v.Account, string(v.State), acceptance, strings.Join(v.AllowedPrincipals, ","),
-			v.PrivateDNSName}
+			string(cmp.Or(v.ClientIdentity, api.IdentityLoadBalancer)), strings.Join(v.PrivateNames(), ",")}
+	},
+	more: func(ctx context.Context, cl *client.Client, v *api.Service, w io.Writer) error {
+		t, err := cl.ServiceTargets(ctx, v.ID)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "\ntargets (%d)\n", len(t.Targets))
+		return serviceTargetsTable(w, t)
 	},
 	empty: "You offer no service yet. Offer one: culvert service create ledger --load-balancer BALANCER\n" +
 		"Those of others that you may use: culvert service catalogue",
@@ -48,7 +58,7 @@ by service allow; whether each endpoint must be accepted is a property of the se
   culvert service accept ledger --all`)
 	g.AddCommand(a.serviceCreate(), serviceKind.listCommand(a), serviceKind.describeCommand(a), a.serviceModify(),
 		serviceKind.deleteCommand(a, "Its endpoint connections must be rejected or deleted first."),
-		a.serviceCatalogue(), a.serviceConnections(),
+		a.serviceCatalogue(), a.serviceConnections(), a.serviceTargets(),
 		a.servicePrincipals("allow", "Let accounts make endpoints for a service", `
 Let accounts, named by id or name, or everybody ("*") make endpoints for a service.`, (*client.Client).AllowPrincipals),
 		a.servicePrincipals("disallow", "Take that permission back", `
@@ -59,28 +69,43 @@ Accept endpoints of a service, named by id or name or by their connections' ids,
 all of them, or none when one cannot be. Traffic flows from then on.`, (*client.Client).AcceptConnections),
 		a.serviceDecide("reject", "Reject endpoints, accepted ones too", `
 Reject endpoints of a service, named by id or name or by their connections' ids: all of them, or none when one cannot
-be. Flows of one that was accepted are cut within seconds.`, (*client.Client).RejectConnections))
+be. Flows of one that was accepted are cut within seconds.`, (*client.Client).RejectConnections),
+		a.serviceCap())
 	return g
 }
+
+// clientIdentities are what a service may tell its targets of clients.
+var clientIdentities = []string{string(api.IdentityLoadBalancer), string(api.IdentityProxyProtocol),
+	string(api.IdentityClientAddress)}
 
 func (a *app) serviceCreate() *cobra.Command {
 	var r api.CreateServiceRequest
 	var m mutation
-	c := command("create NAME --load-balancer BALANCER [--acceptance-required] [--private-dns-name NAME] [--allow ACCOUNT]",
+	var caps capFlags
+	c := command("create NAME --load-balancer BALANCER [--acceptance-required] [--private-dns-name NAME]... [--allow ACCOUNT]",
 		"Offer a service", `
-Offer what is behind a load balancer as an endpoint service. A private DNS name must lie in a domain of your account.`, `
+Offer what is behind a load balancer as an endpoint service. Private DNS names must lie in domains of your account;
+*. as first label stands for every name below.
+
+Targets see an address of the load balancer as the source of all clients. With --client-identity proxyProtocolV2 every
+TCP connection begins with a header of the PROXY protocol, version 2, which tells a target the client's address and, as
+AWS does, the endpoint's id. Targets must expect it. With clientAddress, targets that have IPv6 see each client's own
+overlay address, over TCP and UDP, which culvert whois explains; to targets that have IPv4 only it makes no difference.`, `
   culvert service create ledger --load-balancer ledger --allow shop --acceptance-required
-  culvert service create ledger --load-balancer ledger --allow '*' --private-dns-name ledger.pay.internal`, nil)
+  culvert service create ledger --load-balancer ledger --allow '*' --private-dns-name ledger.pay.internal
+  culvert service create ledger --load-balancer ledger --allow shop --client-identity proxyProtocolV2`, nil)
 	c.RunE = change(a, serviceKind, &m,
 		func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.Service, error) {
-			r.Name = args[0]
+			r.Name, r.Caps = args[0], caps.request(c).Over(api.Caps{})
 			return cl.CreateService(ctx, r, o...)
 		})
 	f := c.Flags()
 	references(a, c, loadBalancerKind, &r.LoadBalancers, "load-balancer", "load `BALANCER` behind it")
 	f.BoolVar(&r.AcceptanceRequired, "acceptance-required", false, "each endpoint must be accepted")
 	references(a, c, accountKind, &r.AllowedPrincipals, "allow", "`ACCOUNT` that may make endpoints, '*' for everybody")
-	f.StringVar(&r.PrivateDNSName, "private-dns-name", "", "`name` that consumers may have in their VPC for it")
+	f.StringArrayVar(&r.PrivateDNSNames, "private-dns-name", nil, "`name` that consumers may have in their VPC for it (may repeat)")
+	caps.flags(c)
+	choice(c, (*string)(&r.ClientIdentity), "client-identity", "", clientIdentities...)
 	tags(c, &r.Tags)
 	c.Args = exactly("NAME")
 	required(c, "load-balancer")
@@ -91,12 +116,18 @@ Offer what is behind a load balancer as an endpoint service. A private DNS name 
 func (a *app) serviceModify() *cobra.Command {
 	var r api.ModifyServiceRequest
 	var acceptance bool
-	var name string
+	var names []string
+	var identity string
 	var m mutation
+	var caps capFlags
 	c := command("modify SERVICE [--acceptance-required] [--private-dns-name NAME] [--add-load-balancer BALANCER]", "Change a service", `
-Change whether endpoints must be accepted, the private DNS name, or which load balancers are behind a service.`, `
+Change whether endpoints must be accepted, the private DNS names (the whole list; "" removes them), what targets learn
+of clients, which load balancers are behind a service, or what each of its endpoints may use. What targets learn
+changes for connections that are opened from then on.`, `
   culvert service modify ledger --acceptance-required=false
   culvert service modify ledger --private-dns-name ledger.pay.internal
+  culvert service modify ledger --max-connections-per-second 1000 --max-flows 20000 --max-bits-per-second 1000000000
+  culvert service modify ledger --client-identity proxyProtocolV2
   culvert service modify ledger --add-load-balancer ledger-b --remove-load-balancer ledger-a`, nil)
 	c.RunE = change(a, serviceKind, &m,
 		func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.Service, error) {
@@ -104,15 +135,22 @@ Change whether endpoints must be accepted, the private DNS name, or which load b
 				r.AcceptanceRequired = &acceptance
 			}
 			if c.Flags().Changed("private-dns-name") {
-				r.PrivateDNSName = &name
+				list := nonEmpty(names)
+				r.PrivateDNSNames = &list
+			}
+			r.Caps = caps.request(c)
+			if c.Flags().Changed("client-identity") {
+				r.ClientIdentity = (*api.ClientIdentity)(&identity)
 			}
 			return cl.ModifyService(ctx, args[0], r, o...)
 		})
 	f := c.Flags()
 	f.BoolVar(&acceptance, "acceptance-required", false, "each endpoint must be accepted")
-	f.StringVar(&name, "private-dns-name", "", "`name` that consumers may have in their VPC for it; \"\" removes it")
+	f.StringArrayVar(&names, "private-dns-name", nil, "`name` that consumers may have in their VPC for it (may repeat)")
+	choice(c, &identity, "client-identity", "", clientIdentities...)
 	references(a, c, loadBalancerKind, &r.AddLoadBalancers, "add-load-balancer", "one more load `BALANCER` behind it")
 	references(a, c, loadBalancerKind, &r.RemoveLoadBalancers, "remove-load-balancer", "load `BALANCER` that is behind it no more")
+	caps.flags(c)
 	c.Args = exactly("SERVICE")
 	c.ValidArgsFunction = complete(a, serviceKind)
 	m.flags(c)
@@ -121,13 +159,14 @@ Change whether endpoints must be accepted, the private DNS name, or which load b
 
 // catalogueKind is how services of others are shown.
 var catalogueKind = kind[api.CatalogueEntry]{
-	head: []string{"SERVICE", "ID", "ACCEPTANCE", "PORTS", "ZONES", "PRIVATE DNS NAME"},
+	head: []string{"SERVICE", "ID", "ACCEPTANCE", "PORTS", "ZONES", "PRIVATE DNS NAMES"},
 	row: func(e *api.CatalogueEntry) []string {
 		acceptance := "automatic"
 		if e.AcceptanceRequired {
 			acceptance = "required"
 		}
-		return []string{e.ServiceName, e.ID, acceptance, strings.Join(e.Ports, ","), strings.Join(e.Zones, ","), e.PrivateDNSName}
+		return []string{e.ServiceName, e.ID, acceptance, strings.Join(e.Ports, ","), strings.Join(e.Zones, ","),
+			strings.Join(e.PrivateDNSNames, ",")}
 	},
 }
 
@@ -233,6 +272,43 @@ func connectionsOf(ctx context.Context, cl *client.Client, services []string) ([
 	return out, nil
 }
 
+func (a *app) serviceTargets() *cobra.Command {
+	c := command("targets SERVICE", "List what is behind a service, and what it learns of clients", `
+List the targets behind a service, and what each of them learns of clients whose connections open from now on. That may
+be less than the service's --client-identity says: a target without IPv6 cannot see clients' own addresses, and a UDP
+listener's cannot be sent a header. The reason stands beside it.`, `
+  culvert service targets ledger`,
+		func(cmd *cobra.Command, args []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			t, err := cl.ServiceTargets(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.print(t, func(w io.Writer) error { return serviceTargetsTable(w, t) })
+		})
+	c.Args = exactly("SERVICE")
+	c.ValidArgsFunction = positions(complete(a, serviceKind))
+	return c
+}
+
+func serviceTargetsTable(w io.Writer, t *api.ServiceTargets) error {
+	rows := make([][]string, len(t.Targets))
+	for i := range t.Targets {
+		x := &t.Targets[i]
+		state := "in service"
+		if x.Draining {
+			state = "draining"
+		}
+		rows[i] = []string{x.ENI, x.ENIName, fmt.Sprintf("%d/%s", x.ListenerPort, x.Protocol), netip.AddrPortFrom(x.Address, x.Port).String(),
+			string(x.IPAddressType), state, string(x.Sees), x.Reason}
+	}
+	return table(w, []string{"TARGET", "NAME", "LISTENER", "ADDRESS", "TYPE", "STATE", "SEES", "BECAUSE"}, rows)
+}
+
 func (a *app) servicePrincipals(name, short, long string, call func(*client.Client, context.Context, string, []string,
 	...client.Option) (*api.Service, error)) *cobra.Command {
 	m := new(mutation)
@@ -253,6 +329,7 @@ func (a *app) serviceDecide(name, short, long string, call func(*client.Client, 
 	...client.Option) ([]api.Connection, error)) *cobra.Command {
 	m := new(mutation)
 	var all bool
+	var caps capFlags
 	accept := name == "accept"
 	use, examples := name+" SERVICE ENDPOINT...", fmt.Sprintf(`
   culvert service %s ledger vpce-0a1b2c3d4e5f60718 --wait`, name)
@@ -278,18 +355,12 @@ func (a *app) serviceDecide(name, short, long string, call func(*client.Client, 
 					})
 				}
 			}
-			connections, err := call(cl, cmd.Context(), args[0], endpoints, m.options()...)
-			if err != nil {
-				return err
-			}
-			var revision int64
-			for _, x := range connections {
-				revision = max(revision, x.Revision)
-			}
-			if err := m.converge(cmd.Context(), a, cl, revision); err != nil {
-				return err
-			}
-			return connectionKind.showList(a, connections)
+			return a.changed(cmd.Context(), m, cl, func(o ...client.Option) ([]api.Connection, error) {
+				if r := caps.request(cmd); r != nil {
+					return cl.AcceptCapped(cmd.Context(), args[0], api.EndpointsRequest{Endpoints: endpoints, Caps: r}, o...)
+				}
+				return call(cl, cmd.Context(), args[0], endpoints, o...)
+			})
 		})
 	c.Args = func(cmd *cobra.Command, args []string) error {
 		if all {
@@ -300,6 +371,7 @@ func (a *app) serviceDecide(name, short, long string, call func(*client.Client, 
 	c.ValidArgsFunction = completeConnections(a)
 	if accept {
 		c.Flags().BoolVar(&all, "all", false, "every endpoint that waits to be accepted")
+		caps.flags(c)
 	}
 	m.flags(c)
 	return c
