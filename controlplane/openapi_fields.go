@@ -45,6 +45,8 @@ var schemaWords = map[string]string{
 	"ListenerRequest":           "A new listener.",
 	"LoadBalancer":              "What stands in front of targets.",
 	"Mesh":                      "What the whole mesh shares.",
+	"Caps":                      "What one endpoint connection may use of a service at most.",
+	"CapsRequest":               "Caps to change; what is left out stays as it is, 0 takes a cap away.",
 	"ServiceTargets":            "What is behind an endpoint service.",
 	"ServiceTarget":             "A target behind one listener of an endpoint service.",
 	"ModifyENIRequest":          "What to change of a network interface.",

@@ -26,6 +26,8 @@ var (
 	exampleTargets = []api.TargetRequest{{ENI: "ledger-1"}, {ENI: "ledger-2", Port: 8443}}
 	exampleRule    = api.RuleRequest{Protocol: api.TCP, FromPort: 443, ToPort: 443, CIDR: netip.MustParsePrefix("10.0.0.0/16"),
 		Description: "the shop"}
+	exampleFlows    = uint32(10_000)
+	exampleCaps     = api.CapsRequest{MaxFlows: &exampleFlows}
 	exampleListener = api.ListenerRequest{Protocol: api.TCP, Port: 443, TargetGroup: "ledger", IdleTimeoutSeconds: 350}
 	yes             = true
 )
@@ -127,6 +129,8 @@ var operationWords = map[string]words{
 		nil},
 	"accept-connections": {"From then on the endpoints' flows pass. What was rejected may be accepted later.",
 		api.EndpointsRequest{Endpoints: []string{"vpce-0a1b2c3d4e5f60718"}}},
+	"modify-connections": {"Caps in place of the service's. Left out, the connections have the service's again.",
+		api.ModifyConnectionsRequest{Endpoints: []string{"vpce-0a1b2c3d4e5f60718"}, Caps: &exampleCaps}},
 	"reject-connections": {"Flows through them end, also those that are open.",
 		api.EndpointsRequest{Endpoints: []string{"vpce-0a1b2c3d4e5f60718"}}},
 	"list-catalogue": {"Services of any account that allows the caller's. With watch=true it goes on as a stream " +
