@@ -53,6 +53,9 @@ func (*FirewallDomainList) Kind() Kind { return KindFirewallDomainList }
 // Kind returns KindFirewallRuleGroup.
 func (*FirewallRuleGroup) Kind() Kind { return KindFirewallRuleGroup }
 
+// Kind returns KindQueryLog.
+func (*QueryLog) Kind() Kind { return KindQueryLog }
+
 // NewResource returns an empty resource of the kind, nil for an unknown one.
 func NewResource(k Kind) Resource {
 	switch k {

@@ -83,8 +83,9 @@ type CreateENIRequest struct {
 
 // ModifyENIRequest is the body of PATCH /v1/enis/{id}; nil leaves a field as it is. Node "" unbinds.
 type ModifyENIRequest struct {
-	SecurityGroups *[]string `json:"securityGroupIds,omitempty"`
-	Node           *string   `json:"nodeId,omitempty"`
+	IPAddressType  *IPAddressType `json:"ipAddressType,omitempty"`
+	SecurityGroups *[]string      `json:"securityGroupIds,omitempty"`
+	Node           *string        `json:"nodeId,omitempty"`
 }
 
 // CreateSecurityGroupRequest is the body of POST /v1/security-groups. A new group admits nothing and lets everything out.

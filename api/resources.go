@@ -64,7 +64,10 @@ type VPC struct {
 	Meta
 	CIDR   netip.Prefix `json:"cidr"`   // IPv4, /16 to /28
 	Number uint32       `json:"number"` // 1..2^32-1, never reused within the quarantine
-	// Forwarders answer names that are not private here. "tls://ADDRESS[:853]" or, only with PlainForwarders, "ADDRESS[:53]". Empty: NXDOMAIN.
+	// IPv6CIDRBlock is the /64 of its IPv6 addresses, which follows from mesh and number.
+	IPv6CIDRBlock netip.Prefix `json:"ipv6CidrBlock,omitzero"`
+	// Forwarders answer names that are not private here. "tls://ADDRESS[:853]" or, only with PlainForwarders, "ADDRESS[:53]" and
+	// "tcp://ADDRESS[:53]", which is never asked by UDP. Empty: NXDOMAIN.
 	Forwarders      []string `json:"forwarders,omitempty"`
 	PlainForwarders bool     `json:"plainForwarders,omitempty"`
 }
@@ -72,10 +75,12 @@ type VPC struct {
 // Subnet is a part of a VPC in one zone. Base, +1 (router), +2 (resolver), +3 and the last address are reserved, as in AWS.
 type Subnet struct {
 	Meta
-	VPC    string       `json:"vpcId"`
-	CIDR   netip.Prefix `json:"cidr"` // IPv4, within the VPC's, /16 to /28
-	Zone   string       `json:"zone"`
-	Blocks []Block      `json:"blocks,omitempty"` // address blocks lent to nodes
+	VPC  string       `json:"vpcId"`
+	CIDR netip.Prefix `json:"cidr"` // IPv4, within the VPC's, /16 to /28
+	// IPv6CIDRBlock is the subnet's part of the VPC's: /64 + the bits of CIDR.
+	IPv6CIDRBlock netip.Prefix `json:"ipv6CidrBlock,omitzero"`
+	Zone          string       `json:"zone"`
+	Blocks        []Block      `json:"blocks,omitempty"` // address blocks lent to nodes
 }
 
 // Block is a range of a subnet's addresses lent to one node.

@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"net/http"
 	"net/netip"
 
@@ -30,7 +31,7 @@ func (s *Server) registerENIs() {
 			n.Attached = s.hub.attached(e.Node, e.ID)
 			return &n, nil
 		})
-	writing(s, operation{http.MethodPatch, "/v1/enis/{id}", "modify-eni", "Change groups, or the node it is bound to", aUser}, modifyENI)
+	writing(s, operation{http.MethodPatch, "/v1/enis/{id}", "modify-eni", "Change groups, families of addresses, or the node it is bound to", aUser}, modifyENI)
 	writing(s, operation{http.MethodDelete, "/v1/enis/{id}", "delete-eni", "Remove a workload's network interface", aUser}, deleteENI)
 }
 
@@ -53,6 +54,7 @@ func (c *call) newENI(s *api.Subnet, e *api.ENI) error {
 		return err
 	}
 	e.VPC, e.Subnet = s.VPC, s.ID
+	e.IPAddressType = cmp.Or(e.IPAddressType, api.IPv4Only)
 	var err error
 	if e.Number, err = c.tx.Number(api.KindENI); err != nil {
 		return err
@@ -76,7 +78,16 @@ func (c *call) newENI(s *api.Subnet, e *api.ENI) error {
 		n.Blocks = a.Blocks
 		c.tx.Put(&n)
 	}
+	c.setIPv6(e)
 	return put(c, e, c.r.ENIs, func(o *api.ENI) bool { return o.VPC == e.VPC })
+}
+
+// setIPv6 gives an interface the IPv6 address that its type says it has, or none.
+func (c *call) setIPv6(e *api.ENI) {
+	e.IPv6Address = netip.Addr{}
+	if e.IPAddressType.HasIPv6() {
+		e.IPv6Address = api.IPv6Address(c.r.Mesh.Number, c.r.VPCs[e.VPC].Number, e.Address)
+	}
 }
 
 // returnBlocks takes back the blocks of a subnet in which their node hosts nothing any more.
@@ -117,7 +128,7 @@ func createENI(c *call, in *creation[api.CreateENIRequest]) (*api.ENI, error) {
 		return nil, err
 	}
 	e := &api.ENI{Meta: c.meta(api.KindENI, s.Account, in.Body.Name, in.Body.Tags), Type: api.ENIWorkload,
-		Address: in.Body.Address, SecurityGroups: groups}
+		Address: in.Body.Address, IPAddressType: in.Body.IPAddressType, SecurityGroups: groups}
 	if in.Body.Node != "" {
 		n, err := c.nodeForWork(in.Body.Node)
 		if err != nil {
@@ -126,6 +137,9 @@ func createENI(c *call, in *creation[api.CreateENIRequest]) (*api.ENI, error) {
 		e.Node = n.ID
 	}
 	if err := c.newENI(s, e); err != nil {
+		return nil, err
+	}
+	if err := c.registerTagged(e); err != nil {
 		return nil, err
 	}
 	return e, c.roomForENI(e)
@@ -164,6 +178,10 @@ func modifyENI(c *call, in *change[api.ModifyENIRequest]) (*api.ENI, error) {
 		if e.SecurityGroups, err = c.groups(e.VPC, *in.Body.SecurityGroups); err != nil {
 			return nil, err
 		}
+	}
+	if in.Body.IPAddressType != nil {
+		e.IPAddressType = cmp.Or(*in.Body.IPAddressType, api.IPv4Only)
+		c.setIPv6(&e)
 	}
 	if in.Body.Node != nil {
 		e.Node = ""
@@ -212,6 +230,9 @@ func deleteENI(c *call, in *Removal) (*api.Result, error) {
 		return nil, err
 	}
 	if err := c.inUse(e); err != nil {
+		return nil, err
+	}
+	if err := c.forgetDraining(e.ID); err != nil {
 		return nil, err
 	}
 	c.tx.Remove(e)

@@ -82,7 +82,7 @@ func createGroup(c *call, in *creation[api.CreateSecurityGroupRequest]) (*api.Se
 		return nil, err
 	}
 	g := &api.SecurityGroup{Meta: c.meta(api.KindSecurityGroup, v.Account, in.Body.Name, in.Body.Tags), VPC: v.ID,
-		Ingress: []api.Rule{}, Egress: []api.Rule{everythingOut()}}
+		Ingress: []api.Rule{}, Egress: everythingOut()}
 	return g, c.putGroup(g)
 }
 

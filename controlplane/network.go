@@ -62,18 +62,23 @@ func createVPC(c *call, in *creation[api.CreateVPCRequest]) (*api.VPC, error) {
 	v.Meta = c.meta(api.KindVPC, account, in.Body.Name, in.Body.Tags)
 	g.VPC = v.ID
 	g.Ingress = []api.Rule{{ID: newID(api.PrefixRule), Protocol: api.All, Group: g.ID}}
-	g.Egress = []api.Rule{everythingOut()}
+	g.Egress = everythingOut()
+	v.IPv6CIDRBlock = api.VPCIPv6Block(c.r.Mesh.Number, v.Number)
 	if err := put(c, v, c.r.VPCs, nil); err != nil {
 		return nil, err
 	}
-	if err := c.checkForwarders(&api.VPC{}, v); err != nil {
+	if err := c.checkForwarders(forwarding{}, forwarding{v.Forwarders, v.PlainForwarders}, []*api.VPC{v}); err != nil {
 		return nil, err
 	}
 	return v, c.putGroup(g)
 }
 
-func everythingOut() api.Rule {
-	return api.Rule{ID: newID(api.PrefixRule), Protocol: api.All, CIDR: netip.MustParsePrefix("0.0.0.0/0")}
+// everythingOut lets everything out, in either family.
+func everythingOut() []api.Rule {
+	return []api.Rule{
+		{ID: newID(api.PrefixRule), Protocol: api.All, CIDR: netip.PrefixFrom(netip.IPv4Unspecified(), 0)},
+		{ID: newID(api.PrefixRule), Protocol: api.All, CIDR: netip.PrefixFrom(netip.IPv6Unspecified(), 0)},
+	}
 }
 
 func modifyVPC(c *call, in *change[api.ModifyVPCRequest]) (*api.VPC, error) {
@@ -92,7 +97,8 @@ func modifyVPC(c *call, in *change[api.ModifyVPCRequest]) (*api.VPC, error) {
 	if err := put(c, &v, c.r.VPCs, nil); err != nil {
 		return nil, err
 	}
-	return &v, c.checkForwarders(old, &v)
+	return &v, c.checkForwarders(forwarding{old.Forwarders, old.PlainForwarders}, forwarding{v.Forwarders, v.PlainForwarders},
+		[]*api.VPC{&v})
 }
 
 func deleteVPC(c *call, in *Removal) (*api.Result, error) {
@@ -135,6 +141,9 @@ func deleteVPC(c *call, in *Removal) (*api.Result, error) {
 			c.tx.Remove(g)
 		}
 	}
+	if err := c.forgetVPC(v.ID); err != nil {
+		return nil, err
+	}
 	c.tx.SetLastTag(v.ID, 0)
 	c.tx.Remove(v)
 	return &api.Result{}, nil
@@ -151,6 +160,9 @@ func createSubnet(c *call, in *creation[api.CreateSubnetRequest]) (*api.Subnet, 
 	}
 	s := &api.Subnet{Meta: c.meta(api.KindSubnet, v.Account, in.Body.Name, in.Body.Tags), VPC: v.ID, CIDR: in.Body.CIDR,
 		Zone: in.Body.Zone}
+	if s.CIDR.IsValid() && s.CIDR.Addr().Is4() {
+		s.IPv6CIDRBlock = api.IPv6Block(c.r.Mesh.Number, v.Number, s.CIDR)
+	}
 	if err := put(c, s, c.r.Subnets, inSame); err != nil {
 		return nil, err
 	}

@@ -19,15 +19,18 @@ type AttachRequest struct {
 	Interface    string `json:"interface,omitempty"` // default eni0
 	DefaultRoute bool   `json:"defaultRoute,omitempty"`
 	KeepResolver bool   `json:"keepResolver,omitempty"` // leave resolv.conf alone
+	Outbound     bool   `json:"outbound,omitempty"`     // the node's resolver asks forwarders inside the VPC through it
 }
 
 // AttachResponse tells what was set.
 type AttachResponse struct {
-	ENI       string     `json:"eniId"`
-	Interface string     `json:"interface"`
-	Address   netip.Addr `json:"address"`
-	MTU       int        `json:"mtu"`
-	Resolver  netip.Addr `json:"resolver"`
+	ENI       string `json:"eniId"`
+	Interface string `json:"interface"`
+	// Address and IPv6Address are those of the families that the interface has.
+	Address     netip.Addr `json:"address,omitzero"`
+	IPv6Address netip.Addr `json:"ipv6Address,omitzero"`
+	MTU         int        `json:"mtu"`
+	Resolver    netip.Addr `json:"resolver"`
 	// Unnamed says why what runs there was not told of the resolver, though that was not asked for.
 	Unnamed string `json:"unnamed,omitempty"`
 }

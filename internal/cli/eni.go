@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,11 +26,38 @@ var eniKind = kind[api.ENI]{
 	command: "eni", arg: "ENI", noun: "network interface", plural: "network interfaces", sample: "cart", byVPC: true,
 	list: (*client.Client).ListENIs, watch: (*client.Client).WatchENIs,
 	get: (*client.Client).GetENI, remove: (*client.Client).DeleteENI,
-	head: []string{"ID", "NAME", "TYPE", "VPC", "SUBNET", "ADDRESS", "NODE", "ATTACHED"},
+	head: []string{"ID", "NAME", "TYPE", "VPC", "SUBNET", "ADDRESS", "FAMILIES", "NODE", "ATTACHED"},
 	row: func(v *api.ENI) []string {
-		return []string{v.ID, v.Name, string(v.Type), v.VPC, v.Subnet, v.Address.String(), v.Node, yesNo(v.Attached)}
+		return []string{v.ID, v.Name, string(v.Type), v.VPC, v.Subnet, shortAddress(v), string(v.IPAddressType), v.Node,
+			yesNo(v.Attached)}
 	},
 	empty: "You have no network interface yet. Make one: culvert eni create cart --subnet SUBNET",
+}
+
+// shortAddress is an interface's IPv4 address, if it has one.
+func shortAddress(v *api.ENI) string {
+	if v.IPAddressType == api.IPv6Only {
+		return v.IPv6Address.String()
+	}
+	return v.Address.String()
+}
+
+// both are the addresses that there are.
+func both(list ...netip.Addr) string {
+	var out []string
+	for _, a := range list {
+		if a.IsValid() {
+			out = append(out, a.String())
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// addressType adds the flag that says which families there are.
+func addressType(c *cobra.Command, p *string, standard string) {
+	types := []string{string(api.IPv4Only), string(api.DualStack), string(api.IPv6Only)}
+	c.Flags().StringVar(p, "ip-address-type", standard, "`TYPE` of its addresses: ipv4, dualstack or ipv6")
+	must(c.RegisterFlagCompletionFunc("ip-address-type", cobra.FixedCompletions(types, cobra.ShellCompDirectiveNoFileComp)))
 }
 
 func (a *app) eniCommand() *cobra.Command {
@@ -46,15 +74,18 @@ of endpoints and load balancers are made with these.`, `
 
 func (a *app) eniCreate() *cobra.Command {
 	var r api.CreateENIRequest
-	var address string
+	var address, families string
 	var m mutation
-	c := command("create [NAME] --subnet SUBNET [--node NODE] [--address ADDRESS] [--sg GROUP]", "Create a network interface", `
+	c := command("create [NAME] --subnet SUBNET [--node NODE] [--address ADDRESS] [--ip-address-type TYPE] [--sg GROUP]",
+		"Create a network interface", `
 Create a workload's network interface. Without --address it gets a free one, from the block of addresses lent to its
-node; without --sg it is in the VPC's default security group. Its node may be said later: attaching it binds it.`, `
+node; without --sg it is in the VPC's default security group. Its node may be said later: attaching it binds it. With
+--ip-address-type dualstack it has an IPv6 address too, which is made of the IPv4 one; with ipv6 only that.`, `
   culvert eni create cart --subnet shop-1a --node host-a
+  culvert eni create cart --subnet shop-1a --ip-address-type dualstack
   culvert eni create cart --subnet shop-1a --address 10.0.1.5 --sg web`, nil)
 	c.RunE = change(a, eniKind, &m, func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.ENI, error) {
-		r.Name = strings.Join(args, "")
+		r.Name, r.IPAddressType = strings.Join(args, ""), api.IPAddressType(families)
 		if address != "" {
 			var err error
 			if r.Address, err = parseAddress("--address", address); err != nil {
@@ -65,6 +96,7 @@ node; without --sg it is in the VPC's default security group. Its node may be sa
 	})
 	reference(a, c, subnetKind, &r.Subnet, "subnet", "the `SUBNET` it is in")
 	c.Flags().StringVar(&address, "address", "", "this `address` instead of any free one")
+	addressType(c, &families, string(api.IPv4Only))
 	references(a, c, groupKind, &r.SecurityGroups, "sg", "security `GROUP`")
 	reference(a, c, nodeKind, &r.Node, "node", "the `NODE` that hosts it")
 	tags(c, &r.Tags)
@@ -76,17 +108,30 @@ node; without --sg it is in the VPC's default security group. Its node may be sa
 
 func (a *app) eniModify() *cobra.Command {
 	var groups []string
+	var families string
 	var m mutation
-	c := command("modify ENI --sg GROUP", "Change an interface's security groups", `
-Replace the list of security groups of a network interface. Flows that the new ones do not allow are cut.`, `
-  culvert eni modify cart --sg web --sg db-clients`, nil)
+	c := command("modify ENI [--sg GROUP] [--ip-address-type TYPE]", "Change an interface's security groups or families", `
+Replace the list of security groups of a network interface, or say in which families it has an address. Flows that the
+new ones do not allow are cut; so are those of a family that is taken away.`, `
+  culvert eni modify cart --sg web --sg db-clients
+  culvert eni modify cart --ip-address-type dualstack`, nil)
 	c.RunE = change(a, eniKind, &m, func(ctx context.Context, cl *client.Client, args []string, o ...client.Option) (*api.ENI, error) {
-		return cl.ModifyENI(ctx, args[0], api.ModifyENIRequest{SecurityGroups: &groups}, o...)
+		var r api.ModifyENIRequest
+		if c.Flags().Changed("sg") {
+			r.SecurityGroups = &groups
+		}
+		if c.Flags().Changed("ip-address-type") {
+			r.IPAddressType = (*api.IPAddressType)(&families)
+		}
+		if r == (api.ModifyENIRequest{}) {
+			return nil, api.Errorf(api.CodeMissingParameter, "--sg", "give --sg or --ip-address-type", "nothing is to be changed")
+		}
+		return cl.ModifyENI(ctx, args[0], r, o...)
 	})
 	references(a, c, groupKind, &groups, "sg", "security `GROUP`")
+	addressType(c, &families, "")
 	c.Args = exactly("ENI")
 	c.ValidArgsFunction = complete(a, eniKind)
-	required(c, "sg")
 	m.flags(c)
 	eniKind.narrow(a, c, &m.vpc)
 	return c
@@ -134,6 +179,7 @@ type attachFlags struct {
 	ifname       string
 	defaultRoute bool
 	keepResolver bool
+	outbound     bool
 	timeout      time.Duration
 }
 
@@ -150,7 +196,10 @@ server and an API key; bound already and named by id, it is attached without the
 Under a name that is root's alone, a namespace that is made anew, also at boot, gets the interface again. That of a
 process has it until it ends; then attach it anew. The VPC's resolver is set where ip netns exec looks for it, or is
 mounted over /etc/resolv.conf of the process, among its own mounts; detaching takes it away again. What uses another
-resolver is left alone with --keep-resolver.`, `
+resolver is left alone with --keep-resolver.
+
+With --outbound the node's resolver asks forwarders that lie inside the VPC, or behind an endpoint of it, through this
+interface, and is subject to its security groups. Nodes without such an interface do not reach them.`, `
   culvert eni attach cart --netns cart --default-route
   culvert eni attach cart --unit cart.service
   culvert eni attach cart --pid "$(podman inspect --format '{{.State.Pid}}' cart)"
@@ -164,13 +213,14 @@ resolver is left alone with --keep-resolver.`, `
 			}
 			got, err := a.attach(ctx, vpc, args[0], local.AttachRequest{
 				Netns: path, Interface: f.ifname, DefaultRoute: f.defaultRoute, KeepResolver: f.keepResolver,
+				Outbound: f.outbound,
 			})
 			if err != nil {
 				return err
 			}
 			return a.print(got, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "%s is %s in %s: address %s, MTU %d, resolver %s\n",
-					got.ENI, got.Interface, path, got.Address, got.MTU, got.Resolver)
+					got.ENI, got.Interface, path, both(got.Address, got.IPv6Address), got.MTU, got.Resolver)
 				if err == nil && got.Unnamed != "" {
 					_, err = fmt.Fprintf(w, "What runs there was not told of the resolver: %s. "+
 						"Tell it, as \"nameserver %s\" in resolv.conf, or mend that.\n", got.Unnamed, got.Resolver)
@@ -192,6 +242,7 @@ func (f *attachFlags) flags(c *cobra.Command) {
 	c.Flags().StringVar(&f.ifname, "interface", "eni0", "`name` of the interface inside")
 	c.Flags().BoolVar(&f.defaultRoute, "default-route", false, "make it the way to everywhere")
 	c.Flags().BoolVar(&f.keepResolver, "keep-resolver", false, "leave /etc/resolv.conf alone")
+	c.Flags().BoolVar(&f.outbound, "outbound", false, "have the node's resolver ask forwarders inside the VPC through it")
 	c.Flags().DurationVar(&f.timeout, "timeout", time.Minute, "how long to wait")
 	must(c.RegisterFlagCompletionFunc("netns", completeNetns))
 }
