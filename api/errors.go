@@ -126,6 +126,7 @@ var codeStatus = map[ErrorCode]int{
 	CodeTargetGroupNotFound: 404, CodeLoadBalancerNotFound: 404, CodeListenerNotFound: 404, CodeServiceNotFound: 404,
 	CodeEndpointNotFound: 404, CodeConnectionNotFound: 404, CodeNodeNotFound: 404, CodeTokenNotFound: 404,
 	CodeKeyNotFound: 404, CodeDomainNotFound: 404, CodeTargetNotFound: 404, CodePrincipalNotFound: 404,
+	CodeFirewallNotFound: 404, CodeDomainListNotFound: 404, CodeFirewallRuleNotFound: 404, CodeFirewallInUse: 409, CodeDomainNotVerified: 409,
 	CodeDependencyViolation: 409, CodeIncorrectState: 409, CodeLimitExceeded: 409, CodeDuplicateName: 409,
 	CodeIdempotentMismatch: 409, CodeSubnetConflict: 409, CodeAddressInUse: 409, CodeNoFreeAddresses: 409,
 	CodeENIInUse: 409, CodePermissionDuplicate: 409, CodeConflictingDomain: 409, CodeLoadBalancerInUse: 409,
@@ -161,19 +162,21 @@ var notFoundCodes = map[Kind]struct {
 	code ErrorCode
 	noun string
 }{
-	KindAccount:       {CodeAccountNotFound, "account"},
-	KindVPC:           {CodeVPCNotFound, "VPC"},
-	KindSubnet:        {CodeSubnetNotFound, "subnet"},
-	KindENI:           {CodeENINotFound, "network interface"},
-	KindSecurityGroup: {CodeGroupNotFound, "security group"},
-	KindTargetGroup:   {CodeTargetGroupNotFound, "target group"},
-	KindLoadBalancer:  {CodeLoadBalancerNotFound, "load balancer"},
-	KindService:       {CodeServiceNotFound, "endpoint service"},
-	KindEndpoint:      {CodeEndpointNotFound, "endpoint"},
-	KindConnection:    {CodeConnectionNotFound, "endpoint connection"},
-	KindNode:          {CodeNodeNotFound, "node"},
-	KindJoinToken:     {CodeTokenNotFound, "join token"},
-	KindAPIKey:        {CodeKeyNotFound, "API key"},
+	KindAccount:            {CodeAccountNotFound, "account"},
+	KindVPC:                {CodeVPCNotFound, "VPC"},
+	KindSubnet:             {CodeSubnetNotFound, "subnet"},
+	KindENI:                {CodeENINotFound, "network interface"},
+	KindSecurityGroup:      {CodeGroupNotFound, "security group"},
+	KindTargetGroup:        {CodeTargetGroupNotFound, "target group"},
+	KindLoadBalancer:       {CodeLoadBalancerNotFound, "load balancer"},
+	KindService:            {CodeServiceNotFound, "endpoint service"},
+	KindEndpoint:           {CodeEndpointNotFound, "endpoint"},
+	KindConnection:         {CodeConnectionNotFound, "endpoint connection"},
+	KindNode:               {CodeNodeNotFound, "node"},
+	KindJoinToken:          {CodeTokenNotFound, "join token"},
+	KindAPIKey:             {CodeKeyNotFound, "API key"},
+	KindDomain:             {CodeDomainNotFound, "domain"},
+	KindFirewallDomainList: {CodeDomainListNotFound, "firewall domain list"},
 }
 
 // Noun is the kind in a sentence, such as "security group".

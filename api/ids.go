@@ -32,6 +32,8 @@ var prefixOf = map[Kind]string{
 	KindNode:          "node-",
 	KindJoinToken:     "token-",
 	KindAPIKey:        "key-",
+
+	KindFirewallDomainList: "rslvr-fdl-",
 }
 
 // Kinds lists every kind in the order in which resources depend on each other.

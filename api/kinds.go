@@ -41,6 +41,9 @@ func (*JoinToken) Kind() Kind { return KindJoinToken }
 // Kind returns KindAPIKey.
 func (*APIKey) Kind() Kind { return KindAPIKey }
 
+// Kind returns KindDomain.
+func (*Domain) Kind() Kind { return KindDomain }
+
 // Kind returns KindHostedZone.
 func (*HostedZone) Kind() Kind { return KindHostedZone }
 
@@ -85,6 +88,8 @@ func NewResource(k Kind) Resource {
 		return new(JoinToken)
 	case KindAPIKey:
 		return new(APIKey)
+	case KindFirewallDomainList:
+		return new(FirewallDomainList)
 	}
 	return nil
 }

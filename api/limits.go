@@ -61,7 +61,10 @@ const (
 	MaxVPCsPerFirewallRuleGroup       = 100
 	MaxRulesPerFirewallRuleGroup      = 100 // AWS's default quota
 	MaxDomainsPerFirewallRule         = 5_000
+	MaxDomainListsPerAccount          = 100
 	MaxDomainsPerList                 = 5_000
+	MaxFirewallBytesPerAccount        = 256 << 10
+	MaxFirewallRuleGroupBytes         = 256 << 10
 	MaxFirewallPriority               = 10_000  // of rules in their group, and of groups in a VPC
 	DefaultFirewallPriority           = 1_000   // of groups in a VPC
 	MaxBlockOverrideTTL               = 604_800 // seconds; AWS's limit
@@ -96,6 +99,8 @@ const (
 	MaxPrefixBits            = 28
 	// BlockBits is the size of an address block lent to a node.
 	BlockBits                  = 28
+	MinPrivateDNSPriority      = 1
+	MaxPrivateDNSPriority      = 1000
 	DefaultPrivateDNSPriority  = 100
 	MaxTargetWeight            = 999
 	DefaultTargetWeight        = 100

@@ -38,6 +38,7 @@ func NewResources() *Resources {
 		Services: map[string]*Service{}, Endpoints: map[string]*Endpoint{},
 		Connections: map[string]*Connection{}, Nodes: map[string]*Node{},
 		JoinTokens: map[string]*JoinToken{}, APIKeys: map[string]*APIKey{},
+		FirewallDomainLists: map[string]*FirewallDomainList{},
 	}
 }
 
@@ -71,6 +72,8 @@ func (r *Resources) Put(res Resource) {
 		r.JoinTokens[id] = v
 	case *APIKey:
 		r.APIKeys[id] = v
+	case *FirewallDomainList:
+		r.FirewallDomainLists[id] = v
 	}
 }
 
@@ -103,6 +106,8 @@ func (r *Resources) Get(k Kind, id string) Resource {
 		return got(r.JoinTokens[id])
 	case KindAPIKey:
 		return got(r.APIKeys[id])
+	case KindFirewallDomainList:
+		return got(r.FirewallDomainLists[id])
 	}
 	return nil
 }
@@ -147,6 +152,8 @@ func (r *Resources) Remove(k Kind, id string) {
 		delete(r.JoinTokens, id)
 	case KindAPIKey:
 		delete(r.APIKeys, id)
+	case KindFirewallDomainList:
+		delete(r.FirewallDomainLists, id)
 	}
 }
 
@@ -180,6 +187,8 @@ func (r *Resources) CloneKind(k Kind) {
 		r.JoinTokens = maps.Clone(r.JoinTokens)
 	case KindAPIKey:
 		r.APIKeys = maps.Clone(r.APIKeys)
+	case KindFirewallDomainList:
+		r.FirewallDomainLists = maps.Clone(r.FirewallDomainLists)
 	}
 }
 
@@ -212,6 +221,8 @@ func (r *Resources) Each(k Kind, f func(Resource) bool) {
 		each(r.JoinTokens, f)
 	case KindAPIKey:
 		each(r.APIKeys, f)
+	case KindFirewallDomainList:
+		each(r.FirewallDomainLists, f)
 	}
 }
 

@@ -68,6 +68,13 @@ func isLabel(s string) bool {
 	return true
 }
 
+// maxDomainLen is what 255 bytes in a message hold as text without the last dot, RFC 1035 section 2.3.4. "*." counts.
+const maxDomainLen = 253
+
+func tooLongDomain(field, name string) *Error {
+	return invalid(field, "choose a shorter one", "the DNS name has %d bytes, at most %d are allowed", len(name), maxDomainLen)
+}
+
 // ValidateDomain checks a DNS name: lower case, no trailing dot, at most 253 bytes, labels of letters, digits and inner
 // hyphens, the last one not all digits. Internationalised names come as their xn-- form. minLabels is the least number of labels.
 func ValidateDomain(field, name string, minLabels int) *Error {
@@ -108,6 +115,9 @@ func ValidateDomain(field, name string, minLabels int) *Error {
 func ValidatePrivateDNSName(field, name string) *Error {
 	if e := ValidateDomain(field, strings.TrimPrefix(name, "*."), 2); e != nil {
 		return e
+	}
+	if len(name) > maxDomainLen {
+		return tooLongDomain(field, name)
 	}
 	return outsideReserved(field, name)
 }

@@ -42,6 +42,7 @@ type call struct {
 	changed []api.AuditChange // of what is no resource, for the audit event
 	dry     bool              // nothing is to be changed; known when it was refused
 	kept    int               // bytes of the answer that are kept for repetition
+	then    func()            // what is to follow once all is written; nil: nothing
 }
 
 func (s *Server) newCall(ctx context.Context, r *api.Resources) *call {

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane/view"
@@ -26,7 +25,8 @@ func (s *Server) registerEndpoints() {
 		})
 	reading(s, operation{http.MethodGet, "/v1/endpoints/{id}", "get-endpoint", "One endpoint, at once or when it is decided", aUser},
 		getEndpoint)
-	writing(s, operation{http.MethodPatch, "/v1/endpoints/{id}", "modify-endpoint", "Change groups or private DNS", aUser}, modifyEndpoint)
+	writing(s, operation{http.MethodPatch, "/v1/endpoints/{id}", "modify-endpoint",
+		"Change groups, private DNS, or what its names answer with", aUser}, modifyEndpoint)
 	writing(s, operation{http.MethodDelete, "/v1/endpoints/{id}", "delete-endpoint", "Remove an endpoint", aUser}, deleteEndpoint)
 }
 
@@ -181,6 +181,14 @@ func (c *call) roomForEndpoint(v *api.VPC, s *api.Service) error {
 		full.Field, full.Remedy = "service", "ask its provider to make room"
 		return &full
 	}
+	if v.Account == s.Account || c.who.admin() {
+		return nil
+	}
+	// A provider cannot take away what it rejected: so one consumer would keep the others from a service that many may use.
+	if err := limit(c.r.Connections, api.MaxConnectionsPerService/4, "endpoint connections of the account to the service",
+		func(con *api.Connection) bool { return con.Service == s.ID && con.EndpointAccount == v.Account }); err != nil {
+		return onField(err, "service", "")
+	}
 	return nil
 }
 
@@ -251,6 +259,32 @@ func (c *call) checkPrivateDNS(e *api.Endpoint, fresh bool) error {
 					"the endpoint %s (%s) of %s answers %s in the VPC %s already, with the same priority %d", o.ID, o.Name, o.ServiceName,
 					name, e.VPC, o.Priority())
 			}
+		}
+	}
+	return nil
+}
+
+// completeNames gives endpoints of before the names that endpoints have since.
+func (c *call) completeNames() error {
+	left := atOnce
+	for _, id := range slices.Sorted(maps.Keys(c.r.Endpoints)) {
+		old := c.r.Endpoints[id]
+		s := c.r.Services[old.Service]
+		if s == nil || c.r.Accounts[s.Account] == nil {
+			continue
+		}
+		names := view.DNSNames(old.ID, s, c.r.Accounts[s.Account].Name, c.r.Mesh.Region, c.zones(old.Subnets))
+		if slices.Equal(names, old.DNSNames) {
+			continue
+		}
+		e := *old
+		e.DNSNames = names
+		if err := put(c, &e, nil, nil); err != nil {
+			return err
+		}
+		c.bySystem("complete-endpoint", e.Account, e.ID)
+		if left--; left == 0 {
+			break
 		}
 	}
 	return nil
@@ -355,9 +389,10 @@ func deleteEndpoint(c *call, in *Removal) (*api.Result, error) {
 }
 
 // expireConnections ends what no provider has decided about for too long.
-func (c *call) expireConnections(limit time.Duration) error {
+func (c *call) expireConnections() error {
+	left := atOnce
 	for _, con := range c.r.Connections {
-		if con.State != api.PendingAcceptance || c.now.Sub(con.CreatedAt) < limit {
+		if con.State != api.PendingAcceptance || c.now.Sub(con.CreatedAt) < c.s.cfg.AcceptanceTimeout {
 			continue
 		}
 		n := *con
@@ -366,6 +401,9 @@ func (c *call) expireConnections(limit time.Duration) error {
 			return err
 		}
 		c.bySystem("expire-connection", con.Account, con.ID)
+		if left--; left == 0 {
+			break
+		}
 	}
 	return nil
 }

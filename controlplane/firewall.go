@@ -30,3 +30,33 @@ func (c *call) forgetInFirewalls(vpc string) error {
 	}
 	return nil
 }
+
+// fitsFirewall bounds what nodes are told of one group.
+func fitsFirewall(g *api.FirewallRuleGroup, lists map[string]*api.FirewallDomainList, field string) error {
+	if n := g.SizeWith(lists); n > api.MaxFirewallRuleGroupBytes {
+		return api.Errorf(api.CodeLimitExceeded, field, "make a further group, or name shorter lists",
+			"with the domains of its lists the firewall rule group %s takes %d KiB, at most %d are allowed", g.ID, (n+1023)>>10,
+			api.MaxFirewallRuleGroupBytes>>10)
+	}
+	return nil
+}
+
+// roomForRules bounds what an account's rules and lists take together, of which one with that id has a size from now on.
+func (c *call) roomForRules(account, id string, size int, field string) error {
+	sum := size
+	for _, o := range c.r.FirewallRuleGroups {
+		if o.Account == account && o.ID != id {
+			sum += o.Size()
+		}
+	}
+	for _, o := range c.r.FirewallDomainLists {
+		if o.Account == account && o.ID != id {
+			sum += o.Size()
+		}
+	}
+	if sum > api.MaxFirewallBytesPerAccount {
+		return api.Errorf(api.CodeLimitExceeded, field, "remove some", "the account's firewall rules and domain lists take %d KiB, at most %d are allowed",
+			(sum+1023)>>10, api.MaxFirewallBytesPerAccount>>10)
+	}
+	return nil
+}

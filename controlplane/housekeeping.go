@@ -76,24 +76,38 @@ func (s *Server) due(ctx context.Context, what string, f func(context.Context) e
 	}
 }
 
-// expire ends connections that wait for too long, removes join tokens that are long gone, and gives tag numbers to connections
-// that had too few.
+// expire ends connections that wait for too long, removes join tokens that are long gone, and completes what is of an earlier
+// version or had too few numbers. Each is a transaction of its own: one that fails keeps none of the others from being done.
 func (s *Server) expire(ctx context.Context) error {
-	_, err := s.store.Txn(ctx, func(tx *store.Tx) error {
-		c := s.newCall(ctx, tx.Resources())
-		c.tx = tx
-		if err := c.expireConnections(s.cfg.AcceptanceTimeout); err != nil {
-			return err
+	var errs []error
+	for _, step := range []func(*call) error{
+		(*call).expireConnections, (*call).forgetTokens, (*call).endDraining, (*call).completeBalancers, (*call).completeNames,
+		(*call).retagShort,
+	} {
+		_, err := s.store.Txn(ctx, func(tx *store.Tx) error {
+			c := s.newCall(ctx, tx.Resources())
+			c.tx = tx
+			return step(c)
+		})
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// forgetTokens removes join tokens that are listed no longer.
+func (c *call) forgetTokens() error {
+	left := atOnce
+	for _, t := range c.r.JoinTokens {
+		if c.now.Sub(t.ExpiresAt) <= tokenMemory {
+			continue
 		}
-		for _, t := range c.r.JoinTokens {
-			if c.now.Sub(t.ExpiresAt) > tokenMemory {
-				tx.Remove(t)
-				c.bySystem("delete-token", "", t.ID)
-			}
+		c.tx.Remove(t)
+		c.bySystem("delete-token", "", t.ID)
+		if left--; left == 0 {
+			break
 		}
-		return c.retagShort()
-	})
-	return err
+	}
+	return nil
 }
 
 // retagShort completes the tag numbers of connections whose endpoint says that it has too few.

@@ -23,6 +23,7 @@ var schemaWords = map[string]string{
 	"CreateVPCRequest":           "A new VPC.",
 	"CreatedAPIKey":              "A new API key with its secret, which is shown once.",
 	"CreatedToken":               "A new join token with its secret, which is shown once.",
+	"CreateDomainRequest":        "A DNS domain to be proved.",
 	"DomainRequest":              "A DNS domain for an account.",
 	"ENI":                        "A network interface: one address in a subnet.",
 	"Endpoint":                   "A consumer's attachment to a service, with one interface in each of its subnets.",
@@ -85,6 +86,8 @@ var schemaWords = map[string]string{
 	"WatchEvent": "A line of a watch. Applying the events up to one of type Synced or Bookmark gives the list at " +
 		"its revision, and from there a " +
 		"watch may be resumed.",
+	"FirewallDomainList":              "Domains that several firewall rules may name together.",
+	"CreateFirewallDomainListRequest": "A new firewall domain list.",
 }
 
 const ruleForwarders = "Who is asked about the domain: tls://ADDRESS[:853], or ADDRESS[:53] and tcp://ADDRESS[:53] where plain ones are allowed; 1 to 4."

@@ -114,7 +114,8 @@ var operationWords = map[string]words{
 
 	"create-service": {"What stands behind the load balancers is offered to the accounts that are allowed.",
 		api.CreateServiceRequest{Name: "ledger", LoadBalancers: []string{"ledger"}, AcceptanceRequired: true,
-			AllowedPrincipals: []string{"shop"}, PrivateDNSName: "ledger.pay.internal", Tags: exampleTags}},
+			AllowedPrincipals: []string{"shop"}, PrivateDNSName: "ledger.pay.internal",
+			ClientIdentity: api.IdentityProxyProtocol, Tags: exampleTags}},
 	"list-services": {wholeList, nil},
 	"get-service":   {"By id or name. Who is no provider of it looks into the catalogue.", nil},
 	"modify-service": {"Fields that are left out stay as they " +

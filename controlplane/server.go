@@ -69,6 +69,8 @@ type Config struct {
 	AcceptanceTimeout time.Duration // PendingAcceptance becomes Expired
 	FlowRetention     time.Duration // flow records older than this are deleted, by whole days
 	Tick              time.Duration // full views are sent again, housekeeping is done
+	// LookupTXT asks for the records that prove domains; nil: no domain is proved. It must give up when ctx ends.
+	LookupTXT func(ctx context.Context, name string) ([]string, error)
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 
@@ -103,6 +105,8 @@ type Server struct {
 	hub     *hub
 	health  *healthBook
 	started time.Time
+	// verifier has the domains to be proved.
+	verifier *verifier
 
 	ca       *ca.Authority
 	viewKey  ed25519.PrivateKey

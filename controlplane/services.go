@@ -25,6 +25,8 @@ func (s *Server) registerServices() {
 		func(c *call, _ *Watching) (*api.List[api.Service], error) { return list(c, c.r.Services, nil), nil })
 	reading(s, operation{http.MethodGet, "/v1/services/{id}", "get-service", "One endpoint service", aUser},
 		func(c *call, in *ByID) (*api.Service, error) { return c.service(in.ID) })
+	reading(s, operation{http.MethodGet, "/v1/services/{id}/targets", "get-service-targets", "What is behind an endpoint service", aUser},
+		serviceTargets)
 	writing(s, operation{http.MethodPatch, "/v1/services/{id}", "modify-service", "Change an endpoint service", aUser}, modifyService)
 	writing(s, operation{http.MethodDelete, "/v1/services/{id}", "delete-service", "Withdraw an endpoint service", aUser}, deleteService)
 	writing(s, operation{http.MethodPost, "/v1/services/{id}/allow", "allow-principals", "Let accounts make endpoints", aUser}, allow)
@@ -41,6 +43,8 @@ func (s *Server) registerServices() {
 		func(c *call, in *change[api.EndpointsRequest]) (*api.List[api.Connection], error) {
 			return decide(c, in, api.EventAccept)
 		})
+	writing(s, operation{http.MethodPatch, "/v1/services/{id}/connections", "modify-connections", "Change caps of endpoint connections", aUser},
+		modifyConnections)
 	writing(s, operation{http.MethodPost, "/v1/services/{id}/reject", "reject-connections", "Reject endpoints: all or none", aUser},
 		func(c *call, in *change[api.EndpointsRequest]) (*api.List[api.Connection], error) {
 			return decide(c, in, api.EventReject)
@@ -63,34 +67,64 @@ func (c *call) putService(s *api.Service, event api.ServiceEvent) (err error) {
 	if s.State, err = s.State.Next(api.ServiceEventReady); err != nil {
 		return err
 	}
-	if err := c.checkPrivateName(s); err != nil {
+	if err := c.checkPrivateNames(s); err != nil {
+		return err
+	}
+	if err := c.checkIdentity(s); err != nil {
 		return err
 	}
 	return put(c, s, c.r.Services, nil)
 }
 
-// checkPrivateName: a service may have a name only within its account's domains, and no two services have the same.
-func (c *call) checkPrivateName(s *api.Service) error {
-	name := s.PrivateDNSName
-	if name == "" {
-		return nil
-	}
-	if e := api.ValidatePrivateDNSName("privateDnsName", name); e != nil {
-		return e
-	}
-	a := c.r.Accounts[s.Account]
-	if a == nil || !slices.ContainsFunc(a.Domains, func(d string) bool { return api.WithinDomain(name, d) }) {
-		return api.Errorf(api.CodeDomainNotOwned, "privateDnsName",
-			"choose a name within one of the account's domains, or ask an administrator for `culvert account domain add`",
-			"%s is not within a domain of the account %s", name, s.Account)
-	}
-	for _, o := range c.r.Services {
-		if o.ID != s.ID && o.PrivateDNSName == name {
-			return api.Errorf(api.CodeConflictingDomain, "privateDnsName", "choose another name, or remove it there first",
-				"the service %s (%s) has the name %s already", o.ID, o.Name, name)
+// checkIdentity: targets that expect a header would take for one what clients of another service behind the same load balancer
+// write, and cannot tell these apart by the address they come from.
+func (c *call) checkIdentity(s *api.Service) error {
+	header := func(o *api.Service) bool { return o.ClientIdentity == api.IdentityProxyProtocol }
+	for _, id := range slices.Sorted(maps.Keys(c.r.Services)) {
+		o := c.r.Services[id]
+		if o.ID == s.ID || header(o) == header(s) {
+			continue
+		}
+		for _, b := range s.LoadBalancers {
+			if slices.Contains(o.LoadBalancers, b) {
+				return api.Errorf(api.CodeInvalidCombination, "clientIdentity", "give one of the services a load balancer of its own",
+					"the service %s (%s), whose targets learn of clients another way, is behind the load balancer %s too", o.ID, o.Name, b)
+			}
 		}
 	}
 	return nil
+}
+
+// checkPrivateNames: a service may get names only within its account's domains. One that it has it keeps: whose proof is gone for a
+// while is not to lose consumers.
+func (c *call) checkPrivateNames(s *api.Service) error {
+	var had []string
+	if old := c.r.Services[s.ID]; old != nil {
+		had = old.PrivateNames()
+	}
+	for _, name := range s.PrivateNames() {
+		if e := api.ValidatePrivateDNSName("privateDnsNames", name); e != nil {
+			return e
+		}
+		if !slices.Contains(had, name) && !owns(c.r, s.Account, name) {
+			return api.Errorf(api.CodeDomainNotOwned, "privateDnsNames",
+				"choose a name within one of the account's domains, prove another with `culvert domain create`, or ask an administrator "+
+					"for `culvert account domain add`", "%s is not within a domain of the account %s", name, s.Account)
+		}
+	}
+	return nil
+}
+
+// namesAsked are the private names that a request gives, as a list or as the one that older clients know.
+func namesAsked(list []string, one string) ([]string, error) {
+	if one == "" || len(list) > 0 && list[0] == one {
+		return list, nil
+	}
+	if len(list) > 0 {
+		return nil, api.Errorf(api.CodeInvalidCombination, "privateDnsName", "give privateDnsNames alone",
+			"%s is not the first of privateDnsNames", api.Shortened(one))
+	}
+	return []string{one}, nil
 }
 
 // balancers resolves a service's load balancers.
@@ -138,7 +172,13 @@ func createService(c *call, in *creation[api.CreateServiceRequest]) (*api.Servic
 		return nil, err
 	}
 	s := &api.Service{Meta: c.meta(api.KindService, account, in.Body.Name, in.Body.Tags), State: api.ServicePending,
-		AcceptanceRequired: in.Body.AcceptanceRequired, PrivateDNSName: in.Body.PrivateDNSName}
+		AcceptanceRequired: in.Body.AcceptanceRequired, Caps: in.Body.Caps,
+		ClientIdentity: cmp.Or(in.Body.ClientIdentity, api.IdentityLoadBalancer)}
+	names, err := namesAsked(in.Body.PrivateDNSNames, in.Body.PrivateDNSName)
+	if err != nil {
+		return nil, err
+	}
+	s.SetPrivateNames(names)
 	if s.LoadBalancers, err = c.balancers("loadBalancerIds", in.Body.LoadBalancers); err != nil {
 		return nil, err
 	}
@@ -158,9 +198,13 @@ func modifyService(c *call, in *change[api.ModifyServiceRequest]) (*api.Service,
 	if in.Body.AcceptanceRequired != nil {
 		s.AcceptanceRequired = *in.Body.AcceptanceRequired
 	}
-	if in.Body.PrivateDNSName != nil {
-		s.PrivateDNSName = *in.Body.PrivateDNSName
+	if err := renameService(&s, &in.Body); err != nil {
+		return nil, err
 	}
+	if in.Body.ClientIdentity != nil {
+		s.ClientIdentity = cmp.Or(*in.Body.ClientIdentity, api.IdentityLoadBalancer)
+	}
+	s.Caps = in.Body.Caps.Over(s.Caps)
 	add, err := c.balancers("addLoadBalancerIds", in.Body.AddLoadBalancers)
 	if err != nil {
 		return nil, err
@@ -180,7 +224,35 @@ func modifyService(c *call, in *change[api.ModifyServiceRequest]) (*api.Service,
 		}
 		s.LoadBalancers = without(s.LoadBalancers, id)
 	}
-	return &s, c.putService(&s, api.ServiceEventModify)
+	if err := c.putService(&s, api.ServiceEventModify); err != nil {
+		return nil, err
+	}
+	if len(s.PrivateNames()) > max(1, len(old.PrivateNames())) { // one counts also where there is none
+		return &s, c.roomForNames(&s)
+	}
+	return &s, nil
+}
+
+// renameService gives a service the private names that a request asks for. Who knows of one only does not take away the others.
+func renameService(s *api.Service, in *api.ModifyServiceRequest) error {
+	switch one := in.PrivateDNSName; {
+	case in.PrivateDNSNames != nil && one != nil:
+		names, err := namesAsked(*in.PrivateDNSNames, *one)
+		if err != nil {
+			return err
+		}
+		s.SetPrivateNames(names)
+	case in.PrivateDNSNames != nil:
+		s.SetPrivateNames(*in.PrivateDNSNames)
+	case one != nil && len(s.PrivateNames()) > 1:
+		return api.Errorf(api.CodeInvalidCombination, "privateDnsName", "give all of them in privateDnsNames",
+			"the service %s has %d private names", s.ID, len(s.PrivateNames()))
+	case one != nil && *one == "":
+		s.SetPrivateNames(nil)
+	case one != nil:
+		s.SetPrivateNames([]string{*one})
+	}
+	return nil
 }
 
 // unusedBy refuses to take a load balancer from a service that does not have it, or whose connections lead to it.
@@ -329,6 +401,9 @@ func decide(c *call, in *change[api.EndpointsRequest], event api.ConnectionEvent
 	if err := atMost("endpointIds", len(in.Body.Endpoints)); err != nil {
 		return nil, err
 	}
+	if event == api.EventReject && in.Body.Caps != nil {
+		return nil, api.Errorf(api.CodeInvalidCombination, "caps", "leave them out", "what is rejected has no caps")
+	}
 	decided := map[string]bool{}
 	out := &api.List[api.Connection]{Items: []api.Connection{}}
 	for _, ref := range in.Body.Endpoints {
@@ -342,6 +417,12 @@ func decide(c *call, in *change[api.EndpointsRequest], event api.ConnectionEvent
 		decided[old.ID] = true
 		con := *old
 		con.Approver, con.DecidedAt = c.who.id(), c.now
+		if in.Body.Caps != nil {
+			setCaps(s, &con, in.Body.Caps)
+			if err := con.Validate(); err != nil {
+				return nil, err
+			}
+		}
 		if err := c.move(&con, event); err != nil {
 			return nil, onConnection(err, &con)
 		}
@@ -378,7 +459,7 @@ func catalogue(c *call) *api.List[api.CatalogueEntry] {
 			continue
 		}
 		e := api.CatalogueEntry{ID: s.ID, ServiceName: c.serviceName(s), Account: s.Account,
-			AcceptanceRequired: s.AcceptanceRequired, PrivateDNSName: s.PrivateDNSName}
+			AcceptanceRequired: s.AcceptanceRequired, PrivateDNSName: s.PrivateDNSName, PrivateDNSNames: s.PrivateNames()}
 		zones, ports := map[string]bool{}, map[api.Listener]bool{}
 		for _, id := range s.LoadBalancers {
 			b := c.r.LoadBalancers[id]

@@ -85,6 +85,11 @@ var mentions = map[api.Kind][]mention{
 		{"delete-endpoint", args("REF"), ""},
 		{"accept-connections", args("offer"), `{"endpointIds":["REF"]}`}, {"reject-connections", args("offer"), `{"endpointIds":["REF"]}`},
 	},
+	api.KindFirewallDomainList: {
+		{"get-firewall-domain-list", args("REF"), ""}, {"delete-firewall-domain-list", args("REF"), ""},
+		{"change-firewall-domains", args("REF"), `{"operation":"ADD","domains":["b.test"]}`},
+		{"change-firewall-rules", args("mine"), `{"put":[{"priority":1,"action":"ALLOW","domainListId":"REF"}]}`},
+	},
 	api.KindConnection: {{"accept-connections", args("offer"), `{"endpointIds":["REF"]}`}},
 }
 

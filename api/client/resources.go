@@ -223,6 +223,31 @@ func (c *Client) DeleteEndpoint(ctx context.Context, ref string, o ...Option) (*
 	return send[api.Result](ctx, c, http.MethodDelete, "/v1/endpoints/"+segment(ref), nil, o...)
 }
 
+// CreateDomain asks for the proof that a domain is the account's.
+func (c *Client) CreateDomain(ctx context.Context, r api.CreateDomainRequest, o ...Option) (*api.Domain, error) {
+	return create[api.Domain](ctx, c, http.MethodPost, "/v1/domains", r, o...)
+}
+
+// ListDomains returns all that the caller may see.
+func (c *Client) ListDomains(ctx context.Context, o ...Option) ([]api.Domain, error) {
+	return list[api.Domain](ctx, c, "/v1/domains", o...)
+}
+
+// GetDomain returns one.
+func (c *Client) GetDomain(ctx context.Context, ref string, o ...Option) (*api.Domain, error) {
+	return get[api.Domain](ctx, c, "/v1/domains/"+segment(ref), o...)
+}
+
+// VerifyDomain looks for the record again.
+func (c *Client) VerifyDomain(ctx context.Context, ref string, o ...Option) (*api.Domain, error) {
+	return send[api.Domain](ctx, c, http.MethodPost, "/v1/domains/"+segment(ref)+"/verify", nil, o...)
+}
+
+// DeleteDomain removes one; DependencyViolation names what still needs it.
+func (c *Client) DeleteDomain(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/domains/"+segment(ref), nil, o...)
+}
+
 // CreateHostedZone makes one.
 func (c *Client) CreateHostedZone(ctx context.Context, r api.CreateHostedZoneRequest, o ...Option) (*api.HostedZone, error) {
 	return create[api.HostedZone](ctx, c, http.MethodPost, "/v1/hosted-zones", r, o...)

@@ -89,3 +89,8 @@ func (c *Client) WatchCatalogue(ctx context.Context, o ...Option) Watch[api.Cata
 func (c *Client) WatchAudit(ctx context.Context, o ...Option) Watch[api.AuditEvent] {
 	return watchOnly[api.AuditEvent](ctx, c, "/v1/audit", true, o...)
 }
+
+// WatchDomains goes on with what ListDomains returns.
+func (c *Client) WatchDomains(ctx context.Context, o ...Option) Watch[api.Domain] {
+	return watch[api.Domain](ctx, c, "/v1/domains", o...)
+}

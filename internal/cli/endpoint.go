@@ -44,17 +44,20 @@ flows, PendingAcceptance while the provider has not decided.`, `
 func (a *app) endpointCreate() *cobra.Command {
 	var r api.CreateEndpointRequest
 	var subnets []string
+	var families string
 	var m mutation
 	c := command("create [NAME] --vpc VPC --service ACCOUNT/NAME [--subnet SUBNET[=ADDRESS]] [--sg GROUP] [--private-dns]",
 		"Create an endpoint for a service", `
 Create an endpoint in a VPC for a service, with an address in one subnet of each zone, or in those named. With
---private-dns the service's private DNS name leads to it inside the VPC. With --wait the command returns when the
-endpoint is Available and every live node knows it; where the provider must accept, that is when it has.`, `
+--private-dns the service's private DNS names lead to it inside the VPC; where another endpoint has one of them too, the
+one with the smaller --private-dns-priority answers, and the next one while all targets behind it are ill. With --wait
+the command returns when the endpoint is Available and every live node knows it; where the provider must accept, that is
+when it has. Its names answer with IPv4 addresses, or with what --ip-address-type says; the service need not know.`, `
   culvert endpoint create ledger --vpc shop --service pay/ledger --private-dns --wait
   culvert endpoint create ledger --vpc shop --service pay/ledger --subnet shop-1a=10.0.1.200 --sg web`,
 		func(cmd *cobra.Command, args []string) error {
 			var err error
-			r.Name = strings.Join(args, "")
+			r.Name, r.IPAddressType = strings.Join(args, ""), api.IPAddressType(families)
 			if r.Subnets, r.Addresses, err = parseSubnets(subnets); err != nil {
 				return err
 			}
@@ -74,7 +77,9 @@ endpoint is Available and every live node knows it; where the provider must acce
 	serviceReference(a, c, &r.Service, "the service")
 	references(a, c, subnetKind, &subnets, "subnet", "`SUBNET[=ADDRESS]` in which it has an address, one of your choice or any")
 	references(a, c, groupKind, &r.SecurityGroups, "sg", "security `GROUP` that says who may use it")
-	c.Flags().BoolVar(&r.PrivateDNSEnabled, "private-dns", false, "answer the service's private DNS name with it in the VPC")
+	c.Flags().BoolVar(&r.PrivateDNSEnabled, "private-dns", false, "answer the service's private DNS names with it in the VPC")
+	c.Flags().Uint16Var(&r.PrivateDNSPriority, "private-dns-priority", 0, "`number` of 1 to 1000; the default is 100")
+	addressType(c, &families, string(api.IPv4Only))
 	tags(c, &r.Tags)
 	c.Args = atMost("NAME")
 	required(c, "vpc", "service")
@@ -118,10 +123,19 @@ func parseSubnets(in []string) (subnets []string, addresses map[string]netip.Add
 
 func (a *app) endpointModify() *cobra.Command {
 	var groups []string
+	var families string
 	var private bool
+	var priority uint16
 	var m mutation
-	c := command("modify ENDPOINT [--sg GROUP] [--private-dns]", "Change an endpoint", `
-Change an endpoint's security groups (the whole list) or whether the service's private DNS name leads to it.`, `
+	c := command("modify ENDPOINT [--sg GROUP] [--private-dns] [--private-dns-priority NUMBER] [--ip-address-type TYPE]",
+		"Change an endpoint", `
+Change an endpoint's security groups (the whole list), whether the service's private DNS names lead to it, or of which
+family the addresses of its names are.
+
+Names move from one endpoint to another in one step: make the new one with a larger --private-dns-priority than the
+old one's, then give it a smaller one. No query fails meanwhile, and connections to the old one go on until you delete
+it.`, `
+  culvert endpoint modify ledger-2 --private-dns-priority 50
   culvert endpoint modify ledger --private-dns
   culvert endpoint modify ledger --sg web --wait`, nil)
 	c.RunE = change(a, endpointKind, &m,
@@ -130,13 +144,21 @@ Change an endpoint's security groups (the whole list) or whether the service's p
 			if c.Flags().Changed("private-dns") {
 				r.PrivateDNSEnabled = &private
 			}
+			if c.Flags().Changed("private-dns-priority") {
+				r.PrivateDNSPriority = &priority
+			}
+			if c.Flags().Changed("ip-address-type") {
+				r.IPAddressType = (*api.IPAddressType)(&families)
+			}
 			if c.Flags().Changed("sg") {
 				r.SecurityGroups = &groups
 			}
 			return cl.ModifyEndpoint(ctx, args[0], r, o...)
 		})
 	references(a, c, groupKind, &groups, "sg", "security `GROUP` that says who may use it")
-	c.Flags().BoolVar(&private, "private-dns", false, "answer the service's private DNS name with it in the VPC")
+	c.Flags().BoolVar(&private, "private-dns", false, "answer the service's private DNS names with it in the VPC")
+	c.Flags().Uint16Var(&priority, "private-dns-priority", 0, "`number` of 1 to 1000; of the endpoints with a name the smallest answers")
+	addressType(c, &families, "")
 	c.Args = exactly("ENDPOINT")
 	c.ValidArgsFunction = complete(a, endpointKind)
 	m.flags(c)
