@@ -71,6 +71,7 @@ const (
 	CodeFirewallInUse          ErrorCode = "FirewallRuleGroupAssociation.Duplicate"
 	CodeLogKeyUnknown          ErrorCode = "LogKeyUnknown" // a node tells its key, and sends again
 	CodeRecordNotFound         ErrorCode = "NoSuchRecordSet"
+	CodeReportNotFound         ErrorCode = "NoSuchReport"
 	CodeDomainNotVerified      ErrorCode = "PrivateDnsNameNotVerified"
 	CodePrincipalNotFound      ErrorCode = "InvalidPrincipal.NotFound"
 	CodeOutOfNumbers           ErrorCode = "InsufficientNumbers"
@@ -126,6 +127,7 @@ var codeStatus = map[ErrorCode]int{
 	CodeTargetGroupNotFound: 404, CodeLoadBalancerNotFound: 404, CodeListenerNotFound: 404, CodeServiceNotFound: 404,
 	CodeEndpointNotFound: 404, CodeConnectionNotFound: 404, CodeNodeNotFound: 404, CodeTokenNotFound: 404,
 	CodeKeyNotFound: 404, CodeDomainNotFound: 404, CodeTargetNotFound: 404, CodePrincipalNotFound: 404,
+	CodeHostedZoneNotFound: 404, CodeRecordNotFound: 404, CodeReportNotFound: 404, CodeResolverRuleNotFound: 404,
 	CodeFirewallNotFound: 404, CodeDomainListNotFound: 404, CodeFirewallRuleNotFound: 404, CodeFirewallInUse: 409, CodeDomainNotVerified: 409,
 	CodeDependencyViolation: 409, CodeIncorrectState: 409, CodeLimitExceeded: 409, CodeDuplicateName: 409,
 	CodeIdempotentMismatch: 409, CodeSubnetConflict: 409, CodeAddressInUse: 409, CodeNoFreeAddresses: 409,
@@ -176,6 +178,7 @@ var notFoundCodes = map[Kind]struct {
 	KindJoinToken:          {CodeTokenNotFound, "join token"},
 	KindAPIKey:             {CodeKeyNotFound, "API key"},
 	KindDomain:             {CodeDomainNotFound, "domain"},
+	KindHostedZone:         {CodeHostedZoneNotFound, "hosted zone"},
 	KindFirewallDomainList: {CodeDomainListNotFound, "firewall domain list"},
 }
 

@@ -88,6 +88,8 @@ func NewResource(k Kind) Resource {
 		return new(JoinToken)
 	case KindAPIKey:
 		return new(APIKey)
+	case KindHostedZone:
+		return new(HostedZone)
 	case KindFirewallDomainList:
 		return new(FirewallDomainList)
 	}

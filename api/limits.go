@@ -23,6 +23,7 @@ const (
 	MaxLBsPerService                  = 10
 	MaxPrincipalsPerService           = 1_000
 	MaxPrivateNamesPerService         = 10 // AWS has one
+	MaxHostedZonesPerAccount          = 100
 	MaxVPCsPerHostedZone              = 100
 	MaxRecordSetsPerZone              = 1_000
 	MaxRecordsPerSet                  = 100
@@ -70,7 +71,10 @@ const (
 	MaxBlockOverrideTTL               = 604_800 // seconds; AWS's limit
 	MaxVPCsPerQueryLog                = 100
 	MaxHostedZoneBytes                = 256 << 10
+	MaxHostedZoneBytesPerAccount      = 1 << 20
+	MaxHostedZoneBytesPerNode         = 8 << 20
 	MaxRecordTTL                      = 1<<31 - 1 // seconds; RFC 2181
+	DefaultRecordTTL                  = 300
 )
 
 // MaxViewBytes is how much JSON a view may be. It travels as base64 in one line, which a node cuts off at 64 MiB.

@@ -38,6 +38,7 @@ func NewResources() *Resources {
 		Services: map[string]*Service{}, Endpoints: map[string]*Endpoint{},
 		Connections: map[string]*Connection{}, Nodes: map[string]*Node{},
 		JoinTokens: map[string]*JoinToken{}, APIKeys: map[string]*APIKey{},
+		Domains: map[string]*Domain{}, HostedZones: map[string]*HostedZone{},
 		FirewallDomainLists: map[string]*FirewallDomainList{},
 	}
 }
@@ -72,6 +73,8 @@ func (r *Resources) Put(res Resource) {
 		r.JoinTokens[id] = v
 	case *APIKey:
 		r.APIKeys[id] = v
+	case *HostedZone:
+		r.HostedZones[id] = v
 	case *FirewallDomainList:
 		r.FirewallDomainLists[id] = v
 	}
@@ -106,6 +109,8 @@ func (r *Resources) Get(k Kind, id string) Resource {
 		return got(r.JoinTokens[id])
 	case KindAPIKey:
 		return got(r.APIKeys[id])
+	case KindHostedZone:
+		return got(r.HostedZones[id])
 	case KindFirewallDomainList:
 		return got(r.FirewallDomainLists[id])
 	}
@@ -152,6 +157,8 @@ func (r *Resources) Remove(k Kind, id string) {
 		delete(r.JoinTokens, id)
 	case KindAPIKey:
 		delete(r.APIKeys, id)
+	case KindHostedZone:
+		delete(r.HostedZones, id)
 	case KindFirewallDomainList:
 		delete(r.FirewallDomainLists, id)
 	}
@@ -187,6 +194,8 @@ func (r *Resources) CloneKind(k Kind) {
 		r.JoinTokens = maps.Clone(r.JoinTokens)
 	case KindAPIKey:
 		r.APIKeys = maps.Clone(r.APIKeys)
+	case KindHostedZone:
+		r.HostedZones = maps.Clone(r.HostedZones)
 	case KindFirewallDomainList:
 		r.FirewallDomainLists = maps.Clone(r.FirewallDomainLists)
 	}
@@ -221,6 +230,8 @@ func (r *Resources) Each(k Kind, f func(Resource) bool) {
 		each(r.JoinTokens, f)
 	case KindAPIKey:
 		each(r.APIKeys, f)
+	case KindHostedZone:
+		each(r.HostedZones, f)
 	case KindFirewallDomainList:
 		each(r.FirewallDomainLists, f)
 	}

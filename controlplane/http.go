@@ -106,6 +106,7 @@ func (s *Server) buildHTTP() {
 	s.huma = humago.New(mux, config)
 	s.registerAccounts()
 	s.registerNetwork()
+	s.registerHostedZones()
 	s.registerENIs()
 	s.registerGroups()
 	s.registerBalancing()

@@ -52,6 +52,7 @@ var tagWords = map[string]string{
 	"audit":           "Who did what.",
 	"catalogue":       "What others offer the caller.",
 	"converged":       "Whether the nodes have applied a change.",
+	"hosted-zones":    "DNS records for an account's own VPCs.",
 	"endpoints":       "A consumer's attachments to services.",
 	"enis":            "Network interfaces: one address each in a subnet.",
 	"explain":         "Why a flow passes or does not.",

@@ -24,6 +24,8 @@ var schemaWords = map[string]string{
 	"CreatedAPIKey":              "A new API key with its secret, which is shown once.",
 	"CreatedToken":               "A new join token with its secret, which is shown once.",
 	"CreateDomainRequest":        "A DNS domain to be proved.",
+	"HostedZone":                 "DNS records of a domain for VPCs.",
+	"CreateHostedZoneRequest":    "A new hosted zone.",
 	"DomainRequest":              "A DNS domain for an account.",
 	"ENI":                        "A network interface: one address in a subnet.",
 	"Endpoint":                   "A consumer's attachment to a service, with one interface in each of its subnets.",

@@ -71,6 +71,13 @@ var operationWords = map[string]words{
 	"get-subnet":    {"By id or name.", nil},
 	"delete-subnet": {"Removes a subnet without network interfaces." + unused, nil},
 
+	"create-hosted-zone": {"Of several zones that a name lies in the most specific one answers; in a VPC at most one has a given domain.",
+		api.CreateHostedZoneRequest{Domain: "corp.internal", VPCs: []string{"shop"}, Tags: exampleTags}},
+	"list-hosted-zones":        {wholeList, nil},
+	"get-hosted-zone":          {"By id, or by its domain where only one has it.", nil},
+	"delete-hosted-zone":       {"Its names do not exist from then on.", nil},
+	"associate-hosted-zone":    {"VPCs that see it already stay.", api.VPCsRequest{VPCs: []string{"shop"}}},
+	"disassociate-hosted-zone": {"Its names do not exist there from then on.", api.VPCsRequest{VPCs: []string{"shop"}}},
 	"create-eni": {"Interfaces of endpoints and load balancers come with those. A workload is attached to its " +
 		"interface at the node, by " +
 		"`culvert eni attach` there.", api.CreateENIRequest{Subnet: "pay-a", Name: "ledger-1", Address: netip.MustParseAddr("10.0.1.5"),

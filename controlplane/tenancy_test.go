@@ -41,7 +41,11 @@ var mentions = map[api.Kind][]mention{
 		{"list-security-groups", args("?vpc=REF"), ""}, {"create-target-group", nil, `{"vpcId":"REF","protocol":"tcp","port":1}`},
 		{"list-target-groups", args("?vpc=REF"), ""}, {"create-load-balancer", nil, `{"vpcId":"REF"}`},
 		{"list-load-balancers", args("?vpc=REF"), ""}, {"create-endpoint", nil, `{"vpcId":"REF","service":"pay/ledger"}`},
-		{"list-endpoints", args("?vpc=REF"), ""},
+		{"list-endpoints", args("?vpc=REF"), ""}, {"create-hosted-zone", nil, `{"domainName":"x.internal","vpcIds":["REF"]}`},
+		{"create-firewall-rule-group", nil, `{"name":"x","vpcIds":["REF"]}`},
+		{"create-flow-log", nil, `{"name":"x","resourceType":"vpc","resourceId":"REF"}`},
+		{"create-query-log", nil, `{"name":"x","vpcIds":["REF"]}`},
+		{"create-resolver-rule", nil, `{"domainName":"x.example.com","forwarders":["tls://9.9.9.9"],"vpcIds":["REF"]}`},
 	},
 	api.KindSubnet: {
 		{"get-subnet", args("REF"), ""}, {"delete-subnet", args("REF"), ""}, {"create-eni", nil, `{"subnetId":"REF"}`},
@@ -84,6 +88,10 @@ var mentions = map[api.Kind][]mention{
 		{"get-endpoint", args("REF"), ""}, {"get-endpoint", args("REF", "?waitSeconds=0"), ""}, {"modify-endpoint", args("REF"), `{}`},
 		{"delete-endpoint", args("REF"), ""},
 		{"accept-connections", args("offer"), `{"endpointIds":["REF"]}`}, {"reject-connections", args("offer"), `{"endpointIds":["REF"]}`},
+	},
+	api.KindHostedZone: {
+		{"get-hosted-zone", args("REF"), ""}, {"delete-hosted-zone", args("REF"), ""}, {"change-records", args("REF"), `{"remove":[{"name":"@","type":"A"}]}`},
+		{"associate-hosted-zone", args("REF"), `{"vpcIds":["shop"]}`}, {"disassociate-hosted-zone", args("REF"), `{"vpcIds":["shop"]}`},
 	},
 	api.KindFirewallDomainList: {
 		{"get-firewall-domain-list", args("REF"), ""}, {"delete-firewall-domain-list", args("REF"), ""},

@@ -253,6 +253,36 @@ func (c *Client) CreateHostedZone(ctx context.Context, r api.CreateHostedZoneReq
 	return create[api.HostedZone](ctx, c, http.MethodPost, "/v1/hosted-zones", r, o...)
 }
 
+// ListHostedZones returns all that the caller may see.
+func (c *Client) ListHostedZones(ctx context.Context, o ...Option) ([]api.HostedZone, error) {
+	return list[api.HostedZone](ctx, c, "/v1/hosted-zones", o...)
+}
+
+// GetHostedZone returns one.
+func (c *Client) GetHostedZone(ctx context.Context, ref string, o ...Option) (*api.HostedZone, error) {
+	return get[api.HostedZone](ctx, c, "/v1/hosted-zones/"+segment(ref), o...)
+}
+
+// DeleteHostedZone removes one with its records.
+func (c *Client) DeleteHostedZone(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/hosted-zones/"+segment(ref), nil, o...)
+}
+
+// AssociateHostedZone lets VPCs see a zone's names.
+func (c *Client) AssociateHostedZone(ctx context.Context, ref string, vpcs []string, o ...Option) (*api.HostedZone, error) {
+	return send[api.HostedZone](ctx, c, http.MethodPost, "/v1/hosted-zones/"+segment(ref)+"/associate", api.VPCsRequest{VPCs: vpcs}, o...)
+}
+
+// DisassociateHostedZone takes that back.
+func (c *Client) DisassociateHostedZone(ctx context.Context, ref string, vpcs []string, o ...Option) (*api.HostedZone, error) {
+	return send[api.HostedZone](ctx, c, http.MethodPost, "/v1/hosted-zones/"+segment(ref)+"/disassociate", api.VPCsRequest{VPCs: vpcs}, o...)
+}
+
+// ChangeRecords puts and removes record sets: all of them or none.
+func (c *Client) ChangeRecords(ctx context.Context, ref string, r api.ChangeRecordsRequest, o ...Option) (*api.HostedZone, error) {
+	return send[api.HostedZone](ctx, c, http.MethodPost, "/v1/hosted-zones/"+segment(ref)+"/records", r, o...)
+}
+
 // CreateResolverRule makes one.
 func (c *Client) CreateResolverRule(ctx context.Context, r api.CreateResolverRuleRequest, o ...Option) (*api.ResolverRule, error) {
 	return create[api.ResolverRule](ctx, c, http.MethodPost, "/v1/resolver-rules", r, o...)

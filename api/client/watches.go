@@ -94,3 +94,8 @@ func (c *Client) WatchAudit(ctx context.Context, o ...Option) Watch[api.AuditEve
 func (c *Client) WatchDomains(ctx context.Context, o ...Option) Watch[api.Domain] {
 	return watch[api.Domain](ctx, c, "/v1/domains", o...)
 }
+
+// WatchHostedZones goes on with what ListHostedZones returns.
+func (c *Client) WatchHostedZones(ctx context.Context, o ...Option) Watch[api.HostedZone] {
+	return watch[api.HostedZone](ctx, c, "/v1/hosted-zones", o...)
+}

@@ -55,6 +55,7 @@ func (x *Index) View(node string) *api.View {
 		p := x.r.VPCs[id]
 		v.VPCs = append(v.VPCs, api.ViewVPC{ID: p.ID, Account: p.Account, Number: p.Number, CIDR: p.CIDR})
 	}
+	x.addHostedZones(v, local)
 	x.shareRules(v)
 	x.addGroups(v)
 	x.addPeers(v, node, local)

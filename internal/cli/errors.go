@@ -176,6 +176,7 @@ var listCommands = map[api.Kind]string{
 	api.KindAccount: "account list", api.KindVPC: "vpc list", api.KindSubnet: "subnet list", api.KindENI: "eni list",
 	api.KindSecurityGroup: "sg list", api.KindTargetGroup: "target-group list", api.KindLoadBalancer: "load-balancer list",
 	api.KindService: "service list", api.KindEndpoint: "endpoint list", api.KindConnection: "service connections",
+	api.KindDomain: "domain list", api.KindHostedZone: "hosted-zone list",
 	api.KindResolverRule: "resolver-rule list", api.KindFirewallRuleGroup: "dns-firewall list", api.KindFirewallDomainList: "dns-firewall domain-list list",
 	api.KindNode: "node list", api.KindJoinToken: "token list", api.KindAPIKey: "key list",
 	"catalogue": "service catalogue", // no kind of its own
