@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/culvert-net/culvert/dns/zone"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -121,4 +122,19 @@ func (a *Agent) outbound(p *plan.Plan, vpc uint32) *Namespace {
 		}
 	}
 	return nil
+}
+
+// outOfReach names the forwarders inside VPCs that this node has no interface for.
+func (t *turn) outOfReach(z *zone.Zone) {
+	for _, v := range z.VPCs() {
+		list := slices.Clone(z.Forwarders(v.Number))
+		for _, r := range z.Rules(v.Number) {
+			list = append(list, r.Forwarders...)
+		}
+		i := slices.IndexFunc(list, func(f zone.Forwarder) bool { return f.Inside })
+		if i >= 0 && t.outbound(t.plan, v.Number) == nil {
+			t.fail("names", fmt.Errorf("%s: forwarder %s lies in the VPC, and is not reached: attach an interface here with "+
+				"culvert eni attach ENI --netns NAME --outbound", v.ID, list[i]))
+		}
+	}
 }

@@ -179,6 +179,7 @@ var notFoundCodes = map[Kind]struct {
 	KindAPIKey:             {CodeKeyNotFound, "API key"},
 	KindDomain:             {CodeDomainNotFound, "domain"},
 	KindHostedZone:         {CodeHostedZoneNotFound, "hosted zone"},
+	KindResolverRule:       {CodeResolverRuleNotFound, "resolver rule"},
 	KindFirewallDomainList: {CodeDomainListNotFound, "firewall domain list"},
 }
 

@@ -33,6 +33,7 @@ var prefixOf = map[Kind]string{
 	KindJoinToken:     "token-",
 	KindAPIKey:        "key-",
 	KindHostedZone:    "hz-",
+	KindResolverRule:  "rslvr-rr-",
 
 	KindFirewallDomainList: "rslvr-fdl-",
 }

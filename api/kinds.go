@@ -90,6 +90,8 @@ func NewResource(k Kind) Resource {
 		return new(APIKey)
 	case KindHostedZone:
 		return new(HostedZone)
+	case KindResolverRule:
+		return new(ResolverRule)
 	case KindFirewallDomainList:
 		return new(FirewallDomainList)
 	}

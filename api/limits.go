@@ -57,8 +57,11 @@ const (
 	MaxListedTargetsPerNodeAndAccount = 32_768 // of one account's VPCs, or an even share where a node has less than all want
 	MaxHealthChecksPerNode            = 4_096
 	MaxHealthChecksPerNodeAndAccount  = 1_024 // of the targets' owner, or an even share where a node has less than all want
+	MaxResolverRulesPerAccount        = 100
 	MaxVPCsPerResolverRule            = 100
 	MaxForwardersPerRule              = MaxForwardersPerVPC
+	MaxRuleRoutesPerNode              = 4_096
+	MaxRuleRoutesPerNodeAndAccount    = 1_024 // and an even share of the node at most
 	MaxVPCsPerFirewallRuleGroup       = 100
 	MaxRulesPerFirewallRuleGroup      = 100 // AWS's default quota
 	MaxDomainsPerFirewallRule         = 5_000

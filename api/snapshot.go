@@ -39,6 +39,7 @@ func NewResources() *Resources {
 		Connections: map[string]*Connection{}, Nodes: map[string]*Node{},
 		JoinTokens: map[string]*JoinToken{}, APIKeys: map[string]*APIKey{},
 		Domains: map[string]*Domain{}, HostedZones: map[string]*HostedZone{},
+		ResolverRules: map[string]*ResolverRule{}, FirewallRuleGroups: map[string]*FirewallRuleGroup{},
 		FirewallDomainLists: map[string]*FirewallDomainList{},
 	}
 }
@@ -75,6 +76,8 @@ func (r *Resources) Put(res Resource) {
 		r.APIKeys[id] = v
 	case *HostedZone:
 		r.HostedZones[id] = v
+	case *ResolverRule:
+		r.ResolverRules[id] = v
 	case *FirewallDomainList:
 		r.FirewallDomainLists[id] = v
 	}
@@ -111,6 +114,8 @@ func (r *Resources) Get(k Kind, id string) Resource {
 		return got(r.APIKeys[id])
 	case KindHostedZone:
 		return got(r.HostedZones[id])
+	case KindResolverRule:
+		return got(r.ResolverRules[id])
 	case KindFirewallDomainList:
 		return got(r.FirewallDomainLists[id])
 	}
@@ -159,6 +164,8 @@ func (r *Resources) Remove(k Kind, id string) {
 		delete(r.APIKeys, id)
 	case KindHostedZone:
 		delete(r.HostedZones, id)
+	case KindResolverRule:
+		delete(r.ResolverRules, id)
 	case KindFirewallDomainList:
 		delete(r.FirewallDomainLists, id)
 	}
@@ -196,6 +203,8 @@ func (r *Resources) CloneKind(k Kind) {
 		r.APIKeys = maps.Clone(r.APIKeys)
 	case KindHostedZone:
 		r.HostedZones = maps.Clone(r.HostedZones)
+	case KindResolverRule:
+		r.ResolverRules = maps.Clone(r.ResolverRules)
 	case KindFirewallDomainList:
 		r.FirewallDomainLists = maps.Clone(r.FirewallDomainLists)
 	}
@@ -232,6 +241,8 @@ func (r *Resources) Each(k Kind, f func(Resource) bool) {
 		each(r.APIKeys, f)
 	case KindHostedZone:
 		each(r.HostedZones, f)
+	case KindResolverRule:
+		each(r.ResolverRules, f)
 	case KindFirewallDomainList:
 		each(r.FirewallDomainLists, f)
 	}

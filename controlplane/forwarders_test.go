@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/api/client"
 )
 
 func TestForwardersOfTenants(t *testing.T) {
@@ -27,7 +28,6 @@ func TestForwardersOfTenants(t *testing.T) {
 		{[]string{"tls://10.99.0.10"}, false, "forwarders"}, {[]string{"tls://10.99.0.10:853"}, false, "forwarders"},
 		{[]string{"tls://9.9.9.9:443"}, false, "forwarders"}, {[]string{"tls://9.9.9.9", "tls://127.0.0.1"}, false, "forwarders"},
 		{[]string{"tls://[::1]:853"}, false, "forwarders"}, {[]string{"tls://::ffff:10.99.0.10"}, false, "forwarders"},
-		{[]string{"tls://10.0.1.5"}, false, "forwarders"}, // also in the VPC's own range: on the node it is somebody else's
 	} {
 		before := l.s.Resources()
 		_, err := shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16"), Forwarders: c.list, PlainForwarders: c.plain})
@@ -42,6 +42,20 @@ func TestForwardersOfTenants(t *testing.T) {
 			t.Errorf("%v: something changed", c)
 		}
 	}
+	// What lies in the VPC is asked there, with or without TLS; not the resolver itself.
+	inside := []string{"10.0.1.5", "tcp://10.0.1.5", "tls://10.0.1.5", "tls://9.9.9.9"}
+	if v := must(shop.ModifyVPC(l.ctx(), "shop", modify(inside, true)))(t); !slices.Equal(v.Forwarders, inside) {
+		t.Errorf("%+v", v)
+	}
+	for _, f := range []string{"10.0.0.2", "tls://10.0.1.2"} { // of the VPC, of a subnet
+		for _, c := range []*client.Client{shop, admin} {
+			_, err := c.ModifyVPC(l.ctx(), "shop", modify([]string{f}, true))
+			if e := wantCode(t, err, api.CodeInvalidParameter); e.Field != "forwarders" {
+				t.Errorf("%s: %v", f, e)
+			}
+		}
+	}
+	must(shop.ModifyVPC(l.ctx(), "shop", modify([]string{}, false)))(t)
 	open := []string{"tls://9.9.9.9", "tls://[2620:fe::fe]:853", "tls://1.1.1.1:853"}
 	if v := must(shop.ModifyVPC(l.ctx(), "shop", modify(open)))(t); !slices.Equal(v.Forwarders, open) {
 		t.Errorf("%+v", v)

@@ -107,6 +107,7 @@ func (s *Server) buildHTTP() {
 	s.registerAccounts()
 	s.registerNetwork()
 	s.registerHostedZones()
+	s.registerResolverRules()
 	s.registerENIs()
 	s.registerGroups()
 	s.registerBalancing()

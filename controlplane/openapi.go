@@ -53,6 +53,7 @@ var tagWords = map[string]string{
 	"catalogue":       "What others offer the caller.",
 	"converged":       "Whether the nodes have applied a change.",
 	"hosted-zones":    "DNS records for an account's own VPCs.",
+	"resolver-rules":  "Which servers answer a domain's names.",
 	"endpoints":       "A consumer's attachments to services.",
 	"enis":            "Network interfaces: one address each in a subnet.",
 	"explain":         "Why a flow passes or does not.",

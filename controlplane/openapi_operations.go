@@ -78,6 +78,14 @@ var operationWords = map[string]words{
 	"delete-hosted-zone":       {"Its names do not exist from then on.", nil},
 	"associate-hosted-zone":    {"VPCs that see it already stay.", api.VPCsRequest{VPCs: []string{"shop"}}},
 	"disassociate-hosted-zone": {"Its names do not exist there from then on.", api.VPCsRequest{VPCs: []string{"shop"}}},
+	"create-resolver-rule": {"Of several rules that a name lies in the most specific one counts; names that are private in the VPC go to none.",
+		api.CreateResolverRuleRequest{Domain: "example.com", VPCs: []string{"shop"}, Forwarders: []string{"tls://192.0.2.53"}, Tags: exampleTags}},
+	"list-resolver-rules":        {wholeList, nil},
+	"get-resolver-rule":          {"By id, or by its domain where only one has it.", nil},
+	"modify-resolver-rule":       {"Fields that are left out stay as they are.", api.ModifyResolverRuleRequest{Forwarders: &[]string{"tls://192.0.2.53"}}},
+	"associate-resolver-rule":    {"VPCs that it is for already stay.", api.VPCsRequest{VPCs: []string{"shop"}}},
+	"disassociate-resolver-rule": {"There the VPCs' own forwarders answer the names again.", api.VPCsRequest{VPCs: []string{"shop"}}},
+	"delete-resolver-rule":       {"The VPCs' own forwarders answer the names again.", nil},
 	"create-eni": {"Interfaces of endpoints and load balancers come with those. A workload is attached to its " +
 		"interface at the node, by " +
 		"`culvert eni attach` there.", api.CreateENIRequest{Subnet: "pay-a", Name: "ledger-1", Address: netip.MustParseAddr("10.0.1.5"),

@@ -93,6 +93,10 @@ var mentions = map[api.Kind][]mention{
 		{"get-hosted-zone", args("REF"), ""}, {"delete-hosted-zone", args("REF"), ""}, {"change-records", args("REF"), `{"remove":[{"name":"@","type":"A"}]}`},
 		{"associate-hosted-zone", args("REF"), `{"vpcIds":["shop"]}`}, {"disassociate-hosted-zone", args("REF"), `{"vpcIds":["shop"]}`},
 	},
+	api.KindResolverRule: {
+		{"get-resolver-rule", args("REF"), ""}, {"delete-resolver-rule", args("REF"), ""}, {"modify-resolver-rule", args("REF"), `{}`},
+		{"associate-resolver-rule", args("REF"), `{"vpcIds":["shop"]}`}, {"disassociate-resolver-rule", args("REF"), `{"vpcIds":["shop"]}`},
+	},
 	api.KindFirewallDomainList: {
 		{"get-firewall-domain-list", args("REF"), ""}, {"delete-firewall-domain-list", args("REF"), ""},
 		{"change-firewall-domains", args("REF"), `{"operation":"ADD","domains":["b.test"]}`},

@@ -288,6 +288,36 @@ func (c *Client) CreateResolverRule(ctx context.Context, r api.CreateResolverRul
 	return create[api.ResolverRule](ctx, c, http.MethodPost, "/v1/resolver-rules", r, o...)
 }
 
+// ListResolverRules returns all that the caller may see.
+func (c *Client) ListResolverRules(ctx context.Context, o ...Option) ([]api.ResolverRule, error) {
+	return list[api.ResolverRule](ctx, c, "/v1/resolver-rules", o...)
+}
+
+// GetResolverRule returns one.
+func (c *Client) GetResolverRule(ctx context.Context, ref string, o ...Option) (*api.ResolverRule, error) {
+	return get[api.ResolverRule](ctx, c, "/v1/resolver-rules/"+segment(ref), o...)
+}
+
+// ModifyResolverRule changes the fields that are set.
+func (c *Client) ModifyResolverRule(ctx context.Context, ref string, r api.ModifyResolverRuleRequest, o ...Option) (*api.ResolverRule, error) {
+	return send[api.ResolverRule](ctx, c, http.MethodPatch, "/v1/resolver-rules/"+segment(ref), r, o...)
+}
+
+// AssociateResolverRule has it decide for more VPCs.
+func (c *Client) AssociateResolverRule(ctx context.Context, ref string, vpcs []string, o ...Option) (*api.ResolverRule, error) {
+	return send[api.ResolverRule](ctx, c, http.MethodPost, "/v1/resolver-rules/"+segment(ref)+"/associate", api.VPCsRequest{VPCs: vpcs}, o...)
+}
+
+// DisassociateResolverRule takes VPCs out.
+func (c *Client) DisassociateResolverRule(ctx context.Context, ref string, vpcs []string, o ...Option) (*api.ResolverRule, error) {
+	return send[api.ResolverRule](ctx, c, http.MethodPost, "/v1/resolver-rules/"+segment(ref)+"/disassociate", api.VPCsRequest{VPCs: vpcs}, o...)
+}
+
+// DeleteResolverRule removes one.
+func (c *Client) DeleteResolverRule(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/resolver-rules/"+segment(ref), nil, o...)
+}
+
 // CreateFirewallRuleGroup makes one without rules.
 func (c *Client) CreateFirewallRuleGroup(ctx context.Context, r api.CreateFirewallRuleGroupRequest, o ...Option) (*api.FirewallRuleGroup, error) {
 	return create[api.FirewallRuleGroup](ctx, c, http.MethodPost, "/v1/firewall-rule-groups", r, o...)

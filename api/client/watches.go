@@ -99,3 +99,8 @@ func (c *Client) WatchDomains(ctx context.Context, o ...Option) Watch[api.Domain
 func (c *Client) WatchHostedZones(ctx context.Context, o ...Option) Watch[api.HostedZone] {
 	return watch[api.HostedZone](ctx, c, "/v1/hosted-zones", o...)
 }
+
+// WatchResolverRules goes on with what ListResolverRules returns.
+func (c *Client) WatchResolverRules(ctx context.Context, o ...Option) Watch[api.ResolverRule] {
+	return watch[api.ResolverRule](ctx, c, "/v1/resolver-rules", o...)
+}

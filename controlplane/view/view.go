@@ -56,6 +56,7 @@ func (x *Index) View(node string) *api.View {
 		v.VPCs = append(v.VPCs, api.ViewVPC{ID: p.ID, Account: p.Account, Number: p.Number, CIDR: p.CIDR})
 	}
 	x.addHostedZones(v, local)
+	x.addResolverRules(v, local)
 	x.shareRules(v)
 	x.addGroups(v)
 	x.addPeers(v, node, local)
