@@ -181,6 +181,7 @@ var notFoundCodes = map[Kind]struct {
 	KindHostedZone:         {CodeHostedZoneNotFound, "hosted zone"},
 	KindResolverRule:       {CodeResolverRuleNotFound, "resolver rule"},
 	KindFirewallDomainList: {CodeDomainListNotFound, "firewall domain list"},
+	KindFirewallRuleGroup:  {CodeFirewallNotFound, "firewall rule group"},
 }
 
 // Noun is the kind in a sentence, such as "security group".

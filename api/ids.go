@@ -36,6 +36,7 @@ var prefixOf = map[Kind]string{
 	KindResolverRule:  "rslvr-rr-",
 
 	KindFirewallDomainList: "rslvr-fdl-",
+	KindFirewallRuleGroup:  "rslvr-frg-",
 }
 
 // Kinds lists every kind in the order in which resources depend on each other.

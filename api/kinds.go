@@ -94,6 +94,8 @@ func NewResource(k Kind) Resource {
 		return new(ResolverRule)
 	case KindFirewallDomainList:
 		return new(FirewallDomainList)
+	case KindFirewallRuleGroup:
+		return new(FirewallRuleGroup)
 	}
 	return nil
 }

@@ -62,13 +62,16 @@ const (
 	MaxForwardersPerRule              = MaxForwardersPerVPC
 	MaxRuleRoutesPerNode              = 4_096
 	MaxRuleRoutesPerNodeAndAccount    = 1_024 // and an even share of the node at most
+	MaxFirewallRuleGroupsPerAccount   = 100
 	MaxVPCsPerFirewallRuleGroup       = 100
 	MaxRulesPerFirewallRuleGroup      = 100 // AWS's default quota
 	MaxDomainsPerFirewallRule         = 5_000
+	MaxFirewallRuleGroupsPerVPC       = 5 // AWS's quota
 	MaxDomainListsPerAccount          = 100
 	MaxDomainsPerList                 = 5_000
 	MaxFirewallBytesPerAccount        = 256 << 10
 	MaxFirewallRuleGroupBytes         = 256 << 10
+	MaxFirewallBytesPerNode           = 4 << 20
 	MaxFirewallPriority               = 10_000  // of rules in their group, and of groups in a VPC
 	DefaultFirewallPriority           = 1_000   // of groups in a VPC
 	MaxBlockOverrideTTL               = 604_800 // seconds; AWS's limit

@@ -80,6 +80,8 @@ func (r *Resources) Put(res Resource) {
 		r.ResolverRules[id] = v
 	case *FirewallDomainList:
 		r.FirewallDomainLists[id] = v
+	case *FirewallRuleGroup:
+		r.FirewallRuleGroups[id] = v
 	}
 }
 
@@ -118,6 +120,8 @@ func (r *Resources) Get(k Kind, id string) Resource {
 		return got(r.ResolverRules[id])
 	case KindFirewallDomainList:
 		return got(r.FirewallDomainLists[id])
+	case KindFirewallRuleGroup:
+		return got(r.FirewallRuleGroups[id])
 	}
 	return nil
 }
@@ -168,6 +172,8 @@ func (r *Resources) Remove(k Kind, id string) {
 		delete(r.ResolverRules, id)
 	case KindFirewallDomainList:
 		delete(r.FirewallDomainLists, id)
+	case KindFirewallRuleGroup:
+		delete(r.FirewallRuleGroups, id)
 	}
 }
 
@@ -207,6 +213,8 @@ func (r *Resources) CloneKind(k Kind) {
 		r.ResolverRules = maps.Clone(r.ResolverRules)
 	case KindFirewallDomainList:
 		r.FirewallDomainLists = maps.Clone(r.FirewallDomainLists)
+	case KindFirewallRuleGroup:
+		r.FirewallRuleGroups = maps.Clone(r.FirewallRuleGroups)
 	}
 }
 
@@ -245,6 +253,8 @@ func (r *Resources) Each(k Kind, f func(Resource) bool) {
 		each(r.ResolverRules, f)
 	case KindFirewallDomainList:
 		each(r.FirewallDomainLists, f)
+	case KindFirewallRuleGroup:
+		each(r.FirewallRuleGroups, f)
 	}
 }
 

@@ -265,4 +265,5 @@ var badReads = []bad{
 	{"query-flows", "shop", args("?endpoint=nothing"), "", api.CodeEndpointNotFound, "endpoint"},
 	{"query-flows", "shop", args("?vpc=pay"), "", api.CodeVPCNotFound, "vpc"},
 	{"query-flows", "shop", args("?service=ledger"), "", api.CodeServiceNotFound, "service"},
+	{"query-dns", "shop", args("?firewall=DENY"), "", api.CodeInvalidParameter, "firewall"},
 }

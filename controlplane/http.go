@@ -108,6 +108,7 @@ func (s *Server) buildHTTP() {
 	s.registerNetwork()
 	s.registerHostedZones()
 	s.registerResolverRules()
+	s.registerFirewall()
 	s.registerENIs()
 	s.registerGroups()
 	s.registerBalancing()

@@ -97,6 +97,11 @@ var mentions = map[api.Kind][]mention{
 		{"get-resolver-rule", args("REF"), ""}, {"delete-resolver-rule", args("REF"), ""}, {"modify-resolver-rule", args("REF"), `{}`},
 		{"associate-resolver-rule", args("REF"), `{"vpcIds":["shop"]}`}, {"disassociate-resolver-rule", args("REF"), `{"vpcIds":["shop"]}`},
 	},
+	api.KindFirewallRuleGroup: {
+		{"get-firewall-rule-group", args("REF"), ""}, {"delete-firewall-rule-group", args("REF"), ""},
+		{"change-firewall-rules", args("REF"), `{"remove":[1]}`}, {"associate-firewall-rule-group", args("REF"), `{"vpcIds":["shop"]}`},
+		{"disassociate-firewall-rule-group", args("REF"), `{"vpcIds":["shop"]}`},
+	},
 	api.KindFirewallDomainList: {
 		{"get-firewall-domain-list", args("REF"), ""}, {"delete-firewall-domain-list", args("REF"), ""},
 		{"change-firewall-domains", args("REF"), `{"operation":"ADD","domains":["b.test"]}`},

@@ -323,7 +323,34 @@ func (c *Client) CreateFirewallRuleGroup(ctx context.Context, r api.CreateFirewa
 	return create[api.FirewallRuleGroup](ctx, c, http.MethodPost, "/v1/firewall-rule-groups", r, o...)
 }
 
+// ListFirewallRuleGroups returns all that the caller may see.
+func (c *Client) ListFirewallRuleGroups(ctx context.Context, o ...Option) ([]api.FirewallRuleGroup, error) {
+	return list[api.FirewallRuleGroup](ctx, c, "/v1/firewall-rule-groups", o...)
+}
+
+// GetFirewallRuleGroup returns one.
+func (c *Client) GetFirewallRuleGroup(ctx context.Context, ref string, o ...Option) (*api.FirewallRuleGroup, error) {
+	return get[api.FirewallRuleGroup](ctx, c, "/v1/firewall-rule-groups/"+segment(ref), o...)
+}
+
 // ChangeFirewallRules removes rules and puts others.
 func (c *Client) ChangeFirewallRules(ctx context.Context, ref string, r api.ChangeFirewallRulesRequest, o ...Option) (*api.FirewallRuleGroup, error) {
 	return send[api.FirewallRuleGroup](ctx, c, http.MethodPost, "/v1/firewall-rule-groups/"+segment(ref)+"/rules", r, o...)
+}
+
+// AssociateFirewallRuleGroup has it decide for more VPCs, or changes its priority in VPCs.
+func (c *Client) AssociateFirewallRuleGroup(ctx context.Context, ref string, r api.AssociateFirewallRuleGroupRequest,
+	o ...Option) (*api.FirewallRuleGroup, error) {
+	return send[api.FirewallRuleGroup](ctx, c, http.MethodPost, "/v1/firewall-rule-groups/"+segment(ref)+"/associate", r, o...)
+}
+
+// DisassociateFirewallRuleGroup takes VPCs out.
+func (c *Client) DisassociateFirewallRuleGroup(ctx context.Context, ref string, vpcs []string, o ...Option) (*api.FirewallRuleGroup, error) {
+	return send[api.FirewallRuleGroup](ctx, c, http.MethodPost, "/v1/firewall-rule-groups/"+segment(ref)+"/disassociate", api.VPCsRequest{VPCs: vpcs},
+		o...)
+}
+
+// DeleteFirewallRuleGroup removes one.
+func (c *Client) DeleteFirewallRuleGroup(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/firewall-rule-groups/"+segment(ref), nil, o...)
 }

@@ -104,3 +104,8 @@ func (c *Client) WatchHostedZones(ctx context.Context, o ...Option) Watch[api.Ho
 func (c *Client) WatchResolverRules(ctx context.Context, o ...Option) Watch[api.ResolverRule] {
 	return watch[api.ResolverRule](ctx, c, "/v1/resolver-rules", o...)
 }
+
+// WatchFirewallRuleGroups goes on with what ListFirewallRuleGroups returns.
+func (c *Client) WatchFirewallRuleGroups(ctx context.Context, o ...Option) Watch[api.FirewallRuleGroup] {
+	return watch[api.FirewallRuleGroup](ctx, c, "/v1/firewall-rule-groups", o...)
+}

@@ -57,6 +57,7 @@ func (x *Index) View(node string) *api.View {
 	}
 	x.addHostedZones(v, local)
 	x.addResolverRules(v, local)
+	x.addFirewalls(v, local)
 	x.shareRules(v)
 	x.addGroups(v)
 	x.addPeers(v, node, local)
