@@ -25,6 +25,8 @@ type decision struct {
 const (
 	// decidedAgain is how long the same decision is not recorded again, where the VPC has no query log.
 	decidedAgain = time.Minute
+	// maxDecided is how many decisions are remembered, of an account an even part.
+	maxDecided = 8_192
 )
 
 // again says whether a decision was recorded of late. What it cannot remember is recorded.

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"slices"
 	"sync/atomic"
+
+	"github.com/culvert-net/culvert/agent/flow"
 )
 
 // openCounts counts the questions of each VPC that are in no record yet, in memory that outlives the process (decision 0029): who is
@@ -38,6 +40,8 @@ const (
 	slotVPC, slotVPCWords, slotAccount, slotAccountWord = 7, 4, 11, 4
 
 	openMagic = 0x0001_6e65_706f_7663 // "cvopen" and a version
+
+	offsetBits = 40 // of a position in the log, for the place in the segment; segments are some MiB
 )
 
 // countOpen counts in these words, and goes on where somebody else of the same name stopped: of this node and this boot of its host.
@@ -125,6 +129,23 @@ func (o *openCounts) claim(number uint32, in queryVPC) (at int, ok bool) {
 	o.setText(at+slotAccount, slotAccountWord, in.account)
 	o.slots[in.id] = at
 	return at, true
+}
+
+// tell notes that so many questions of a VPC more are told, by lines up to that sequence.
+func (o *openCounts) tell(vpc string, n, sequence uint64) {
+	if at, known := o.slots[vpc]; known {
+		o.setNote(at, o.words[o.note(at)]+n, sequence)
+	}
+}
+
+// reached notes that all lines before a position in the log are in notes.
+func (o *openCounts) reached(p flow.Position) {
+	o.set(headPosition, p.Segment<<offsetBits|uint64(p.Offset)&(1<<offsetBits-1))
+}
+
+func (o *openCounts) position() flow.Position {
+	v := o.words[headPosition]
+	return flow.Position{Segment: v >> offsetBits, Offset: int64(v & (1<<offsetBits - 1))}
 }
 
 // text and setText read and write a text of so many words, filled up with zeros.

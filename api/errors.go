@@ -68,8 +68,11 @@ const (
 	CodeFirewallNotFound       ErrorCode = "InvalidFirewallRuleGroup.NotFound"
 	CodeDomainListNotFound     ErrorCode = "InvalidFirewallDomainList.NotFound"
 	CodeFirewallRuleNotFound   ErrorCode = "InvalidFirewallRule.NotFound"
+	CodeFlowLogNotFound        ErrorCode = "InvalidFlowLogId.NotFound"
 	CodeFirewallInUse          ErrorCode = "FirewallRuleGroupAssociation.Duplicate"
+	CodeLegalHoldNotFound      ErrorCode = "InvalidLegalHold.NotFound"
 	CodeLogKeyUnknown          ErrorCode = "LogKeyUnknown" // a node tells its key, and sends again
+	CodeQueryLogNotFound       ErrorCode = "InvalidQueryLog.NotFound"
 	CodeRecordNotFound         ErrorCode = "NoSuchRecordSet"
 	CodeReportNotFound         ErrorCode = "NoSuchReport"
 	CodeDomainNotVerified      ErrorCode = "PrivateDnsNameNotVerified"
@@ -128,6 +131,7 @@ var codeStatus = map[ErrorCode]int{
 	CodeEndpointNotFound: 404, CodeConnectionNotFound: 404, CodeNodeNotFound: 404, CodeTokenNotFound: 404,
 	CodeKeyNotFound: 404, CodeDomainNotFound: 404, CodeTargetNotFound: 404, CodePrincipalNotFound: 404,
 	CodeHostedZoneNotFound: 404, CodeRecordNotFound: 404, CodeReportNotFound: 404, CodeResolverRuleNotFound: 404,
+	CodeFlowLogNotFound: 404, CodeQueryLogNotFound: 404, CodeLegalHoldNotFound: 404, CodeLogKeyUnknown: 409,
 	CodeFirewallNotFound: 404, CodeDomainListNotFound: 404, CodeFirewallRuleNotFound: 404, CodeFirewallInUse: 409, CodeDomainNotVerified: 409,
 	CodeDependencyViolation: 409, CodeIncorrectState: 409, CodeLimitExceeded: 409, CodeDuplicateName: 409,
 	CodeIdempotentMismatch: 409, CodeSubnetConflict: 409, CodeAddressInUse: 409, CodeNoFreeAddresses: 409,
@@ -182,6 +186,7 @@ var notFoundCodes = map[Kind]struct {
 	KindResolverRule:       {CodeResolverRuleNotFound, "resolver rule"},
 	KindFirewallDomainList: {CodeDomainListNotFound, "firewall domain list"},
 	KindFirewallRuleGroup:  {CodeFirewallNotFound, "firewall rule group"},
+	KindQueryLog:           {CodeQueryLogNotFound, "query log"},
 }
 
 // Noun is the kind in a sentence, such as "security group".

@@ -37,6 +37,7 @@ var prefixOf = map[Kind]string{
 
 	KindFirewallDomainList: "rslvr-fdl-",
 	KindFirewallRuleGroup:  "rslvr-frg-",
+	KindQueryLog:           "rqlc-",
 }
 
 // Kinds lists every kind in the order in which resources depend on each other.

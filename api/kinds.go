@@ -96,6 +96,8 @@ func NewResource(k Kind) Resource {
 		return new(FirewallDomainList)
 	case KindFirewallRuleGroup:
 		return new(FirewallRuleGroup)
+	case KindQueryLog:
+		return new(QueryLog)
 	}
 	return nil
 }

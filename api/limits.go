@@ -75,6 +75,7 @@ const (
 	MaxFirewallPriority               = 10_000  // of rules in their group, and of groups in a VPC
 	DefaultFirewallPriority           = 1_000   // of groups in a VPC
 	MaxBlockOverrideTTL               = 604_800 // seconds; AWS's limit
+	MaxQueryLogsPerAccount            = 20
 	MaxVPCsPerQueryLog                = 100
 	MaxHostedZoneBytes                = 256 << 10
 	MaxHostedZoneBytesPerAccount      = 1 << 20

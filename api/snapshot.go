@@ -41,6 +41,7 @@ func NewResources() *Resources {
 		Domains: map[string]*Domain{}, HostedZones: map[string]*HostedZone{},
 		ResolverRules: map[string]*ResolverRule{}, FirewallRuleGroups: map[string]*FirewallRuleGroup{},
 		FirewallDomainLists: map[string]*FirewallDomainList{},
+		QueryLogs:           map[string]*QueryLog{},
 	}
 }
 
@@ -82,6 +83,8 @@ func (r *Resources) Put(res Resource) {
 		r.FirewallDomainLists[id] = v
 	case *FirewallRuleGroup:
 		r.FirewallRuleGroups[id] = v
+	case *QueryLog:
+		r.QueryLogs[id] = v
 	}
 }
 
@@ -122,6 +125,8 @@ func (r *Resources) Get(k Kind, id string) Resource {
 		return got(r.FirewallDomainLists[id])
 	case KindFirewallRuleGroup:
 		return got(r.FirewallRuleGroups[id])
+	case KindQueryLog:
+		return got(r.QueryLogs[id])
 	}
 	return nil
 }
@@ -174,6 +179,8 @@ func (r *Resources) Remove(k Kind, id string) {
 		delete(r.FirewallDomainLists, id)
 	case KindFirewallRuleGroup:
 		delete(r.FirewallRuleGroups, id)
+	case KindQueryLog:
+		delete(r.QueryLogs, id)
 	}
 }
 
@@ -215,6 +222,8 @@ func (r *Resources) CloneKind(k Kind) {
 		r.FirewallDomainLists = maps.Clone(r.FirewallDomainLists)
 	case KindFirewallRuleGroup:
 		r.FirewallRuleGroups = maps.Clone(r.FirewallRuleGroups)
+	case KindQueryLog:
+		r.QueryLogs = maps.Clone(r.QueryLogs)
 	}
 }
 
@@ -255,6 +264,8 @@ func (r *Resources) Each(k Kind, f func(Resource) bool) {
 		each(r.FirewallDomainLists, f)
 	case KindFirewallRuleGroup:
 		each(r.FirewallRuleGroups, f)
+	case KindQueryLog:
+		each(r.QueryLogs, f)
 	}
 }
 

@@ -266,4 +266,10 @@ var badReads = []bad{
 	{"query-flows", "shop", args("?vpc=pay"), "", api.CodeVPCNotFound, "vpc"},
 	{"query-flows", "shop", args("?service=ledger"), "", api.CodeServiceNotFound, "service"},
 	{"query-dns", "shop", args("?firewall=DENY"), "", api.CodeInvalidParameter, "firewall"},
+	{"create-query-log", "shop", nil, `{"name":"Shop"}`, api.CodeInvalidParameter, "name"},
+	{"create-query-log", "shop", nil, `{"name":"x","vpcIds":["pay"]}`, api.CodeVPCNotFound, "vpcIds"},
+	{"get-query-log", "shop", args("nothing"), "", api.CodeQueryLogNotFound, "id"},
+	{"associate-query-log", "shop", args("nothing"), `{"vpcIds":["shop"]}`, api.CodeQueryLogNotFound, "id"},
+	{"disassociate-query-log", "shop", args("nothing"), `{"vpcIds":["shop"]}`, api.CodeQueryLogNotFound, "id"},
+	{"delete-query-log", "shop", args("nothing"), "", api.CodeQueryLogNotFound, "id"},
 }

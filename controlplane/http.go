@@ -109,6 +109,7 @@ func (s *Server) buildHTTP() {
 	s.registerHostedZones()
 	s.registerResolverRules()
 	s.registerFirewall()
+	s.registerQueryLogs()
 	s.registerENIs()
 	s.registerGroups()
 	s.registerBalancing()

@@ -56,6 +56,7 @@ var tagWords = map[string]string{
 	"resolver-rules":        "Which servers answer a domain's names.",
 	"firewall-rule-groups":  "Which names workloads may look up.",
 	"firewall-domain-lists": "Domains that firewall rules share.",
+	"query-logs":            "Whose DNS questions are recorded.",
 	"endpoints":             "A consumer's attachments to services.",
 	"enis":                  "Network interfaces: one address each in a subnet.",
 	"explain":               "Why a flow passes or does not.",

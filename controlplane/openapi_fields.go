@@ -33,6 +33,8 @@ var schemaWords = map[string]string{
 	"FirewallRule":                   "What becomes of queries about some domains.",
 	"CreateFirewallRuleGroupRequest": "A new firewall rule group, without rules.",
 	"ChangeFirewallRulesRequest":     "Rules to be put and removed.",
+	"QueryLog":                       "VPCs whose DNS questions are recorded.",
+	"CreateQueryLogRequest":          "A new query log.",
 	"DomainRequest":                  "A DNS domain for an account.",
 	"ENI":                            "A network interface: one address in a subnet.",
 	"Endpoint":                       "A consumer's attachment to a service, with one interface in each of its subnets.",

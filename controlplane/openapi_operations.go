@@ -105,6 +105,15 @@ var operationWords = map[string]words{
 	"associate-resolver-rule":    {"VPCs that it is for already stay.", api.VPCsRequest{VPCs: []string{"shop"}}},
 	"disassociate-resolver-rule": {"There the VPCs' own forwarders answer the names again.", api.VPCsRequest{VPCs: []string{"shop"}}},
 	"delete-resolver-rule":       {"The VPCs' own forwarders answer the names again.", nil},
+
+	"create-query-log": {"What workloads of the VPCs ask the nodes' resolvers from then on is recorded, with what they are answered.",
+		api.CreateQueryLogRequest{Name: "shop", VPCs: []string{"shop"}, Tags: exampleTags}},
+	"list-query-logs":        {wholeList, nil},
+	"get-query-log":          {"By id or name.", nil},
+	"associate-query-log":    {"VPCs that it records already stay.", api.VPCsRequest{VPCs: []string{"shop"}}},
+	"disassociate-query-log": {"Records that there are stay.", api.VPCsRequest{VPCs: []string{"shop"}}},
+	"delete-query-log":       {"Records that there are stay.", nil},
+
 	"create-eni": {"Interfaces of endpoints and load balancers come with those. A workload is attached to its " +
 		"interface at the node, by " +
 		"`culvert eni attach` there.", api.CreateENIRequest{Subnet: "pay-a", Name: "ledger-1", Address: netip.MustParseAddr("10.0.1.5"),

@@ -1,11 +1,22 @@
 package controlplane
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/controlplane/store"
 )
+
+// defaultSegmentDays keeps evidence, and what of flow logs was delivered to the server's own disk, for a year, of which PCI DSS 10.5.1
+// speaks, and a month to look at it.
+const defaultSegmentDays = 400
+
+const day = 24 * time.Hour
 
 // term is how long something is kept that came before Until; the last of a class has none.
 type term struct {
@@ -43,7 +54,94 @@ func (t *terms) of(class api.RetentionClass) termsOf {
 	return t.by[class]
 }
 
+// replace takes what the store has, unless something was set since changes was read.
+func (t *terms) replace(by map[api.RetentionClass]termsOf, changes int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.changes != changes {
+		return false
+	}
+	t.by = by
+	return true
+}
+
+func (t *terms) changed() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changes
+}
+
 // expired tells whether what is of a time may go.
 func (s *Server) expired(class api.RetentionClass, of time.Time) bool {
 	return s.terms.of(class).expires(of).Before(s.cfg.Now())
+}
+
+// loadRetention brings back what was set, and takes for the rest what the server was started with. What is in the store counts, also
+// where the call that wrote it ended with an error all the same, as when its client left.
+func (s *Server) loadRetention(ctx context.Context) error {
+	changes := s.terms.changed()
+	by := map[api.RetentionClass]termsOf{
+		api.RetainFlowRecords: {Terms: []term{{For: s.cfg.FlowRetention}}},
+		api.RetainSegments:    {Terms: []term{{For: defaultSegmentDays * day}}},
+		api.RetainAuditEvents: {Terms: []term{{For: s.cfg.audit.age}}},
+		api.RetainDeliveries:  {Terms: []term{{For: defaultSegmentDays * day}}},
+	}
+	if err := s.eachSide(ctx, store.PrefixRetention, func(kv store.KV) error {
+		var t termsOf
+		if err := json.Unmarshal(kv.Value, &t); err != nil {
+			return fmt.Errorf("%s: %w", kv.Key, err)
+		}
+		by[api.RetentionClass(strings.TrimPrefix(kv.Key, store.PrefixRetention))] = t
+		return nil
+	}); err != nil {
+		return fmt.Errorf("server: retention: %w", err)
+	}
+	if !s.terms.replace(by, changes) {
+		return s.loadRetention(ctx)
+	}
+	return s.loadHolds(ctx)
+}
+
+// holds are the legal holds, by id.
+type holds struct {
+	mu      sync.Mutex
+	by      map[string]api.LegalHold
+	changes int
+}
+
+// replace takes what the store has, unless something was set or removed since changes was read.
+func (h *holds) replace(by map[string]api.LegalHold, changes int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.changes != changes {
+		return false
+	}
+	h.by = by
+	return true
+}
+
+func (h *holds) changed() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.changes
+}
+
+func (s *Server) loadHolds(ctx context.Context) error {
+	changes := s.holds.changed()
+	by := map[string]api.LegalHold{}
+	err := s.eachSide(ctx, store.PrefixLegalHold, func(kv store.KV) error {
+		var x api.LegalHold
+		if err := json.Unmarshal(kv.Value, &x); err != nil {
+			return fmt.Errorf("%s: %w", kv.Key, err)
+		}
+		by[x.ID] = x
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("server: legal holds: %w", err)
+	}
+	if !s.holds.replace(by, changes) {
+		return s.loadHolds(ctx)
+	}
+	return nil
 }

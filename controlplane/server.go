@@ -130,6 +130,7 @@ type Server struct {
 	flows    *flowlog.Log
 	tree     treelog.Tree // the Merkle log, once the server serves
 	terms    terms
+	holds    holds
 	sealing  sealing
 	index    indexCache
 	stopping chan struct{}

@@ -107,6 +107,10 @@ var mentions = map[api.Kind][]mention{
 		{"change-firewall-domains", args("REF"), `{"operation":"ADD","domains":["b.test"]}`},
 		{"change-firewall-rules", args("mine"), `{"put":[{"priority":1,"action":"ALLOW","domainListId":"REF"}]}`},
 	},
+	api.KindQueryLog: {
+		{"get-query-log", args("REF"), ""}, {"delete-query-log", args("REF"), ""},
+		{"associate-query-log", args("REF"), `{"vpcIds":["shop"]}`}, {"disassociate-query-log", args("REF"), `{"vpcIds":["shop"]}`},
+	},
 	api.KindConnection: {{"accept-connections", args("offer"), `{"endpointIds":["REF"]}`}},
 }
 

@@ -131,6 +131,33 @@ func flowQuery(q api.FlowQuery) url.Values {
 	return v
 }
 
+// Queries calls each for the records of DNS questions of the caller's VPCs, oldest first; with q.Follow it goes on until ctx ends.
+func (c *Client) Queries(ctx context.Context, q api.QueriesQuery, each func(*api.QueryRecord) error) error {
+	err := c.stream(ctx, "/v1/queries", func(line []byte) error {
+		r := new(api.QueryRecord)
+		if err := json.Unmarshal(line, r); err != nil {
+			return fmt.Errorf("query stream: decode: %w", err)
+		}
+		return each(r)
+	}, func(o *callOptions) { o.query = queriesQuery(q) })
+	if errors.Is(err, io.EOF) && !q.Follow {
+		return nil
+	}
+	return err
+}
+
+func queriesQuery(q api.QueriesQuery) url.Values {
+	v := flowQuery(api.FlowQuery{FlowFilter: api.FlowFilter{Since: q.Since, Until: q.Until, VPC: q.VPC, Interface: q.Interface,
+		Address: q.Address, Limit: q.Limit}, Follow: q.Follow})
+	for key, value := range map[string]string{"client": q.Client, "name": q.Name, "type": q.Type, "rcode": q.RCODE,
+		"firewall": string(q.FirewallAction)} {
+		if value != "" {
+			v.Set(key, value)
+		}
+	}
+	return v
+}
+
 // stream reads newline-delimited JSON; empty lines are keep-alives. The end of the stream is io.EOF.
 func (c *Client) stream(ctx context.Context, path string, each func([]byte) error, opts ...Option) error {
 	ctx, cancel := context.WithCancelCause(ctx)

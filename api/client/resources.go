@@ -354,3 +354,33 @@ func (c *Client) DisassociateFirewallRuleGroup(ctx context.Context, ref string, 
 func (c *Client) DeleteFirewallRuleGroup(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
 	return send[api.Result](ctx, c, http.MethodDelete, "/v1/firewall-rule-groups/"+segment(ref), nil, o...)
 }
+
+// CreateQueryLog has VPCs' DNS questions recorded.
+func (c *Client) CreateQueryLog(ctx context.Context, r api.CreateQueryLogRequest, o ...Option) (*api.QueryLog, error) {
+	return create[api.QueryLog](ctx, c, http.MethodPost, "/v1/query-logs", r, o...)
+}
+
+// ListQueryLogs returns all that the caller may see.
+func (c *Client) ListQueryLogs(ctx context.Context, o ...Option) ([]api.QueryLog, error) {
+	return list[api.QueryLog](ctx, c, "/v1/query-logs", o...)
+}
+
+// GetQueryLog returns one.
+func (c *Client) GetQueryLog(ctx context.Context, ref string, o ...Option) (*api.QueryLog, error) {
+	return get[api.QueryLog](ctx, c, "/v1/query-logs/"+segment(ref), o...)
+}
+
+// AssociateQueryLog has it record more VPCs.
+func (c *Client) AssociateQueryLog(ctx context.Context, ref string, vpcs []string, o ...Option) (*api.QueryLog, error) {
+	return send[api.QueryLog](ctx, c, http.MethodPost, "/v1/query-logs/"+segment(ref)+"/associate", api.VPCsRequest{VPCs: vpcs}, o...)
+}
+
+// DisassociateQueryLog takes VPCs out.
+func (c *Client) DisassociateQueryLog(ctx context.Context, ref string, vpcs []string, o ...Option) (*api.QueryLog, error) {
+	return send[api.QueryLog](ctx, c, http.MethodPost, "/v1/query-logs/"+segment(ref)+"/disassociate", api.VPCsRequest{VPCs: vpcs}, o...)
+}
+
+// DeleteQueryLog removes one.
+func (c *Client) DeleteQueryLog(ctx context.Context, ref string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/query-logs/"+segment(ref), nil, o...)
+}

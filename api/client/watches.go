@@ -109,3 +109,8 @@ func (c *Client) WatchResolverRules(ctx context.Context, o ...Option) Watch[api.
 func (c *Client) WatchFirewallRuleGroups(ctx context.Context, o ...Option) Watch[api.FirewallRuleGroup] {
 	return watch[api.FirewallRuleGroup](ctx, c, "/v1/firewall-rule-groups", o...)
 }
+
+// WatchQueryLogs goes on with what ListQueryLogs returns.
+func (c *Client) WatchQueryLogs(ctx context.Context, o ...Option) Watch[api.QueryLog] {
+	return watch[api.QueryLog](ctx, c, "/v1/query-logs", o...)
+}

@@ -84,7 +84,7 @@ func (x *Index) addLocalVPC(v *api.View, id, node string) {
 		return
 	}
 	out := api.ViewVPC{ID: p.ID, Account: p.Account, Number: p.Number, CIDR: p.CIDR, Local: true,
-		Forwarders: slices.Clone(p.Forwarders), PlainForwarders: p.PlainForwarders}
+		Forwarders: slices.Clone(p.Forwarders), PlainForwarders: p.PlainForwarders, QueryLog: x.logged[id]}
 	for _, s := range x.subnets[id] {
 		out.Subnets = append(out.Subnets, api.ViewSubnet{ID: s.ID, CIDR: s.CIDR, Zone: s.Zone})
 		for _, b := range s.Blocks {

@@ -178,7 +178,8 @@ var listCommands = map[api.Kind]string{
 	api.KindService: "service list", api.KindEndpoint: "endpoint list", api.KindConnection: "service connections",
 	api.KindDomain: "domain list", api.KindHostedZone: "hosted-zone list",
 	api.KindResolverRule: "resolver-rule list", api.KindFirewallRuleGroup: "dns-firewall list", api.KindFirewallDomainList: "dns-firewall domain-list list",
-	api.KindNode: "node list", api.KindJoinToken: "token list", api.KindAPIKey: "key list",
+	api.KindQueryLog: "query-log list",
+	api.KindNode:     "node list", api.KindJoinToken: "token list", api.KindAPIKey: "key list",
 	"catalogue": "service catalogue", // no kind of its own
 }
 
