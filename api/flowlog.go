@@ -40,8 +40,23 @@ type FlowLogDelivery struct {
 // FlowLogResource is a kind of what a flow log is about.
 type FlowLogResource string
 
+// Kinds of resources that have flow logs.
+const (
+	FlowLogVPC      FlowLogResource = "vpc"
+	FlowLogSubnet   FlowLogResource = "subnet"
+	FlowLogENI      FlowLogResource = "eni"
+	FlowLogEndpoint FlowLogResource = "endpoint"
+	FlowLogService  FlowLogResource = "service"
+	FlowLogAccount  FlowLogResource = "account"
+)
+
 // TrafficType selects flows by what became of them.
 type TrafficType string
+
+// Traffic types, AWS's words.
+const (
+	TrafficAll TrafficType = "ALL"
+)
 
 // DestinationType is a kind of destination.
 type DestinationType string
@@ -59,3 +74,30 @@ const (
 
 // DeliverStatus is AWS's word for how a delivery goes.
 type DeliverStatus string
+
+// Takes reports whether a record, as the flow log's account may see it, belongs to the flow log.
+func (f *FlowLog) Takes(r *FlowRecord) bool {
+	if f.TrafficType != TrafficAll && r.Action != "" && r.Action != string(f.TrafficType) {
+		return false
+	}
+	return f.Concerns(r)
+}
+
+// Concerns reports whether a record, as the flow log's account may see it, is of the flow log's resource, whatever its traffic type.
+func (f *FlowLog) Concerns(r *FlowRecord) bool {
+	switch f.ResourceType {
+	case FlowLogVPC:
+		return r.VPC == f.Resource && r.Account == f.Account
+	case FlowLogSubnet:
+		return r.Subnet == f.Resource
+	case FlowLogENI:
+		return r.Interface == f.Resource
+	case FlowLogEndpoint:
+		return r.Endpoint == f.Resource
+	case FlowLogService:
+		return r.Service == f.Resource
+	case FlowLogAccount:
+		return r.Account == f.Resource
+	}
+	return false
+}

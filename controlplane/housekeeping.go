@@ -19,6 +19,8 @@ const (
 	tokenMemory = 7 * 24 * time.Hour
 	// sweepEvery is how often what is old in the store is looked for.
 	sweepEvery = time.Hour
+	// drainEvery is how late a deregistered target may end where its flows are to be ended; the delay is given in seconds.
+	drainEvery = time.Second
 	// makeRoomEvery is how often a store that is nearly full is made smaller; requests may wait for seconds meanwhile.
 	makeRoomEvery = 3 * time.Minute
 	// atOnce is how many resources housekeeping changes in one transaction at most; the rest waits for the next tick. Each is up to
@@ -31,9 +33,11 @@ const actorSystem = "system"
 
 // keepHouse does what falls due, at each tick, until ctx ends.
 func (s *Server) keepHouse(ctx context.Context) {
-	tick := time.NewTicker(s.cfg.Tick)
+	tick, drain := time.NewTicker(s.cfg.Tick), time.NewTicker(drainEvery)
 	defer tick.Stop()
+	defer drain.Stop()
 	var swept, madeRoom time.Time
+	disposed := true
 	for {
 		now := s.cfg.Now()
 		s.due(ctx, "look how full the store is", s.lookAtRoom)
@@ -50,21 +54,27 @@ func (s *Server) keepHouse(ctx context.Context) {
 		s.due(ctx, "write changes of targets' health", s.flushHealth)
 		s.due(ctx, "write counted audit events", func(ctx context.Context) error { return s.flushRepeats(ctx, false) })
 		if now.Sub(swept) >= sweepEvery {
-			swept = now
-			s.due(ctx, "prune flow log", func(context.Context) error {
-				_, err := s.flows.Prune(now.Add(-s.cfg.FlowRetention))
-				return err
-			})
+			swept, disposed = now, false
 			s.due(ctx, "forget old answers", s.forgetAnswers)
 			s.due(ctx, "prune audit log", s.pruneAudit)
 			s.due(ctx, "forget targets' histories", s.forgetHealth)
 		}
+		disposed = disposed || s.disposal(ctx)
 		s.due(ctx, "forget nodes", s.forgetNodes)
 		s.due(ctx, "forget rates", s.forgetRates)
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
+		s.due(ctx, "look who fills the audit log", s.lookAtBudgets)
+		s.health.forget(s.store.Snapshot())
+		for waiting := true; waiting; {
+			select {
+			case <-tick.C:
+				waiting = false
+			case <-drain.C:
+				if drained(s.store.Snapshot(), s.cfg.Now()) {
+					s.due(ctx, "end draining", s.expire)
+				}
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
 }

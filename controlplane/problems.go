@@ -1,9 +1,13 @@
 package controlplane
 
 import (
+	"cmp"
 	"maps"
 	"strings"
 	"sync"
+
+	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 // alarms are what is wrong with the server now and somebody has to look at. Each has a key, such as "audit-lag", under which it is set
@@ -25,6 +29,15 @@ func (p *alarms) set(key, sentence string) (news bool) {
 	return !had
 }
 
+// clear says that it is over. It reports whether there was one.
+func (p *alarms) clear(key string) (had bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, had = p.by[key]
+	delete(p.by, key)
+	return had
+}
+
 // keep clears the problems with a prefix whose rest of the key is not to stay.
 func (p *alarms) keep(prefix string, stays func(rest string) bool) {
 	p.mu.Lock()
@@ -33,4 +46,17 @@ func (p *alarms) keep(prefix string, stays func(rest string) bool) {
 		rest, ok := strings.CutPrefix(key, prefix)
 		return ok && !stays(rest)
 	})
+}
+
+// trouble sets a problem, or clears it where err is nil, and logs when it begins and when it is over.
+func (s *Server) trouble(key, what string, err error) {
+	if err == nil {
+		if s.problems.clear(key) {
+			s.log.Info("a problem of the server is over", logkey.Task, what)
+		}
+		return
+	}
+	if s.problems.set(key, what+" fails: "+api.Shortened(oneLine(cmp.Or(err.Error(), "it does not say why")))) {
+		s.log.Error("the server has a problem", logkey.Task, what, logkey.Error, err)
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,6 +78,15 @@ func (s *Server) expired(class api.RetentionClass, of time.Time) bool {
 	return s.terms.of(class).expires(of).Before(s.cfg.Now())
 }
 
+// remembering is since when what left a node's view may still be in records that are kept.
+func (s *Server) remembering(now time.Time) time.Time {
+	longest := s.cfg.FlowRetention
+	for _, t := range s.terms.of(api.RetainFlowRecords).Terms {
+		longest = max(longest, t.For)
+	}
+	return now.Add(-longest)
+}
+
 // loadRetention brings back what was set, and takes for the rest what the server was started with. What is in the store counts, also
 // where the call that wrote it ended with an error all the same, as when its client left.
 func (s *Server) loadRetention(ctx context.Context) error {
@@ -107,6 +118,27 @@ type holds struct {
 	mu      sync.Mutex
 	by      map[string]api.LegalHold
 	changes int
+}
+
+func (h *holds) list() []api.LegalHold {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]api.LegalHold{}, slices.SortedFunc(maps.Values(h.by), func(a, b api.LegalHold) int {
+		if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})...)
+}
+
+// over are the subjects of holds that reach into a span.
+func (h *holds) over(from, to time.Time) (subjects []string) {
+	for _, x := range h.list() {
+		if x.From.Before(to) && x.To.After(from) {
+			subjects = append(subjects, x.Subject)
+		}
+	}
+	return subjects
 }
 
 // replace takes what the store has, unless something was set or removed since changes was read.

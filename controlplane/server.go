@@ -25,6 +25,8 @@ import (
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/audit/treelog"
 	"github.com/culvert-net/culvert/controlplane/ca"
+	"github.com/culvert-net/culvert/controlplane/delivery"
+	"github.com/culvert-net/culvert/controlplane/evidence"
 	"github.com/culvert-net/culvert/controlplane/flowlog"
 	"github.com/culvert-net/culvert/controlplane/store"
 	"github.com/culvert-net/culvert/internal/metrics"
@@ -128,6 +130,10 @@ type Server struct {
 	oddHealth              tally // what nodes said of targets that is malformed
 
 	flows    *flowlog.Log
+	delivery *delivery.Deliverer
+	allowed  *delivery.Allowed // where flow logs may go
+	room     *delivery.Room    // that they have on the server's disk
+	evidence *evidence.Store
 	tree     treelog.Tree // the Merkle log, once the server serves
 	terms    terms
 	holds    holds

@@ -50,6 +50,10 @@ func (s *Server) tellTallies() {
 	s.refusedFlows.tell(s.cfg.Now(), func(node string, t tallied) {
 		s.log.Warn("flow records refused that the node may not write", logkey.Node, node, logkey.Times, t.times, logkey.Last, t.last)
 	})
+	s.oddHealth.tell(s.cfg.Now(), func(node string, t tallied) {
+		s.log.Warn("what a node says of targets' health is malformed, and left out", logkey.Node, node, logkey.Times, t.times,
+			logkey.Last, t.last)
+	})
 	s.diskFull.tell(s.cfg.Now(), func(_ string, t tallied) {
 		s.log.Error("writes are refused until there is room on the disk; reads go on", logkey.Times, t.times, logkey.Last, t.last)
 	})

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -74,7 +73,7 @@ func Open(dir string, now time.Time) (*Log, error) {
 		if day < oldest {
 			continue
 		}
-		err := l.scan(day, func(e api.FlowEnvelope) error {
+		err := l.scan(day, nil, func(e api.FlowEnvelope) error {
 			l.spansOf(e).add(e.Seq)
 			return nil
 		})
@@ -255,29 +254,4 @@ func (l *Log) days() ([]string, error) {
 	}
 	slices.Sort(days)
 	return days, nil
-}
-
-// Prune deletes the files of days that ended before a time, and says how many.
-func (l *Log) Prune(before time.Time) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	days, err := l.days()
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for _, day := range days {
-		if day >= before.UTC().Format(dayFormat) {
-			break
-		}
-		if f := l.files[day]; f != nil {
-			_ = f.Close()
-			delete(l.files, day)
-		}
-		if err := os.Remove(l.path(day)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return n, fmt.Errorf("flow log: prune: %w", err)
-		}
-		n++
-	}
-	return n, nil
 }

@@ -110,8 +110,17 @@ func TestQuery(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 	}
-	if n, err := l.Prune(noon); n != 1 || err != nil {
-		t.Errorf("Prune = %d, %v", n, err)
+	days, err := l.Days()
+	if err != nil || len(days) < 2 || days[0].Begin != noon.Truncate(24*time.Hour).AddDate(0, 0, -1) {
+		t.Fatalf("days %v, %v", days, err)
+	}
+	for word, want := range map[string]bool{"1": true, "9": false} {
+		if got, err := l.Mentions(days[0], "8", word); got != want || err != nil {
+			t.Errorf("mentions %s: %v, %v", word, got, err)
+		}
+	}
+	if err := l.Remove(days[0]); err != nil {
+		t.Error(err)
 	}
 	if got := query(t, l, "1", api.FlowQuery{}); !slices.Equal(got, []string{"b4", "a2", "b5"}) {
 		t.Errorf("after pruning: %q", got)
@@ -119,6 +128,29 @@ func TestQuery(t *testing.T) {
 }
 
 // Whoever follows sees every record of its own once, whether it came before, during or after the start.
+// Whoever waits for an answer out of a long file hears that it is being read, also where nothing is found.
+func TestLongReadsAreHeardOf(t *testing.T) {
+	l := open(t, t.TempDir())
+	const n = 3*idleLines + 1
+	records := make([]api.FlowEnvelope, n)
+	for i := range records {
+		records[i] = record("node-a", uint64(i+1), noon, "acc-1")
+	}
+	appendAll(t, l, n, records...)
+	for _, reason := range []string{"", "NOT_THERE"} {
+		idle := 0
+		q := api.FlowQuery{FlowFilter: api.FlowFilter{Reason: reason}}
+		err := l.Query(t.Context(), "", q, func(api.FlowEnvelope) error { return nil }, func() error { idle++; return nil }, nil)
+		if err != nil || idle != 3 {
+			t.Errorf("reason %q: looked up %d times, want 3; %v", reason, idle, err)
+		}
+	}
+	stop := errors.New("gone")
+	if err := l.Query(t.Context(), "", api.FlowQuery{}, nil, func() error { return stop }, nil); !errors.Is(err, stop) {
+		t.Errorf("of a reader that is gone: %v", err)
+	}
+}
+
 func TestFollow(t *testing.T) {
 	l := open(t, t.TempDir())
 	const total = 200
@@ -188,4 +220,51 @@ func TestSpansAreASet(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Records of questions lie among those of flows, with the same numbers, and each is found by its own way only.
+func TestQueriesApartFromFlows(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir)
+	question := func(seq uint64, at time.Time, name string, accounts ...string) api.FlowEnvelope {
+		line, err := json.Marshal(api.QueryLine{Query: api.QueryRecord{Node: "a", Sequence: seq, Name: name, VPC: "vpc-1", End: at}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return api.FlowEnvelope{Kind: api.KindOfQuery, Node: "a", Boot: "b", Seq: seq, Accounts: accounts, End: at, Record: line}
+	}
+	appendAll(t, l, 4, record("a", 1, noon, "1"), question(2, noon, "x.example.", "1"), question(3, noon.Add(24*time.Hour), "Y.x.example.", "1"),
+		question(4, noon.Add(time.Second), "z.example.", "2"))
+	appendAll(t, l, 0, question(2, noon, "x.example.", "1"), question(1, noon, "no.", "1"))
+	seal := record("a", 5, noon, "1")
+	seal.Kind = api.KindOfSeal
+	appendAll(t, l, 1, seal)
+	if got := query(t, l, "1", api.FlowQuery{}); !slices.Equal(got, []string{"a1"}) {
+		t.Errorf("flows %q", got)
+	}
+	for name, c := range map[string]struct {
+		account string
+		f       api.QueryFilter
+		want    []string
+	}{
+		"of an account": {"1", api.QueryFilter{}, []string{"x.example.", "Y.x.example."}},
+		"of all":        {"", api.QueryFilter{}, []string{"x.example.", "z.example.", "Y.x.example."}},
+		"newest":        {"", api.QueryFilter{Limit: 1}, []string{"Y.x.example."}},
+		"name":          {"", api.QueryFilter{Name: "X.example"}, []string{"x.example.", "Y.x.example."}},
+		"no name":       {"", api.QueryFilter{Name: "ample"}, nil},
+		"since":         {"", api.QueryFilter{Since: noon.Add(time.Second)}, []string{"z.example.", "Y.x.example."}},
+		"until":         {"", api.QueryFilter{Until: noon.Add(time.Second)}, []string{"x.example."}},
+		"vpc":           {"", api.QueryFilter{VPC: "vpc-2"}, nil},
+	} {
+		var got []string
+		if err := l.Queries(t.Context(), c.account, api.QueriesQuery{QueryFilter: c.f}, func(r *api.QueryRecord) error {
+			got = append(got, r.Name)
+			return nil
+		}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
 }

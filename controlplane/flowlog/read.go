@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
@@ -22,6 +23,9 @@ const DefaultLimit = 1000
 // MaxLimit bounds what one query may ask for.
 const MaxLimit = 1_000_000
 
+// idleLines is after how many lines a reader of files looks up: some milliseconds.
+const idleLines = 4096
+
 // stored is a record with its place, so that equal times keep their order.
 type stored struct {
 	e     api.FlowEnvelope
@@ -29,10 +33,22 @@ type stored struct {
 }
 
 // Query calls each for the newest q.Limit records that match, oldest first; with q.Follow it goes on with new ones until
-// ctx ends or each fails. An empty account sees every record. idle is called whenever a follower has caught up, and at
-// every tick of the caller's choice through wake.
+// ctx ends or each fails. An empty account sees every record. idle is called now and then while files are read, whenever a
+// follower has caught up, and at every tick of the caller's choice through wake.
 func (l *Log) Query(ctx context.Context, account string, q api.FlowQuery, each func(api.FlowEnvelope) error,
 	idle func() error, wake <-chan struct{}) error {
+	return l.read(ctx, q, sieve{wordsOf(account, q.FlowFilter), shower(account, q)}, each, idle, wake)
+}
+
+// sieve selects lines: only those with all the words are decoded, and show decides and gives what the reader may see.
+type sieve struct {
+	words [][]byte
+	show  func(api.FlowEnvelope) (api.FlowEnvelope, bool)
+}
+
+// read is Query with a sieve; of q it looks at the times, Limit and Follow.
+func (l *Log) read(ctx context.Context, q api.FlowQuery, by sieve, each func(api.FlowEnvelope) error, idle func() error,
+	wake <-chan struct{}) error {
 	limit := min(q.Limit, MaxLimit)
 	if limit <= 0 {
 		limit = DefaultLimit
@@ -44,9 +60,8 @@ func (l *Log) Query(ctx context.Context, account string, q api.FlowQuery, each f
 		bell, r = l.subscribe()
 		defer l.unsubscribe(bell)
 	}
-	show := shower(account, q)
 	sent := map[source]*spans{} // what the files gave, so that the live part does not give it again
-	found, err := l.newest(q, limit, show)
+	found, err := l.newest(q, limit, by.words, by.show, idle)
 	if err != nil {
 		return err
 	}
@@ -67,7 +82,7 @@ func (l *Log) Query(ctx context.Context, account string, q api.FlowQuery, each f
 		if s := sent[source{e.Node, e.Boot}]; s != nil && s.has(e.Seq) {
 			return nil
 		}
-		if e, ok := show(e); ok {
+		if e, ok := by.show(e); ok {
 			return each(e)
 		}
 		return nil
@@ -101,8 +116,9 @@ func (l *Log) follow(ctx context.Context, r *reader, bell, wake <-chan struct{},
 	}
 }
 
-// newest reads the files of the days asked for.
-func (l *Log) newest(q api.FlowQuery, limit int, show func(api.FlowEnvelope) (api.FlowEnvelope, bool)) ([]stored, error) {
+// newest reads the files of the days asked for. Only lines with all the words are decoded.
+func (l *Log) newest(q api.FlowQuery, limit int, words [][]byte, show func(api.FlowEnvelope) (api.FlowEnvelope, bool),
+	idle func() error) ([]stored, error) {
 	days, err := l.days()
 	if err != nil {
 		return nil, err
@@ -116,7 +132,16 @@ func (l *Log) newest(q api.FlowQuery, limit int, show func(api.FlowEnvelope) (ap
 			break
 		}
 		var today []stored
-		err := l.scan(day, func(e api.FlowEnvelope) error {
+		lines := 0
+		may := func(line []byte) (bool, error) {
+			if lines++; lines%idleLines == 0 {
+				if err := idle(); err != nil {
+					return false, err
+				}
+			}
+			return !slices.ContainsFunc(words, func(w []byte) bool { return !bytes.Contains(line, w) }), nil
+		}
+		err := l.scan(day, may, func(e api.FlowEnvelope) error {
 			if e, ok := show(e); ok {
 				today = append(today, stored{e, len(today)})
 			}
@@ -146,7 +171,7 @@ func shower(account string, q api.FlowQuery) func(api.FlowEnvelope) (api.FlowEnv
 	detailed.Limit, detailed.Since, detailed.Until = 0, time.Time{}, time.Time{}
 	needsRecord := account != "" || detailed != api.FlowFilter{}
 	return func(e api.FlowEnvelope) (api.FlowEnvelope, bool) {
-		if account != "" && !slices.Contains(e.Accounts, account) {
+		if e.Kind != api.KindOfFlow || account != "" && !slices.Contains(e.Accounts, account) {
 			return e, false
 		}
 		if !q.Since.IsZero() && e.End.Before(q.Since) || !q.Until.IsZero() && !e.End.Before(q.Until) {
@@ -160,8 +185,18 @@ func shower(account string, q api.FlowQuery) func(api.FlowEnvelope) (api.FlowEnv
 	}
 }
 
-// scan calls each for every whole line of a day.
-func (l *Log) scan(day string, each func(api.FlowEnvelope) error) error {
+// wordsOf are what the line of a record that is selected has in it. Ids, reasons and addresses need no escapes in JSON.
+func wordsOf(account string, f api.FlowFilter) (words [][]byte) {
+	for _, s := range []string{account, f.Action, f.Interface, f.Endpoint, f.Connection, f.Service, f.Reason, f.VPC, f.Address} {
+		if s != "" {
+			words = append(words, strconv.AppendQuote(nil, s))
+		}
+	}
+	return words
+}
+
+// scan calls each for every whole line of a day that may be decoded; a nil may takes all.
+func (l *Log) scan(day string, may func(line []byte) (bool, error), each func(api.FlowEnvelope) error) error {
 	f, err := os.Open(l.path(day))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -181,6 +216,13 @@ func (l *Log) scan(day string, each func(api.FlowEnvelope) error) error {
 		}
 		if err != nil {
 			return fmt.Errorf("flow log: read %s: %w", day, err)
+		}
+		if may != nil {
+			if ok, err := may(line); err != nil {
+				return err
+			} else if !ok {
+				continue
+			}
 		}
 		var e api.FlowEnvelope
 		if json.Unmarshal(line, &e) != nil {
