@@ -55,25 +55,68 @@ type TrafficType string
 
 // Traffic types, AWS's words.
 const (
-	TrafficAll TrafficType = "ALL"
+	TrafficAccept TrafficType = "ACCEPT"
+	TrafficReject TrafficType = "REJECT"
+	TrafficAll    TrafficType = "ALL"
 )
 
 // DestinationType is a kind of destination.
 type DestinationType string
 
+// Destination types.
+const (
+	DestinationLocal  DestinationType = "local"  // a directory at the server
+	DestinationS3     DestinationType = "s3"     // a bucket of an S3-compatible store
+	DestinationStream DestinationType = "stream" // JSON lines over TCP, TLS or HTTP
+)
+
 // FileFormat is the form of delivered files.
 type FileFormat string
+
+// File formats.
+const (
+	FilePlainText FileFormat = "plain-text"
+	FileJSON      FileFormat = "json"
+	FileParquet   FileFormat = "parquet"
+)
 
 // OnLoss says what becomes of new flows where they cannot be recorded.
 type OnLoss string
 
 // What may be done about loss.
 const (
+	LossCount  OnLoss = "count"  // they pass, and what is lost is counted and declared
 	LossRefuse OnLoss = "refuse" // they are refused while the node's log takes no records
 )
 
 // DeliverStatus is AWS's word for how a delivery goes.
 type DeliverStatus string
+
+// Deliver statuses.
+const (
+	DeliverSuccess DeliverStatus = "SUCCESS"
+	DeliverFailed  DeliverStatus = "FAILED"
+)
+
+// Interval is the aggregation interval.
+func (f *FlowLog) Interval() time.Duration {
+	return time.Duration(f.MaxAggregationIntervalSeconds) * time.Second
+}
+
+// Covers reports whether an interface's own records belong to the flow log.
+func (f *FlowLog) Covers(e *ENI) bool {
+	switch f.ResourceType {
+	case FlowLogVPC:
+		return e.VPC == f.Resource
+	case FlowLogSubnet:
+		return e.Subnet == f.Resource
+	case FlowLogENI:
+		return e.ID == f.Resource
+	case FlowLogAccount:
+		return e.Account == f.Resource
+	}
+	return false
+}
 
 // Takes reports whether a record, as the flow log's account may see it, belongs to the flow log.
 func (f *FlowLog) Takes(r *FlowRecord) bool {

@@ -56,6 +56,9 @@ func (*FirewallDomainList) Kind() Kind { return KindFirewallDomainList }
 // Kind returns KindFirewallRuleGroup.
 func (*FirewallRuleGroup) Kind() Kind { return KindFirewallRuleGroup }
 
+// Kind returns KindFlowLog.
+func (*FlowLog) Kind() Kind { return KindFlowLog }
+
 // Kind returns KindQueryLog.
 func (*QueryLog) Kind() Kind { return KindQueryLog }
 

@@ -2,7 +2,12 @@ package delivery
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/culvert-net/culvert/agent/state"
@@ -11,6 +16,8 @@ import (
 
 const (
 	stateFile = "state.json"
+	// spoolSuffix marks files that wait for their destination.
+	spoolSuffix = ".spool"
 )
 
 // progress is what is known of one flow log over restarts: one file, written as a whole. A file of the spool that it does not name was
@@ -40,6 +47,40 @@ type place struct{ dir state.Dir }
 
 func (d *Deliverer) place(id string) place { return place{state.Dir(filepath.Join(d.cfg.Dir, id))} }
 
+// load reads the progress, nil where there is none, and removes what it does not name.
+func (p place) load() (*progress, error) {
+	data, err := os.ReadFile(p.dir.Path(stateFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out progress
+	if err := json.Unmarshal(data, &out); err != nil {
+		return nil, fmt.Errorf("%s is damaged: move it elsewhere, and delivery begins anew: %w", p.dir.Path(stateFile), err)
+	}
+	return &out, p.sweep(&out)
+}
+
+// sweep removes files that are not waiting.
+func (p place) sweep(have *progress) error {
+	waiting := map[string]bool{}
+	for _, o := range have.Queue {
+		waiting[o.File] = true
+	}
+	entries, err := os.ReadDir(string(p.dir))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), spoolSuffix) && !waiting[e.Name()] || strings.HasPrefix(e.Name(), ".") {
+			err = errors.Join(err, os.Remove(p.dir.Path(e.Name())))
+		}
+	}
+	return err
+}
+
 func (p place) save(v *progress) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -47,3 +88,5 @@ func (p place) save(v *progress) error {
 	}
 	return p.dir.Write(stateFile, data)
 }
+
+func (p place) forget() error { return os.RemoveAll(string(p.dir)) }
