@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/local"
 	"github.com/culvert-net/culvert/agent/state"
@@ -159,6 +160,10 @@ type Recorder interface {
 	Plan(v *api.View, p *plan.Plan)
 	Query(ctx context.Context, f api.FlowFilter, follow bool, fn func(*api.FlowRecord) error) error
 	Pending() (records int, lost uint64)
+	// Limited are whose packets were refused at a cap or share.
+	Limited() []flow.Limited
+	// Problem says that records are not written, and what to do; nil: they are.
+	Problem() error
 }
 
 // Edges are the agent's doors to kernel and network, each with a twin in memory.

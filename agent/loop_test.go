@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/local"
 	"github.com/culvert-net/culvert/agent/state"
@@ -39,6 +40,9 @@ type bench struct {
 
 	mu         sync.Mutex
 	log        []string
+	pressure   []Charge
+	limited    []flow.Limited
+	unwritten  error // of flow records
 	generation uint32
 	applied    *plan.Plan
 	names      []plan.Name
@@ -133,6 +137,11 @@ func (b *bench) Query(context.Context, api.FlowFilter, bool, func(*api.FlowRecor
 
 // Pending implements Recorder.
 func (b *bench) Pending() (int, uint64) { return 0, 0 }
+
+// Limited implements Recorder.
+func (b *bench) Problem() error { return b.unwritten }
+
+func (b *bench) Limited() []flow.Limited { return b.limited }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()

@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/agent/wire"
+	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/audit/seal"
 )
 
@@ -24,8 +26,22 @@ type passages struct {
 	read  map[string]wire.Passage   // what Passages returned last, by epoch
 }
 
+var _ flow.Tunnel = (*passages)(nil)
+
 func newPassages(device wire.Device) *passages {
 	return &passages{device: device, names: map[wire.PublicKey]string{}, said: map[string]bool{}}
+}
+
+// know takes over whose keys are whose.
+func (p *passages) know(v *api.View) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.view = make(map[wire.PublicKey]string, len(v.Peers))
+	for i := range v.Peers {
+		if key, err := wire.ParsePublicKey(v.Peers[i].PublicKey); err == nil { // else it is no peer of the plan
+			p.view[key], p.names[key] = v.Peers[i].Node, v.Peers[i].Node
+		}
+	}
 }
 
 // Passages implements flow.Tunnel. Where nobody counts it says so of each peer, once.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/api"
@@ -36,6 +37,10 @@ func (r *recorder) run(ctx context.Context) error {
 // Plan implements Recorder.
 func (r *recorder) Plan(v *api.View, p *plan.Plan) {
 	r.collector.SetView(*v, *p)
+	r.queries.know(v)
+	if r.passed != nil {
+		r.passed.know(v)
+	}
 	r.once.Do(func() { close(r.named) })
 }
 
@@ -56,6 +61,12 @@ func (r *recorder) Query(ctx context.Context, f api.FlowFilter, follow bool, fn 
 	return nil
 }
 
+// Limited implements Recorder.
+func (r *recorder) Limited() []flow.Limited { return r.collector.Limited() }
+
+// Problem implements Recorder.
+func (r *recorder) Problem() error { return r.collector.Problem() }
+
 // fold is which final counts the datapath may count for no interface.
 func (r *recorder) fold(final []flow.Counter) (ready []bool) { return r.collector.Fold(final) }
 
@@ -63,4 +74,13 @@ func (r *recorder) fold(final []flow.Counter) (ready []bool) { return r.collecto
 func (r *recorder) Pending() (records int, lost uint64) {
 	s := r.collector.Stats()
 	return s.Queued + s.Pending, s.Lost
+}
+
+// recorderTexts are what a recorder has to say: that records are not written, and who was refused at a limit of late.
+func recorderTexts(r Recorder, now time.Time) []string {
+	texts := limitTexts(r.Limited(), now)
+	if err := r.Problem(); err != nil {
+		texts = append(texts, err.Error())
+	}
+	return texts
 }

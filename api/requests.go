@@ -293,6 +293,8 @@ type Status struct {
 	FailingOpen []string `json:"servicesFailingOpen,omitempty"`
 	// Waiting are names of live nodes that have not applied Revision, for administrators. The first MaxStatusNames.
 	Waiting []string `json:"nodesWaiting,omitempty"`
+	// Problems are what is wrong with the server itself, a sentence each, for administrators. The first MaxStatusNames.
+	Problems []string `json:"problems,omitempty"`
 }
 
 // AuditGrowth is what an account's calls added to the audit log.
@@ -405,4 +407,7 @@ type FlowReceipt struct {
 	Stored     int `json:"stored"`
 	Duplicates int `json:"duplicates"`
 	Refused    int `json:"refused"` // about what the node has nothing to do with; sending them again does not help
+	// Segments are those that seals among the lines completed and that are kept as evidence now; SegmentsRefused those that do not check.
+	Segments        int `json:"segments"`
+	SegmentsRefused int `json:"segmentsRefused"`
 }

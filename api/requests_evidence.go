@@ -10,6 +10,47 @@ type LogKeyRequest struct {
 	Signature   []byte `json:"signature,omitempty"`
 }
 
+// LogKey is the public key of the mesh's Merkle log.
+type LogKey struct {
+	Origin string `json:"origin"` // the log's name in checkpoints
+	// VerifierKey is what checkpoints are checked with, as C2SP signed-note writes it: NAME+HASH+BASE64.
+	VerifierKey string `json:"verifierKey"`
+}
+
+// EvidenceQuery selects evidence by when segments were sealed. Spans are widened to whole hours, UTC.
+type EvidenceQuery struct {
+	Since, Until time.Time
+}
+
+// EvidencePart is a line of GET /v1/evidence: the next bytes of a file, or the end of all.
+type EvidencePart struct {
+	Path string `json:"path,omitempty"` // below the directory of the copy, with slashes
+	Data []byte `json:"data,omitempty"`
+	Done bool   `json:"done,omitempty"` // all came, also the manifest
+}
+
+// EvidenceManifest is manifest.json of a copy of evidence: what the copy is meant to have.
+type EvidenceManifest struct {
+	Version int       `json:"version"` // 1
+	At      time.Time `json:"at"`      // when it was made, by the server's clock
+	Origin  string    `json:"origin"`
+	// Segments whose seals were made from Since to Until are there: whole hours, UTC.
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until"`
+	// TreeSize: they are the seals among so many first leaves of the log.
+	TreeSize uint64         `json:"treeSize"`
+	Nodes    []string       `json:"nodes,omitzero"` // of these nodes; absent: of all
+	Accounts []string       `json:"accounts,omitempty"`
+	Files    []EvidenceFile `json:"files"` // of segments
+}
+
+// EvidenceFile is one file of a copy.
+type EvidenceFile struct {
+	Path   string `json:"path"`
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"`
+}
+
 // RetentionClass is a sort of what the server keeps.
 type RetentionClass string
 
@@ -21,6 +62,12 @@ const (
 	RetainDeliveries  RetentionClass = "deliveries"   // files of flow logs that are delivered to the server's own directory for the account
 )
 
+// ModifyRetentionRequest is the body of PATCH /v1/retention/{class}. Fields that are left out stay as they are.
+type ModifyRetentionRequest struct {
+	Days        *int `json:"days,omitempty"`
+	MinimumDays *int `json:"minimumDays,omitempty"`
+}
+
 // LegalHold keeps what is about something from being disposed of, whatever the retention.
 type LegalHold struct {
 	ID        string    `json:"id"`
@@ -31,4 +78,19 @@ type LegalHold struct {
 	Subject string    `json:"subject"`
 	From    time.Time `json:"from"`
 	To      time.Time `json:"to"`
+}
+
+// MaxHoldReason bounds a reason, in bytes.
+const MaxHoldReason = 500
+
+// CreateLegalHoldRequest is the body of POST /v1/legal-holds. One of VPC, Service, Endpoint and Node, or the account that the caller
+// acts for.
+type CreateLegalHoldRequest struct {
+	VPC      string    `json:"vpcId,omitempty"`
+	Service  string    `json:"serviceId,omitempty"`
+	Endpoint string    `json:"endpointId,omitempty"`
+	Node     string    `json:"nodeId,omitempty"`
+	From     time.Time `json:"from"`
+	To       time.Time `json:"to"`
+	Reason   string    `json:"reason"`
 }

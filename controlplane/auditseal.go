@@ -12,6 +12,7 @@ import (
 	"github.com/culvert-net/culvert/audit/leaf"
 	"github.com/culvert-net/culvert/controlplane/store"
 	"github.com/culvert-net/culvert/internal/failpoint"
+	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
@@ -19,6 +20,12 @@ const (
 	keySealed = "audit-sealed"
 	// sealBatch is how many events go into the Merkle log at once.
 	sealBatch = 256
+	// maxSealLag is for how long an event may be in the store alone before that is a problem of the server.
+	maxSealLag = time.Minute
+	// sealPause is between two tries of what failed, and between two looks at how late sealing is.
+	sealPause = 2 * time.Second
+	// problemSealLag is its key.
+	problemSealLag = "audit-lag"
 )
 
 // sealing is how far the audit log has come into the Merkle log.
@@ -41,6 +48,61 @@ func (s *Server) sealedUpTo(ctx context.Context) (uint64, error) {
 		return 0, fmt.Errorf("server: the store's %s is damaged: restore a backup of the data directory: %w", keySealed, err)
 	}
 	return n, nil
+}
+
+// sealAudit puts audit events into the Merkle log, in order, as they are written, until ctx ends. It is the only one that does.
+func (s *Server) sealAudit(ctx context.Context) {
+	again := time.NewTicker(sealPause)
+	defer again.Stop()
+	failing := false
+	for {
+		_, next := s.store.Audited()
+		err := s.sealPending(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && !failing {
+			s.log.Error("audit events cannot be put into the Merkle log, it is tried again", logkey.Error, err)
+		}
+		if failing = err != nil; failing {
+			next = nil
+		}
+		for waiting := true; waiting; {
+			select {
+			case <-next:
+				waiting = false
+			case <-again.C:
+				waiting = !failing
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// watchSealing says when sealing is late, also while it hangs, until ctx ends.
+func (s *Server) watchSealing(ctx context.Context) {
+	look := time.NewTicker(sealPause)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			s.lookAtSealing()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Server) lookAtSealing() {
+	since := s.sealing.pending.Load()
+	late := s.cfg.Now().Sub(time.Unix(0, since))
+	if since == 0 || late <= maxSealLag {
+		s.problems.clear(problemSealLag)
+		return
+	}
+	s.problems.set(problemSealLag, fmt.Sprintf("audit events are not in the Merkle log since %s: look for what is wrong with the disk of "+
+		"the data directory", time.Unix(0, since).UTC().Format(time.RFC3339)))
 }
 
 // sealPending puts the events that are written into the Merkle log.

@@ -118,6 +118,8 @@ func (s *Server) buildHTTP() {
 	s.registerNodes()
 	s.registerNodeSide()
 	s.registerFlows()
+	s.registerLogKeys()
+	s.registerEvidence()
 	s.registerStatus()
 	s.registerExplain()
 	s.registerWhois()

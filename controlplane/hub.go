@@ -23,9 +23,10 @@ type hub struct {
 }
 
 type nodeLife struct {
-	streams int
-	seen    time.Time
-	status  *api.NodeStatus
+	streams   int
+	connected time.Time // when the first of the streams began
+	seen      time.Time
+	status    *api.NodeStatus
 	// attached are the ids in the status. A set is never changed, only replaced.
 	attached map[string]bool
 	dirty    bool
@@ -82,6 +83,17 @@ func (h *hub) stream(node string, now func() time.Time) (end func()) {
 		l.seen = now()
 		h.wakeLocked()
 	}
+}
+
+// connectedSince is when a node that has a stream opened the first of those that followed each other.
+func (h *hub) connectedSince(node string) (since time.Time, connected bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.nodes[node]
+	if l == nil || l.streams == 0 {
+		return time.Time{}, false
+	}
+	return l.connected, true
 }
 
 // streaming counts the view streams that are open.

@@ -61,6 +61,7 @@ var tagWords = map[string]string{
 	"enis":                  "Network interfaces: one address each in a subnet.",
 	"explain":               "Why a flow passes or does not.",
 	"flows":                 "Records of flows.",
+	"log-key":               "What evidence is checked with.",
 	"load-balancers":        "What stands in front of a provider's targets.",
 	"node":                  "What nodes call. Nobody needs it for anything else.",
 	"nodes":                 "The machines of the mesh.",

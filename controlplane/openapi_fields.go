@@ -41,7 +41,15 @@ var schemaWords = map[string]string{
 	"EndpointsRequest":               "The endpoints to decide about.",
 	"Error":                          "Why the server did not do what was asked.",
 	"Explanation":                    "The stages that a new flow would meet, up to the one that decides.",
-	"FlowEnvelope":                   "A flow record, and what it takes to store it and hand it on.",
+	"LogKeyRequest":                  "The public key of what seals a node's log.",
+	"LogKey":                         "The public key of the Merkle log.",
+	"EvidencePart":                   "The next bytes of a file of a copy, or its end.",
+	"Retention":                      "How long something is kept.",
+	"RetentionTerm":                  "A longer term that was in force.",
+	"ModifyRetentionRequest":         "What to change of a term.",
+	"LegalHold":                      "What is kept whatever the retention.",
+	"CreateLegalHoldRequest":         "A new legal hold.",
+	"FlowEnvelope":                   "A line of a node's log, and what it takes to store it and hand it on.",
 	"FlowReceipt":                    "What became of the records that were sent.",
 	"FlowRecord": "One flow at one node in one interval, or the refusals of one kind. Of the other side of a " +
 		"connection, fields that tell of " +

@@ -26,6 +26,7 @@ var (
 	exampleTargets = []api.TargetRequest{{ENI: "ledger-1"}, {ENI: "ledger-2", Port: 8443}}
 	exampleRule    = api.RuleRequest{Protocol: api.TCP, FromPort: 443, ToPort: 443, CIDR: netip.MustParsePrefix("10.0.0.0/16"),
 		Description: "the shop"}
+	exampleDays     = 400
 	exampleFlows    = uint32(10_000)
 	exampleCaps     = api.CapsRequest{MaxFlows: &exampleFlows}
 	exampleListener = api.ListenerRequest{Protocol: api.TCP, Port: 443, TargetGroup: "ledger", IdleTimeoutSeconds: 350}
@@ -219,7 +220,23 @@ var operationWords = map[string]words{
 		"with.", nil},
 	"send-flows": {"Sending a record again is harmless: (boot, seq) identify it. Records about what the node has " +
 		"nothing to do with are " +
-		"counted as refused.", nil},
+		"counted as refused. Lines of kind seal close those before them: what they prove is kept as evidence, byte for byte; LogKeyUnknown: tell " +
+		"the key that signed them, and send again.", nil},
+	"report-log-key": {"Seals of the node's log are checked with it from then on. Keys that it told before stay good for what they signed.",
+		api.LogKeyRequest{PublicKey: []byte("Ed25519 public key, 32 bytes.   ")}},
+	"get-log-key": {"What checkpoints of the evidence are checked with. It should be learned over a way that the caller trusts, and kept.", nil},
+	"stream-evidence": {"The whole Merkle log, the segments that were sealed in a span, widened to whole hours, and a manifest, as parts of files. " +
+		"Where an account is acted for, only of nodes that wrote about it: segments also hold what is about others. A copy without its last line, " +
+		"which says done, is not whole. Reading it is an audit event.", nil},
+	"get-retention": {"One entry for each class. What is in the Merkle log is kept for ever.", nil},
+	"modify-retention": {"Fields that are left out stay as they are. A shorter term is for what comes from then on. What was kept under a longer one " +
+		"stays until that is over.", api.ModifyRetentionRequest{Days: &exampleDays, MinimumDays: &exampleDays}},
+	"get-legal-holds": {"All of them, the oldest first.", nil},
+	"create-legal-hold": {"Flow records and segments of the span that mention what it is about stay, by whole days and hours, until it is released. It " +
+		"is about the VPC, service, endpoint or node that is named, else about the account that is acted for.",
+		api.CreateLegalHoldRequest{VPC: "pay", From: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), To: time.Date(2026, 4, 1, 0, 0, 0, 0, time.UTC),
+			Reason: "case 4711"}},
+	"remove-legal-hold": {"What it alone has kept is disposed of within the hour.", nil},
 
 	"query-flows": {"Oldest first. Filters are joined by and. With follow=true it goes on with new records as " +
 		"they come.", nil},

@@ -136,8 +136,11 @@ func TestEveryRouteRefusesBadInput(t *testing.T) {
 }
 
 // noInput: operations without input to get wrong; their keys are tried in TestEveryRouteAsksWho.
-var noInput = map[string]bool{"list-accounts": true, "list-api-keys": true, "list-tokens": true, "list-vpcs": true,
-	"list-services":  true,
+var noInput = map[string]bool{"get-daily-reports": true, "get-log-key": true, "get-retention": true, "get-legal-holds": true,
+	"list-accounts": true, "list-api-keys": true, "list-tokens": true, "list-vpcs": true,
+	"list-services": true, "list-domains": true, "list-hosted-zones": true, "list-resolver-rules": true,
+	"list-firewall-rule-groups": true, "list-firewall-domain-lists": true,
+	"list-flow-logs": true, "list-query-logs": true,
 	"list-catalogue": true, "list-nodes": true, "get-status": true, "stream-view": true}
 
 func TestEveryRouteAsksWho(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,9 +56,14 @@ type Config struct {
 	EtcdEndpoints []string
 	EtcdTLS       *tls.Config
 	// Store replaces etcd, in tests.
-	Store   store.Store
-	Version string
-	Log     *slog.Logger
+	Store store.Store
+	Tree  treelog.Tree
+	// Witnesses cosign the Merkle log's checkpoints.
+	Witnesses []treelog.Witness
+	// WitnessRoots are the CAs of those at https://; nil: the machine's.
+	WitnessRoots *x509.CertPool
+	Version      string
+	Log          *slog.Logger
 	// Ready is called once, when all listeners answer.
 	Ready func(Info)
 	// AdminKey receives the first administrator's key, once in a data directory's life, or again when the server died while it was
@@ -129,19 +135,23 @@ type Server struct {
 	strangers              tally // refused, without a key or certificate
 	oddHealth              tally // what nodes said of targets that is malformed
 
-	flows    *flowlog.Log
-	delivery *delivery.Deliverer
-	allowed  *delivery.Allowed // where flow logs may go
-	room     *delivery.Room    // that they have on the server's disk
-	evidence *evidence.Store
-	tree     treelog.Tree // the Merkle log, once the server serves
-	terms    terms
-	holds    holds
-	sealing  sealing
-	index    indexCache
-	stopping chan struct{}
-	requests atomic.Uint64
-	figures  serverFigures
+	flows     *flowlog.Log
+	delivery  *delivery.Deliverer
+	allowed   *delivery.Allowed // where flow logs may go
+	room      *delivery.Room    // that they have on the server's disk
+	nodesTold toldTimes
+	evidence  *evidence.Store
+	findings  chan evidence.Finding
+	tree      treelog.Tree // the Merkle log, once the server serves
+	logKey    api.LogKey
+	nodeKeys  nodeKeys
+	terms     terms
+	holds     holds
+	sealing   sealing
+	index     indexCache
+	stopping  chan struct{}
+	requests  atomic.Uint64
+	figures   serverFigures
 	// auditSearch has a place for each search of the audit log under way.
 	auditSearch chan struct{}
 	startSaid   bool // that the server started is in the audit log; housekeeping's own
@@ -241,6 +251,10 @@ func (s *Server) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.flows.Close()) }()
+	if err := s.openEvidence(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.closeEvidence()) }()
 	listeners, addresses, err := listen(s.cfg.Listen)
 	if err != nil {
 		return err

@@ -45,8 +45,9 @@ type Status struct {
 	Node        string         `json:"nodeId"`
 	Name        string         `json:"name"`
 	Version     string         `json:"version"`
-	Revision    int64          `json:"revision"`         // of the view that is applied
-	Received    int64          `json:"receivedRevision"` // of the newest view that came; the server's own while connected
+	LogKey      string         `json:"logKeyId,omitempty"` // of the key that seals the node's log, as seals and `flows verify` name it
+	Revision    int64          `json:"revision"`           // of the view that is applied
+	Received    int64          `json:"receivedRevision"`   // of the newest view that came; the server's own while connected
 	Generation  uint32         `json:"generation"`
 	ViewAge     time.Duration  `json:"viewAgeNanoseconds"`
 	Connected   bool           `json:"connected"`             // to the control plane

@@ -28,6 +28,7 @@ var remedies = map[string]string{
 	joiningFile:     "it is written anew",
 	viewFile:        "it comes again from the server; until then nothing is changed",
 	keyUseFile:      "it is written anew",
+	logKeyFile:      "remove it: a new key is drawn and told to the server, and the old one stays good for what it has signed",
 }
 
 // mirrored are files that only this machine knows the content of.

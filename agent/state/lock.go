@@ -62,11 +62,21 @@ func take(f *os.File) error {
 	}
 }
 
+// Locked tells whether a process works on the directory now. It changes nothing there; a directory without lock has no owner.
+func (d Dir) Locked() bool {
+	f, err := os.OpenFile(d.Path(lockFile), os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
 // Forget removes what makes this machine a node: what it was told first, who it is last, so that a call that was
 // interrupted can be made again. Other files stay; the directory goes when it is empty.
 func (d Dir) Forget() error {
 	for _, name := range []string{joiningFile, attachmentsFile + copySuffix, attachmentsFile, viewFile, keyUseFile, nextKeyFile, wireKeyFile,
-		identityFile + copySuffix, identityFile, lockFile} {
+		logKeyFile, identityFile + copySuffix, identityFile, lockFile} {
 		if err := os.Remove(d.Path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("forget node: %w", err)
 		}

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestLockHasOneOwner(t *testing.T) {
@@ -18,7 +21,13 @@ func TestLockHasOneOwner(t *testing.T) {
 	if _, err := d.Lock(); !errors.Is(err, ErrLocked) {
 		t.Errorf("a second owner: %v", err)
 	}
+	if !d.Locked() {
+		t.Error("nobody is seen to work on it")
+	}
 	unlock()
+	if d.Locked() || Dir(t.TempDir()).Locked() {
+		t.Error("somebody is seen to work on a directory that nobody has")
+	}
 	unlock, err = d.Lock()
 	if err != nil {
 		t.Fatalf("after the first one left: %v", err)
@@ -87,4 +96,27 @@ func TestForgetLeavesWhatIsNotIts(t *testing.T) {
 	if _, err := os.Stat(string(d)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the empty directory is still there: %v", err)
 	}
+}
+
+// TestLockWhileSomebodyLooks: who asks whether there is an owner does not keep one from becoming it.
+func TestLockWhileSomebodyLooks(t *testing.T) {
+	d := Dir(t.TempDir())
+	unlock, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	f, err := os.Open(d.Path(lockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil { // as Locked does
+		t.Fatal(err)
+	}
+	time.AfterFunc(lookWait/25, func() { f.Close() })
+	unlock, err = d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
 }

@@ -12,7 +12,7 @@ import (
 // directory's owner only.
 func (d Dir) sweep() error {
 	for _, pattern := range []string{"." + identityFile + "*.*", "." + viewFile + "*.*", "." + attachmentsFile + "*.*", "." + joiningFile + ".*",
-		".wireguard*.*", ".key-*"} {
+		"." + logKeyFile + ".*", ".wireguard*.*", ".key-*"} {
 		left, err := filepath.Glob(d.Path(pattern))
 		if err != nil {
 			return fmt.Errorf("data directory: %w", err)

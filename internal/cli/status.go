@@ -177,6 +177,9 @@ func writeNode(w io.Writer, n *local.Status, counters bool) error {
 	fmt.Fprintf(w, "Flows     %d open, %d records to send, %d lost\n", n.Flows, n.PendingSend, n.Lost)
 	fmt.Fprintf(w, "Targets   %d here, %d attached; %d endpoints, %d without a target\n", n.Targets.Hosted, n.Targets.Attached,
 		n.Targets.Endpoints, n.Targets.Without)
+	if n.LogKey != "" {
+		fmt.Fprintf(w, "Log key   %s\n", n.LogKey)
+	}
 	fmt.Fprintf(w, "Tunnel    %d peers, %s\n", len(n.Peers), tunnelLoss(n.TunnelLost))
 	writeProblems(w, n.Errors, "culvert status -o json")
 	var workloads, counts [][]string
