@@ -1,6 +1,9 @@
 package api
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -50,6 +53,30 @@ const (
 	FlowLogAccount  FlowLogResource = "account"
 )
 
+// FlowLogResources are all of them.
+var FlowLogResources = []FlowLogResource{FlowLogVPC, FlowLogSubnet, FlowLogENI, FlowLogEndpoint, FlowLogService, FlowLogAccount}
+
+// flowLogKinds are the kinds that they are.
+var flowLogKinds = map[FlowLogResource]Kind{FlowLogVPC: KindVPC, FlowLogSubnet: KindSubnet, FlowLogENI: KindENI,
+	FlowLogEndpoint: KindEndpoint, FlowLogService: KindService, FlowLogAccount: KindAccount}
+
+// Kind is the resource's kind, "" for an unknown word.
+func (f FlowLogResource) Kind() Kind { return flowLogKinds[f] }
+
+// FlowLogResourceOf is the word for an id's kind, "" where none has flow logs.
+func FlowLogResourceOf(id string) FlowLogResource {
+	kind, err := ParseID(id)
+	if err != nil {
+		return ""
+	}
+	for _, f := range FlowLogResources {
+		if f.Kind() == kind {
+			return f
+		}
+	}
+	return ""
+}
+
 // TrafficType selects flows by what became of them.
 type TrafficType string
 
@@ -80,6 +107,9 @@ const (
 	FileParquet   FileFormat = "parquet"
 )
 
+// FileFormats are those that this server writes.
+var FileFormats = []FileFormat{FilePlainText, FileJSON, FileParquet}
+
 // OnLoss says what becomes of new flows where they cannot be recorded.
 type OnLoss string
 
@@ -98,9 +128,75 @@ const (
 	DeliverFailed  DeliverStatus = "FAILED"
 )
 
+// AggregationIntervals are those that a flow log may have, in seconds; AWS has the last two.
+var AggregationIntervals = []uint32{1, 10, 60, 600}
+
 // Interval is the aggregation interval.
 func (f *FlowLog) Interval() time.Duration {
 	return time.Duration(f.MaxAggregationIntervalSeconds) * time.Second
+}
+
+// Validate checks all but the format and whether the destination is allowed, which only the server knows.
+func (f *FlowLog) Validate() error {
+	errs := []*Error{ValidateName("name", f.Name), validateMeta(KindFlowLog, &f.Meta, false),
+		oneOf("resourceType", f.ResourceType, FlowLogResources...),
+		oneOf("trafficType", f.TrafficType, TrafficAccept, TrafficReject, TrafficAll),
+		oneOf("logDestinationType", f.DestinationType, DestinationLocal, DestinationS3, DestinationStream),
+		oneOf("fileFormat", f.FileFormat, FileFormats...),
+		oneOf("onLoss", f.OnLoss, LossCount, LossRefuse)}
+	if !slices.Contains(AggregationIntervals, f.MaxAggregationIntervalSeconds) {
+		errs = append(errs, invalid("maxAggregationIntervalSeconds", "use 1, 10, 60 or 600", "%d s is no aggregation interval",
+			f.MaxAggregationIntervalSeconds))
+	}
+	if len(f.Destination) > MaxDestinationLen || !printable(f.Destination) {
+		errs = append(errs, invalid("logDestination", fmt.Sprintf("give at most %d printable characters", MaxDestinationLen),
+			"the destination is malformed"))
+	}
+	return firstError(append(errs, f.validateTogether())...)
+}
+
+// validateTogether checks what must fit each other.
+func (f *FlowLog) validateTogether() *Error {
+	if f.OnLoss == LossRefuse && (f.ResourceType == FlowLogEndpoint || f.ResourceType == FlowLogService) {
+		return Errorf(CodeInvalidCombination, "onLoss", "make a flow log of the VPC, subnet, ENI or account for that",
+			"flows are refused by interface, and the flows of %s %s are of many", article(string(f.ResourceType)), f.ResourceType)
+	}
+	if f.DestinationType == DestinationStream {
+		switch {
+		case f.FileFormat != FileJSON:
+			return Errorf(CodeInvalidCombination, "fileFormat", "use json", "a stream has JSON lines")
+		case f.HiveCompatiblePartitions || f.PerHourPartition:
+			return Errorf(CodeInvalidCombination, "hiveCompatiblePartitions", "leave partitions out", "a stream has no partitions")
+		}
+	}
+	return nil
+}
+
+func article(noun string) string {
+	if strings.ContainsAny(noun[:1], "aeiou") {
+		return "an"
+	}
+	return "a"
+}
+
+// oneOf checks a word.
+func oneOf[S ~string](field string, have S, words ...S) *Error {
+	if slices.Contains(words, have) {
+		return nil
+	}
+	list := make([]string, len(words))
+	for i, w := range words {
+		list[i] = string(w)
+	}
+	last := len(list) - 1
+	remedy := "use " + list[last]
+	if last > 0 {
+		remedy = "use " + strings.Join(list[:last], ", ") + " or " + list[last]
+	}
+	if have == "" {
+		return Errorf(CodeMissingParameter, field, remedy, "nothing is given")
+	}
+	return invalid(field, remedy, "%q is not known here", Shortened(string(have)))
 }
 
 // Covers reports whether an interface's own records belong to the flow log.
@@ -143,4 +239,34 @@ func (f *FlowLog) Concerns(r *FlowRecord) bool {
 		return r.Account == f.Resource
 	}
 	return false
+}
+
+// CreateFlowLogRequest is the body of POST /v1/flow-logs. What is left out has AWS's default, but for the interval: 60 s.
+type CreateFlowLogRequest struct {
+	Name                          string            `json:"name"`
+	ResourceType                  FlowLogResource   `json:"resourceType,omitempty"` // may be left out with an id
+	Resource                      string            `json:"resourceId,omitempty"`   // id or name; of an account: the own one
+	TrafficType                   TrafficType       `json:"trafficType,omitempty"`
+	MaxAggregationIntervalSeconds uint32            `json:"maxAggregationIntervalSeconds,omitempty"`
+	LogFormat                     string            `json:"logFormat,omitempty"`
+	DestinationType               DestinationType   `json:"logDestinationType,omitempty"`
+	Destination                   string            `json:"logDestination,omitempty"`
+	FileFormat                    FileFormat        `json:"fileFormat,omitempty"`
+	HiveCompatiblePartitions      bool              `json:"hiveCompatiblePartitions,omitempty"`
+	PerHourPartition              bool              `json:"perHourPartition,omitempty"`
+	OnLoss                        OnLoss            `json:"onLoss,omitempty"`
+	Tags                          map[string]string `json:"tags,omitempty"`
+}
+
+// ModifyFlowLogRequest is the body of PATCH /v1/flow-logs/{id}; nil leaves a field as it is.
+type ModifyFlowLogRequest struct {
+	TrafficType                   *TrafficType     `json:"trafficType,omitempty"`
+	MaxAggregationIntervalSeconds *uint32          `json:"maxAggregationIntervalSeconds,omitempty"`
+	LogFormat                     *string          `json:"logFormat,omitempty"`
+	DestinationType               *DestinationType `json:"logDestinationType,omitempty"`
+	Destination                   *string          `json:"logDestination,omitempty"`
+	FileFormat                    *FileFormat      `json:"fileFormat,omitempty"`
+	HiveCompatiblePartitions      *bool            `json:"hiveCompatiblePartitions,omitempty"`
+	PerHourPartition              *bool            `json:"perHourPartition,omitempty"`
+	OnLoss                        *OnLoss          `json:"onLoss,omitempty"`
 }

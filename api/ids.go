@@ -37,6 +37,7 @@ var prefixOf = map[Kind]string{
 
 	KindFirewallDomainList: "rslvr-fdl-",
 	KindFirewallRuleGroup:  "rslvr-frg-",
+	KindFlowLog:            "fl-",
 	KindQueryLog:           "rqlc-",
 }
 

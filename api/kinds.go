@@ -99,6 +99,8 @@ func NewResource(k Kind) Resource {
 		return new(FirewallDomainList)
 	case KindFirewallRuleGroup:
 		return new(FirewallRuleGroup)
+	case KindFlowLog:
+		return new(FlowLog)
 	case KindQueryLog:
 		return new(QueryLog)
 	}

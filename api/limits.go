@@ -62,6 +62,8 @@ const (
 	MaxForwardersPerRule              = MaxForwardersPerVPC
 	MaxRuleRoutesPerNode              = 4_096
 	MaxRuleRoutesPerNodeAndAccount    = 1_024 // and an even share of the node at most
+	MaxFlowLogsPerAccount             = 100
+	MaxDestinationLen                 = 1_024 // bytes
 	MaxFirewallRuleGroupsPerAccount   = 100
 	MaxVPCsPerFirewallRuleGroup       = 100
 	MaxRulesPerFirewallRuleGroup      = 100 // AWS's default quota

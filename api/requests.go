@@ -291,6 +291,8 @@ type Status struct {
 	WithoutTarget []string `json:"servicesWithoutTarget,omitempty"`
 	// FailingOpen are likewise those of which so many targets are unhealthy that all are used.
 	FailingOpen []string `json:"servicesFailingOpen,omitempty"`
+	// FlowLogsFailing are names of flow logs that are not delivered, each with the reason. The first MaxStatusNames.
+	FlowLogsFailing []string `json:"flowLogsFailing,omitempty"`
 	// Waiting are names of live nodes that have not applied Revision, for administrators. The first MaxStatusNames.
 	Waiting []string `json:"nodesWaiting,omitempty"`
 	// Problems are what is wrong with the server itself, a sentence each, for administrators. The first MaxStatusNames.

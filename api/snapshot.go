@@ -41,6 +41,7 @@ func NewResources() *Resources {
 		Domains: map[string]*Domain{}, HostedZones: map[string]*HostedZone{},
 		ResolverRules: map[string]*ResolverRule{}, FirewallRuleGroups: map[string]*FirewallRuleGroup{},
 		FirewallDomainLists: map[string]*FirewallDomainList{},
+		FlowLogs:            map[string]*FlowLog{},
 		QueryLogs:           map[string]*QueryLog{},
 	}
 }
@@ -83,6 +84,8 @@ func (r *Resources) Put(res Resource) {
 		r.FirewallDomainLists[id] = v
 	case *FirewallRuleGroup:
 		r.FirewallRuleGroups[id] = v
+	case *FlowLog:
+		r.FlowLogs[id] = v
 	case *QueryLog:
 		r.QueryLogs[id] = v
 	}
@@ -125,6 +128,8 @@ func (r *Resources) Get(k Kind, id string) Resource {
 		return got(r.FirewallDomainLists[id])
 	case KindFirewallRuleGroup:
 		return got(r.FirewallRuleGroups[id])
+	case KindFlowLog:
+		return got(r.FlowLogs[id])
 	case KindQueryLog:
 		return got(r.QueryLogs[id])
 	}
@@ -179,6 +184,8 @@ func (r *Resources) Remove(k Kind, id string) {
 		delete(r.FirewallDomainLists, id)
 	case KindFirewallRuleGroup:
 		delete(r.FirewallRuleGroups, id)
+	case KindFlowLog:
+		delete(r.FlowLogs, id)
 	case KindQueryLog:
 		delete(r.QueryLogs, id)
 	}
@@ -222,6 +229,8 @@ func (r *Resources) CloneKind(k Kind) {
 		r.FirewallDomainLists = maps.Clone(r.FirewallDomainLists)
 	case KindFirewallRuleGroup:
 		r.FirewallRuleGroups = maps.Clone(r.FirewallRuleGroups)
+	case KindFlowLog:
+		r.FlowLogs = maps.Clone(r.FlowLogs)
 	case KindQueryLog:
 		r.QueryLogs = maps.Clone(r.QueryLogs)
 	}
@@ -264,6 +273,8 @@ func (r *Resources) Each(k Kind, f func(Resource) bool) {
 		each(r.FirewallDomainLists, f)
 	case KindFirewallRuleGroup:
 		each(r.FirewallRuleGroups, f)
+	case KindFlowLog:
+		each(r.FlowLogs, f)
 	case KindQueryLog:
 		each(r.QueryLogs, f)
 	}

@@ -108,6 +108,7 @@ func (s *Server) buildHTTP() {
 	s.registerNetwork()
 	s.registerHostedZones()
 	s.registerResolverRules()
+	s.registerFlowLogs()
 	s.registerFirewall()
 	s.registerQueryLogs()
 	s.registerENIs()

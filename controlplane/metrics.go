@@ -120,6 +120,17 @@ func (s *Server) emit(emit metrics.Emit) {
 	emit(mCAExpiry, float64(s.ca.NotAfter().Unix()))
 	emit(mFlowsStored, float64(s.figures.stored.Load()))
 	emit(mFlowsRefused, float64(s.figures.refused.Load()))
+	for id := range r.FlowLogs {
+		if d := s.delivery.State(id); d != nil {
+			failing := 0.0
+			if d.Status == api.DeliverFailed {
+				failing = 1
+			}
+			emit(mFlowLogFailing, failing, id)
+			emit(mFlowLogObjects, float64(d.Objects), id)
+			emit(mFlowLogLost, float64(d.LostRecords), id)
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if fill, err := s.store.Fill(ctx); err == nil {

@@ -53,6 +53,7 @@ var tagWords = map[string]string{
 	"catalogue":             "What others offer the caller.",
 	"converged":             "Whether the nodes have applied a change.",
 	"hosted-zones":          "DNS records for an account's own VPCs.",
+	"flow-logs":             "Which flow records are delivered, in which form, and whereto.",
 	"resolver-rules":        "Which servers answer a domain's names.",
 	"firewall-rule-groups":  "Which names workloads may look up.",
 	"firewall-domain-lists": "Domains that firewall rules share.",

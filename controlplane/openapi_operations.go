@@ -98,6 +98,16 @@ var operationWords = map[string]words{
 	"change-firewall-domains": {"Rules that name the list go by it at once. ADD passes over what is there; REMOVE refuses what is not.",
 		api.ChangeFirewallDomainsRequest{Operation: api.DomainsAdd, Domains: []string{"ads.example.com"}}},
 	"delete-firewall-domain-list": {"Refused while a rule names it.", nil},
+
+	"create-flow-log": {"Records are delivered as the account may see them, all that come from now on. One of a VPC, subnet, network interface or account " +
+		"tells the traffic of workloads' own interfaces, one of an endpoint or service both ends of its flows.",
+		api.CreateFlowLogRequest{Name: "shop", ResourceType: api.FlowLogVPC, Resource: "shop", TrafficType: api.TrafficAll,
+			LogFormat: "${srcaddr} ${dstaddr} ${dstport} ${protocol} ${bytes} ${action} ${reason}", PerHourPartition: true, Tags: exampleTags}},
+	"list-flow-logs": {wholeList, nil},
+	"get-flow-log":   {"By id or name.", nil},
+	"modify-flow-log": {"Fields that are left out stay as they are. Records that came before keep the form of before; files that wait go to the new place.",
+		api.ModifyFlowLogRequest{OnLoss: &[]api.OnLoss{api.LossRefuse}[0]}},
+	"delete-flow-log": {"What waits for its destination is not delivered any more; what was delivered stays.", nil},
 	"create-resolver-rule": {"Of several rules that a name lies in the most specific one counts; names that are private in the VPC go to none.",
 		api.CreateResolverRuleRequest{Domain: "example.com", VPCs: []string{"shop"}, Forwarders: []string{"tls://192.0.2.53"}, Tags: exampleTags}},
 	"list-resolver-rules":        {wholeList, nil},

@@ -24,6 +24,7 @@ import (
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/audit/bucket"
 	"github.com/culvert-net/culvert/audit/treelog"
 	"github.com/culvert-net/culvert/controlplane/ca"
 	"github.com/culvert-net/culvert/controlplane/delivery"
@@ -39,6 +40,7 @@ const (
 	DefaultViewMaxAge        = 72 * time.Hour
 	DefaultAcceptanceTimeout = 7 * 24 * time.Hour
 	DefaultFlowRetention     = 30 * 24 * time.Hour
+	DefaultFlowLogRoom       = 16 << 30
 	DefaultTick              = 30 * time.Second
 	DefaultMetricsAddress    = "127.0.0.1:7444"
 )
@@ -76,6 +78,10 @@ type Config struct {
 	ViewMaxAge        time.Duration // how long a node goes on with a view when it hears nothing newer
 	AcceptanceTimeout time.Duration // PendingAcceptance becomes Expired
 	FlowRetention     time.Duration // flow records older than this are deleted, by whole days
+	FlowLogDirs       []string      // absolute directories that flow logs may be delivered to, beside DataDir/deliveries
+	FlowLogStreams    []string      // HOST:PORT that they may be sent to
+	FlowLogBuckets    bucket.Set    // that they may be put into
+	FlowLogRoom       int64         // bytes of files that each account may have in DataDir/deliveries
 	Tick              time.Duration // full views are sent again, housekeeping is done
 	// LookupTXT asks for the records that prove domains; nil: no domain is proved. It must give up when ctx ends.
 	LookupTXT func(ctx context.Context, name string) ([]string, error)
@@ -164,6 +170,7 @@ func New(cfg Config) *Server {
 	setDefault(&cfg.ViewMaxAge, DefaultViewMaxAge)
 	setDefault(&cfg.AcceptanceTimeout, DefaultAcceptanceTimeout)
 	setDefault(&cfg.FlowRetention, DefaultFlowRetention)
+	setDefault(&cfg.FlowLogRoom, int64(DefaultFlowLogRoom))
 	setDefault(&cfg.Tick, DefaultTick)
 	setDefault(&cfg.Version, "devel")
 	setDefault(&cfg.audit, auditLimits{api.MaxAuditEventsPerAccount, api.MaxAuditEvents, api.AuditRetentionDays * 24 * time.Hour})
@@ -176,8 +183,12 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, store: cfg.Store, hub: newHub(), stopping: make(chan struct{}),
-		figures: newServerFigures()}
+	room := &delivery.Room{Dir: filepath.Join(cfg.DataDir, "deliveries"), PerAccount: cfg.FlowLogRoom, Reserve: delivery.DefaultReserve}
+	s := &Server{cfg: cfg, log: cfg.Log, store: cfg.Store, hub: newHub(), health: newHealthBook(), stopping: make(chan struct{}),
+		findings: make(chan evidence.Finding, 256), figures: newServerFigures(), verifier: newVerifier(), auditSearch: make(chan struct{}, auditSearches),
+		room: room,
+		allowed: &delivery.Allowed{Local: room.Dir, Room: room, Dirs: cfg.FlowLogDirs, Streams: cfg.FlowLogStreams,
+			Buckets: cfg.FlowLogBuckets}}
 	if s.store == nil {
 		ec := store.EtcdConfig{Dir: cfg.DataDir, Log: cfg.Log}
 		if len(cfg.EtcdEndpoints) > 0 {

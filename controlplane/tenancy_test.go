@@ -48,12 +48,14 @@ var mentions = map[api.Kind][]mention{
 		{"create-resolver-rule", nil, `{"domainName":"x.example.com","forwarders":["tls://9.9.9.9"],"vpcIds":["REF"]}`},
 	},
 	api.KindSubnet: {
+		{"create-flow-log", nil, `{"name":"x","resourceType":"subnet","resourceId":"REF"}`},
 		{"get-subnet", args("REF"), ""}, {"delete-subnet", args("REF"), ""}, {"create-eni", nil, `{"subnetId":"REF"}`},
 		{"create-load-balancer", nil, `{"subnetIds":["REF"]}`},
 		{"create-endpoint", nil, `{"vpcId":"shop","service":"pay/ledger","subnetIds":["REF"]}`},
 		{"create-endpoint", nil, `{"vpcId":"shop","service":"pay/ledger","addresses":{"REF":"10.0.1.99"}}`},
 	},
 	api.KindENI: {
+		{"create-flow-log", nil, `{"name":"x","resourceType":"eni","resourceId":"REF"}`},
 		{"get-eni", args("REF"), ""}, {"modify-eni", args("REF"), `{}`}, {"delete-eni", args("REF"), ""},
 		{"create-target-group", nil, `{"vpcId":"shop","protocol":"tcp","port":1,"targets":[{"eniId":"REF"}]}`},
 		{"query-flows", args("?eni=REF"), ""},
@@ -96,6 +98,9 @@ var mentions = map[api.Kind][]mention{
 	api.KindResolverRule: {
 		{"get-resolver-rule", args("REF"), ""}, {"delete-resolver-rule", args("REF"), ""}, {"modify-resolver-rule", args("REF"), `{}`},
 		{"associate-resolver-rule", args("REF"), `{"vpcIds":["shop"]}`}, {"disassociate-resolver-rule", args("REF"), `{"vpcIds":["shop"]}`},
+	},
+	api.KindFlowLog: {
+		{"get-flow-log", args("REF"), ""}, {"delete-flow-log", args("REF"), ""}, {"modify-flow-log", args("REF"), `{}`},
 	},
 	api.KindFirewallRuleGroup: {
 		{"get-firewall-rule-group", args("REF"), ""}, {"delete-firewall-rule-group", args("REF"), ""},

@@ -105,6 +105,11 @@ func (c *Client) WatchResolverRules(ctx context.Context, o ...Option) Watch[api.
 	return watch[api.ResolverRule](ctx, c, "/v1/resolver-rules", o...)
 }
 
+// WatchFlowLogs goes on with what ListFlowLogs returns.
+func (c *Client) WatchFlowLogs(ctx context.Context, o ...Option) Watch[api.FlowLog] {
+	return watch[api.FlowLog](ctx, c, "/v1/flow-logs", o...)
+}
+
 // WatchFirewallRuleGroups goes on with what ListFirewallRuleGroups returns.
 func (c *Client) WatchFirewallRuleGroups(ctx context.Context, o ...Option) Watch[api.FirewallRuleGroup] {
 	return watch[api.FirewallRuleGroup](ctx, c, "/v1/firewall-rule-groups", o...)

@@ -177,6 +177,7 @@ var listCommands = map[api.Kind]string{
 	api.KindSecurityGroup: "sg list", api.KindTargetGroup: "target-group list", api.KindLoadBalancer: "load-balancer list",
 	api.KindService: "service list", api.KindEndpoint: "endpoint list", api.KindConnection: "service connections",
 	api.KindDomain: "domain list", api.KindHostedZone: "hosted-zone list",
+	api.KindFlowLog:      "flow-log list",
 	api.KindResolverRule: "resolver-rule list", api.KindFirewallRuleGroup: "dns-firewall list", api.KindFirewallDomainList: "dns-firewall domain-list list",
 	api.KindQueryLog: "query-log list",
 	api.KindNode:     "node list", api.KindJoinToken: "token list", api.KindAPIKey: "key list",

@@ -16,12 +16,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/controlplane"
 	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/internal/version"
+	"github.com/spf13/cobra"
 )
 
 // serverFlags are what the server's Config is made of.
@@ -29,6 +28,7 @@ type serverFlags struct {
 	processFlags
 	cfg          controlplane.Config
 	adminKeyFile string
+	flowLogRoom  int64 // GiB
 	etcdCA       string
 	etcdCert     string
 	etcdKey      string
@@ -65,6 +65,10 @@ to --admin-key-file, which only its owner can read, or else is printed, once and
 		"after which an endpoint that nobody accepted expires")
 	fs.DurationVar(&f.cfg.FlowRetention, "flow-retention", controlplane.DefaultFlowRetention,
 		"how long flow records are kept")
+	fs.StringArrayVar(&f.cfg.FlowLogDirs, "flow-log-directory", nil, "absolute `directory` that any account's flow logs may be delivered to (may repeat)")
+	fs.Int64Var(&f.flowLogRoom, "flow-log-room", controlplane.DefaultFlowLogRoom>>30,
+		"`GIB` of files that each account's flow logs may have in DATA-DIR/deliveries")
+	fs.StringArrayVar(&f.cfg.FlowLogStreams, "flow-log-stream", nil, "`HOST:PORT` that any account's flow logs may be sent to (may repeat)")
 	metricsFlag(c, &f.cfg.MetricsAddress, controlplane.DefaultMetricsAddress)
 	f.flags(c)
 	c.Args = noArguments

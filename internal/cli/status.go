@@ -134,6 +134,9 @@ func (s fullStatus) writeServer(w io.Writer) error {
 	for _, name := range v.WithoutTarget {
 		problems = append(problems, "behind "+name+" no target is attached: culvert target-group describe GROUP")
 	}
+	for _, name := range v.FlowLogsFailing {
+		problems = append(problems, "flow log "+name+": culvert flow-log describe LOG")
+	}
 	writeProblems(w, problems, "culvert status -o json")
 	if len(s.Nodes) == 0 {
 		return nil
