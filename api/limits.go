@@ -101,6 +101,8 @@ const (
 	MaxAnswerBytesPerKey     = 4 << 20
 	MaxAuditEvents           = 500_000
 	MaxAuditEventsPerAccount = 50_000
+	MaxAuditBytes            = 512 << 20
+	MaxAuditBytesPerAccount  = 64 << 20
 	AuditRetentionDays       = 400
 	AuditDocumentsBurst      = 16 << 20
 	AuditDocumentsPerDay     = 32 << 20

@@ -60,7 +60,30 @@ const (
 	RetainSegments    RetentionClass = "segments"     // evidence: what nodes sealed, by whole hours
 	RetainAuditEvents RetentionClass = "audit-events" // what audit list reads
 	RetainDeliveries  RetentionClass = "deliveries"   // files of flow logs that are delivered to the server's own directory for the account
+	RetainMerkleLog   RetentionClass = "merkle-log"   // seals, audit events, reports, disposals and checkpoints: for ever
 )
+
+// RetentionClasses are all of them.
+var RetentionClasses = []RetentionClass{RetainFlowRecords, RetainSegments, RetainAuditEvents, RetainDeliveries, RetainMerkleLog}
+
+// MaxRetentionDays bounds a term: a hundred years.
+const MaxRetentionDays = 36_500
+
+// Retention is how long a class is kept.
+type Retention struct {
+	Class RetentionClass `json:"class"`
+	Days  int            `json:"days"` // of what comes now; 0: for ever
+	// MinimumDays is what Days may not be set below. It only grows.
+	MinimumDays int `json:"minimumDays"`
+	// Longer are terms before that still bind what came while they were in force.
+	Longer []RetentionTerm `json:"longer,omitempty"`
+}
+
+// RetentionTerm is a term that was in force.
+type RetentionTerm struct {
+	Days  int       `json:"days"`
+	Until time.Time `json:"until"` // what came before then is kept for so long
+}
 
 // ModifyRetentionRequest is the body of PATCH /v1/retention/{class}. Fields that are left out stay as they are.
 type ModifyRetentionRequest struct {
@@ -79,6 +102,9 @@ type LegalHold struct {
 	From    time.Time `json:"from"`
 	To      time.Time `json:"to"`
 }
+
+// MaxLegalHolds bounds the holds of a mesh.
+const MaxLegalHolds = 200
 
 // MaxHoldReason bounds a reason, in bytes.
 const MaxHoldReason = 500

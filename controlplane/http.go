@@ -121,6 +121,7 @@ func (s *Server) buildHTTP() {
 	s.registerFlows()
 	s.registerLogKeys()
 	s.registerEvidence()
+	s.registerRetention()
 	s.registerStatus()
 	s.registerExplain()
 	s.registerWhois()

@@ -63,6 +63,8 @@ var tagWords = map[string]string{
 	"explain":               "Why a flow passes or does not.",
 	"flows":                 "Records of flows.",
 	"log-key":               "What evidence is checked with.",
+	"retention":             "How long things are kept.",
+	"legal-holds":           "What is kept whatever the retention.",
 	"load-balancers":        "What stands in front of a provider's targets.",
 	"node":                  "What nodes call. Nobody needs it for anything else.",
 	"nodes":                 "The machines of the mesh.",

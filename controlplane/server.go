@@ -173,7 +173,7 @@ func New(cfg Config) *Server {
 	setDefault(&cfg.FlowLogRoom, int64(DefaultFlowLogRoom))
 	setDefault(&cfg.Tick, DefaultTick)
 	setDefault(&cfg.Version, "devel")
-	setDefault(&cfg.audit, auditLimits{api.MaxAuditEventsPerAccount, api.MaxAuditEvents, api.AuditRetentionDays * 24 * time.Hour})
+	setDefault(&cfg.audit, auditLimits{api.MaxAuditBytesPerAccount, api.MaxAuditBytes, api.AuditRetentionDays * 24 * time.Hour})
 	setDefault(&cfg.maxView, api.MaxViewBytes)
 	setDefault(&cfg.watchPatience, writeTimeout)
 	setDefault(&cfg.watchPause, lookPause)
@@ -256,6 +256,9 @@ func (s *Server) serve(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.loadRelated(); err != nil {
+		return err
+	}
+	if err := s.loadRetention(ctx); err != nil {
 		return err
 	}
 	if s.flows, err = flowlog.Open(filepath.Join(s.cfg.DataDir, "flows"), s.cfg.Now()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -217,6 +218,37 @@ func (c *Client) Catalogue(ctx context.Context, o ...Option) ([]api.CatalogueEnt
 // ListAudit returns audit events, newest last: the account's own, or all for an administrator.
 func (c *Client) ListAudit(ctx context.Context, o ...Option) ([]api.AuditEvent, error) {
 	return list[api.AuditEvent](ctx, c, "/v1/audit", o...)
+}
+
+// WithAuditFilter selects audit events.
+func WithAuditFilter(f api.AuditFilter) Option {
+	return func(o *callOptions) {
+		set := func(name, value string) {
+			if value != "" {
+				o.query.Set(name, value)
+			}
+		}
+		set("since", stampOf(f.Since))
+		set("until", stampOf(f.Until))
+		set("actor", f.Actor)
+		set("action", f.Action)
+		set("resource", f.Resource)
+		set("outcome", f.Outcome)
+		if f.Limit != 0 {
+			set("limit", strconv.Itoa(f.Limit))
+		}
+		if f.Before != 0 {
+			set("before", strconv.FormatUint(f.Before, 10))
+		}
+	}
+}
+
+// stampOf is a time as queries have it, "" for none.
+func stampOf(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
 }
 
 // Status tells how the server is and whom it takes the caller for.

@@ -59,3 +59,28 @@ func evidenceQuery(q api.EvidenceQuery) url.Values {
 	}
 	return v
 }
+
+// ListRetention returns how long each class is kept.
+func (c *Client) ListRetention(ctx context.Context, o ...Option) ([]api.Retention, error) {
+	return list[api.Retention](ctx, c, "/v1/retention", o...)
+}
+
+// ModifyRetention changes how long a class is kept.
+func (c *Client) ModifyRetention(ctx context.Context, class string, r api.ModifyRetentionRequest, o ...Option) (*api.Retention, error) {
+	return send[api.Retention](ctx, c, http.MethodPatch, "/v1/retention/"+segment(class), r, o...)
+}
+
+// CreateLegalHold keeps what is about something.
+func (c *Client) CreateLegalHold(ctx context.Context, r api.CreateLegalHoldRequest, o ...Option) (*api.LegalHold, error) {
+	return create[api.LegalHold](ctx, c, http.MethodPost, "/v1/legal-holds", r, o...)
+}
+
+// ListLegalHolds returns all of them.
+func (c *Client) ListLegalHolds(ctx context.Context, o ...Option) ([]api.LegalHold, error) {
+	return list[api.LegalHold](ctx, c, "/v1/legal-holds", o...)
+}
+
+// ReleaseLegalHold ends one.
+func (c *Client) ReleaseLegalHold(ctx context.Context, id string, o ...Option) (*api.Result, error) {
+	return send[api.Result](ctx, c, http.MethodDelete, "/v1/legal-holds/"+segment(id), nil, o...)
+}

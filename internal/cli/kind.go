@@ -288,6 +288,13 @@ func (m *mutation) flags(c *cobra.Command) {
 	f.StringVar(&m.idempotency, "idempotency-key", "", "the same `key` again within a day changes nothing more")
 }
 
+// flagsAtServer are those of a change that no node has to apply.
+func (m *mutation) flagsAtServer(c *cobra.Command) {
+	f := c.Flags()
+	f.BoolVar(&m.dryRun, "dry-run", false, "check everything, change nothing, show what would be")
+	f.StringVar(&m.idempotency, "idempotency-key", "", "the same `key` again within a day changes nothing more")
+}
+
 func (m *mutation) options() []client.Option {
 	var opts []client.Option
 	if m.dryRun {
