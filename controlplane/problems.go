@@ -3,6 +3,7 @@ package controlplane
 import (
 	"cmp"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -46,6 +47,17 @@ func (p *alarms) keep(prefix string, stays func(rest string) bool) {
 		rest, ok := strings.CutPrefix(key, prefix)
 		return ok && !stays(rest)
 	})
+}
+
+// all lists the sentences, in the order of their keys.
+func (p *alarms) all() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []string
+	for _, key := range slices.Sorted(maps.Keys(p.by)) {
+		out = append(out, p.by[key])
+	}
+	return out
 }
 
 // trouble sets a problem, or clears it where err is nil, and logs when it begins and when it is over.

@@ -273,3 +273,13 @@ func (c *Client) Explain(ctx context.Context, from, to string, port uint16, prot
 	}
 	return get[api.Explanation](ctx, c, "/v1/explain", append(o, query)...)
 }
+
+// ListDailyReports lists the daily reports, the newest last; administrators only.
+func (c *Client) ListDailyReports(ctx context.Context, o ...Option) ([]api.DailyReportEntry, error) {
+	return list[api.DailyReportEntry](ctx, c, "/v1/reports/daily", o...)
+}
+
+// GetDailyReport returns the report of a day, such as 2026-03-01; administrators only.
+func (c *Client) GetDailyReport(ctx context.Context, date string, o ...Option) (*api.DailyReport, error) {
+	return get[api.DailyReport](ctx, c, "/v1/reports/daily/"+segment(date), o...)
+}
