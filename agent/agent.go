@@ -37,6 +37,8 @@ const DefaultMetricsAddress = "127.0.0.1:7445"
 // Entries of the flow table: two a flow and half, 200 bytes of kernel memory each.
 const (
 	DefaultFlowEntries = 524_288
+	DefaultFlowShare   = plan.DefaultAccountShare
+	DefaultFlowReserve = plan.DefaultReserve
 	MinFlowEntries     = 1_024
 	MaxFlowEntries     = 16_777_216
 )
@@ -47,9 +49,13 @@ type Advance string
 
 // AdvanceAuto is in advance where the whole table takes at most a sixteenth of the machine's memory.
 const (
+	AdvanceAuto   Advance = "auto"
 	AdvanceAlways Advance = "always"
 	AdvanceNever  Advance = "never"
 )
+
+// Valid says whether it is one of the three.
+func (a Advance) Valid() bool { return a == AdvanceAuto || a == AdvanceAlways || a == AdvanceNever }
 
 // onDemand decides for a table that takes so many bytes, on a machine with so much memory.
 func (a Advance) onDemand(table, memory uint64) bool {
@@ -71,6 +77,8 @@ type Config struct {
 	FlowInterval  time.Duration // aggregation: 1, 10, 60 or 600 s; default 60 s
 	FlowEntries   uint32        // which the flow table keeps until the machine boots; default DefaultFlowEntries
 	FlowAdvance   Advance       // whether their memory is taken in advance; default AdvanceAuto
+	FlowShare     uint32        // percent of them that one account may have; default DefaultFlowShare
+	FlowReserve   uint32        // percent of them that are kept for accounts that have few; default DefaultFlowReserve
 	Tick          time.Duration // between checks of the whole state; default 2 s
 	// MetricsAddress is where GET /metrics is answered, HOST:PORT or unix:/PATH; "" is nowhere. Everybody who reaches it may read
 	// the figures.
@@ -108,6 +116,9 @@ func (c *Config) setDefaults() {
 	if c.FlowEntries == 0 {
 		c.FlowEntries = DefaultFlowEntries
 	}
+	if c.FlowAdvance == "" {
+		c.FlowAdvance = AdvanceAuto
+	}
 	if c.Tick == 0 {
 		c.Tick = 2 * time.Second
 	}
@@ -135,6 +146,10 @@ type Datapath interface {
 	Generation() (uint32, error)
 	Counters() ([]Count, error)
 	Flows() (int, error)
+	// FlowEntries is how many entries the flow table has room for, two a flow.
+	FlowEntries() int
+	// Pressure lists what is used to 80 % or more of its bound.
+	Pressure() []Charge
 }
 
 // Place is where a program sits.
@@ -224,11 +239,14 @@ type Agent struct {
 	linkErrors   map[string]error
 	unnamed      map[string]string // why a workload does not have its resolver, by ENI
 	linksSeen    uint64            // the round that linkErrors are of
-	paths        underlayCheck     // the loop's own
+	routes       underlayCheck     // the loop's own
+	measured     map[string]uint16 // path MTUs in bytes, by the peer's public key
+	pathMTU      map[string]uint16 // likewise, those in force
 	errors       []string
-	own          []string // what this round put right, as far as the edges do not tell; the loop's
-	repairs      []repair // lately
-	warned       bool     // that there is no view
+	own          []string  // what this round put right, as far as the edges do not tell; the loop's
+	repairs      []repair  // lately
+	warned       bool      // that there is no view
+	looked       time.Time // when the last round ended; the loop's
 }
 
 // New makes an agent; it does nothing yet.
@@ -239,7 +257,7 @@ func New(cfg Config, edges Edges) *Agent {
 	}
 	dir := state.Dir(cfg.DataDir)
 	return &Agent{cfg: cfg, edges: edges, dir: dir, log: cfg.Log, made: time.Now(), run: rand.Text(), clock: keyClock{dir: dir, now: edges.Now},
-		wake: make(chan struct{}, 1), hint: make(chan struct{}, 1), rekey: make(chan struct{}, 1), roundDone: make(chan struct{}),
+		wake: make(chan struct{}, 1), hint: make(chan struct{}, 1), ill: make(chan struct{}, 1), rekey: make(chan struct{}, 1), roundDone: make(chan struct{}),
 		linkErrors: map[string]error{}, held: map[string]*Namespace{}, leaving: map[string]bool{}}
 }
 
@@ -333,6 +351,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		func(ctx context.Context) error { return renewal(ctx, a) },
 		a.rekeying,
 		a.report,
+		a.watchPaths,
 		func(ctx context.Context) error { return a.edges.Host.Watch(ctx, a.Hint) },
 		func(ctx context.Context) error { return local.Serve(ctx, a.cfg.LocalSocket, a, a.log) },
 	)
@@ -362,7 +381,8 @@ func together(ctx context.Context, fns ...func(context.Context) error) error {
 	return first
 }
 
-// report tells the control plane what was applied: after each change, and every ten seconds.
+// report tells the control plane what was applied: after each change, and every ten seconds. A change of a target's health is told
+// once, and again to a server that may have begun anew: it keeps them in memory.
 func (a *Agent) report(ctx context.Context) error {
 	var told api.NodeStatus
 	var last time.Time
@@ -445,11 +465,8 @@ func reported(errors []string) []string {
 	if over := len(out) - api.MaxStatusErrors; over > 0 {
 		out = append(out[:api.MaxStatusErrors-1], fmt.Sprintf("%d more: see culvert status on this node", over+1))
 	}
-	const ellipsis = "…"
 	for i, e := range out {
-		if len(e) > api.MaxStatusErrorLen {
-			out[i] = strings.ToValidUTF8(e[:api.MaxStatusErrorLen-len(ellipsis)], "") + ellipsis
-		}
+		out[i] = shortened(e, api.MaxStatusErrorLen)
 	}
 	return out
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/plan"
 )
 
 // diagnoseWait bounds each question to another process or machine.
@@ -195,6 +196,7 @@ func diagnosePorts(f *doctor.Facts, cfg Config) {
 		{Name: "gossip", Protocol: "udp", Port: gossip}, {Name: "gossip", Protocol: "tcp", Port: gossip},
 		{Name: "names of workloads", Protocol: "udp", Port: resolverPort, By: host.HostName},
 		{Name: "names of workloads", Protocol: "tcp", Port: resolverPort, By: host.HostName},
+		{Name: "health of targets", Protocol: "udp", Port: plan.NodePort, By: host.HostName},
 	}
 	for i := range f.Ports {
 		p := &f.Ports[i]

@@ -59,8 +59,8 @@ func TestDoctorFindsWhatIsWrongWithAMachine(t *testing.T) {
 		check string
 		want  []string
 	}{
-		{"mtu", func(ns *netlab.Namespace) { ns.Exec("ip", "link", "set", "eth0", "mtu", "1400") }, "mtu",
-			[]string{"failure", "1400 (eth0)", "--mtu 1340"}},
+		{"mtu", func(ns *netlab.Namespace) { ns.Exec("ip", "link", "set", "eth0", "mtu", "1200") }, "mtu",
+			[]string{"failure", "1200 (eth0)", "raise that interface's MTU"}},
 		{"ipv6", func(ns *netlab.Namespace) { ns.Exec("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1") }, "ipv6",
 			[]string{"failure", "net.ipv6.conf.all.disable_ipv6"}},
 		{"fw", func(ns *netlab.Namespace) {

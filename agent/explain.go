@@ -11,6 +11,7 @@ import (
 	"github.com/culvert-net/culvert/agent/local"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/dns/zone"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -18,6 +19,7 @@ import (
 type explainer struct {
 	plan   *plan.Plan
 	view   *api.View
+	zone   *zone.Zone // what the resolver answers from
 	tunnel wire.State
 	family plan.Families // of the flow
 	now    time.Time
@@ -29,6 +31,7 @@ func (a *Agent) Explain(ctx context.Context, r local.ExplainRequest) (api.Explan
 	a.mu.Lock()
 	x := explainer{plan: a.applied, view: a.appliedView, now: time.Now()}
 	a.mu.Unlock()
+	x.zone = a.edges.Names.Zone()
 	if x.plan == nil {
 		return api.Explanation{}, &api.Error{Code: api.CodeUnavailable, Message: "no plan has been applied yet",
 			Remedy: "see culvert status on this node"}
@@ -37,10 +40,11 @@ func (a *Agent) Explain(ctx context.Context, r local.ExplainRequest) (api.Explan
 	if proto == "" {
 		proto = api.TCP
 	}
-	number := map[api.Protocol]uint8{api.TCP: plan.ProtocolTCP, api.UDP: plan.ProtocolUDP, api.ICMP: plan.ProtocolICMP}[proto]
+	number := map[api.Protocol]uint8{api.TCP: plan.ProtocolTCP, api.UDP: plan.ProtocolUDP, api.ICMP: plan.ProtocolICMP,
+		api.ICMPv6: plan.ProtocolICMPv6}[proto]
 	if number == 0 {
 		return api.Explanation{}, &api.Error{Code: api.CodeInvalidParameter, Field: "protocol",
-			Message: fmt.Sprintf("%q is no protocol of a flow", proto), Remedy: "use tcp, udp or icmp"}
+			Message: fmt.Sprintf("%q is no protocol of a flow", proto), Remedy: "use tcp, udp, icmp or icmpv6"}
 	}
 	x.tunnel, _ = a.edges.Wire.Observe(ctx) // without it the tunnel stage says that the device does not answer
 	x.out.Allowed = x.run(r, number)
@@ -65,12 +69,22 @@ func (x *explainer) run(r local.ExplainRequest, proto uint8) bool {
 			"%s is not attached on this node", r.From)
 	}
 	src := x.plan.ENIs[i]
-	x.ok("source", "%s is %s, attached on this node", src.ID, src.Address)
-	dst, ok := x.resolve(src.VPC, r.To)
+	dst, ok := x.resolve(src, r.To)
 	if !ok {
 		return false
 	}
-	j := slices.IndexFunc(x.plan.Addresses, func(a plan.Address) bool { return a.VPC == src.VPC && a.Address == dst })
+	x.out.Address = dst.String()
+	if x.family = familyOf(dst); src.Families&x.family == 0 {
+		return x.stop("source", "NOT_IP", "give it the family: culvert eni modify "+src.ID+" --ip-address-type dualstack",
+			"%s is %s, and %s is not of that family", src.ID, src.Families, dst)
+	}
+	if proto == plan.ProtocolICMP || proto == plan.ProtocolICMPv6 {
+		proto = map[plan.Families]uint8{plan.FamilyIPv4: plan.ProtocolICMP, plan.FamilyIPv6: plan.ProtocolICMPv6}[x.family]
+	}
+	x.ok("source", "%s is %s, attached on this node", src.ID, x.form(src.VPC, src.Address))
+	j := slices.IndexFunc(x.plan.Addresses, func(a plan.Address) bool {
+		return a.VPC == src.VPC && a.Families&x.family != 0 && x.form(a.VPC, a.Address) == dst
+	})
 	if j < 0 {
 		return x.stop("destination", "NO_DESTINATION",
 			"reach another account's service through an endpoint: culvert endpoint create --service ACCOUNT/NAME",
@@ -81,36 +95,23 @@ func (x *explainer) run(r local.ExplainRequest, proto uint8) bool {
 	if to.Type == plan.AddressResolver {
 		return x.resolver(proto, r.Port)
 	}
-	if to.Type == plan.AddressLoadBalancer {
-		return x.stop("destination", "NO_DESTINATION", "connect through an endpoint",
-			"a load balancer's address is reached through endpoints only")
-	}
-	rule, ok := x.match(src.EgressRules, to.Address, to.Groups, proto, r.Port)
+	rule, ok := x.match(src.EgressRules, dst, to.Groups, proto, r.Port)
 	if !ok {
 		return x.stop("egress", "GROUP_EGRESS", "authorize egress in a security group of "+src.ID,
 			"no egress rule of %s's security groups allows it", src.ID)
 	}
 	x.ok("egress", "allowed by %s", rule)
-	if to.Type == plan.AddressEndpoint {
+	if to.Type == plan.AddressEndpoint || to.Type == plan.AddressLoadBalancer {
 		return x.endpoint(src, to, proto, r.Port)
 	}
 	return x.samevpc(src, to, proto, r.Port)
 }
 
-func (x *explainer) resolve(vpc uint32, to string) (netip.Addr, bool) {
-	if a, err := netip.ParseAddr(to); err == nil {
-		return a, true
+func familyOf(a netip.Addr) plan.Families {
+	if a.Is4() {
+		return plan.FamilyIPv4
 	}
-	name := strings.ToLower(strings.TrimSuffix(to, "."))
-	for _, n := range x.plan.Names {
-		if n.VPC == vpc && n.Name == name {
-			x.ok("name", "%s is %s, of endpoint %s", name, n.Address, n.Endpoint)
-			return n.Address, true
-		}
-	}
-	return netip.Addr{}, x.stop("name", "NXDOMAIN",
-		"create an endpoint with private DNS, and wait until its connection is Available",
-		"no endpoint in this VPC answers to %s", name)
+	return plan.FamilyIPv6
 }
 
 // form is an address of a VPC in the flow's family.
@@ -122,14 +123,21 @@ func (x *explainer) form(vpc uint32, a netip.Addr) netip.Addr {
 }
 
 func (x *explainer) resolver(proto uint8, port uint16) bool {
-	if port == 53 && proto != plan.ProtocolICMP {
+	if port == 53 && (proto == plan.ProtocolTCP || proto == plan.ProtocolUDP) {
 		return x.ok("resolver", "the node's resolver answers")
 	}
 	return x.stop("resolver", "HOST_NOT_ADMITTED", "use port 53", "the resolver answers UDP and TCP port 53 only")
 }
 
-// match names the first rule of a set that lets the packet through.
+// match names the first rule of a set that lets the packet through; of ICMP that is an echo request.
 func (x *explainer) match(set uint32, peer netip.Addr, groups plan.Groups, proto uint8, port uint16) (string, bool) {
+	at := port
+	switch proto {
+	case plan.ProtocolICMP:
+		at = plan.ICMPPort(api.ICMPEchoRequest, 0)
+	case plan.ProtocolICMPv6:
+		at = plan.ICMPPort(api.ICMPv6EchoRequest, 0)
+	}
 	for _, s := range x.plan.RuleSets {
 		if s.ID != set {
 			continue
@@ -139,7 +147,7 @@ func (x *explainer) match(set uint32, peer netip.Addr, groups plan.Groups, proto
 			return "", false
 		}
 		for _, r := range rules {
-			ports := proto == plan.ProtocolICMP || r.PortLow <= port && port <= r.PortHigh
+			ports := r.PortLow <= at && at <= r.PortHigh
 			from := r.Group != 0 && slices.Contains(groups[:], r.Group) ||
 				r.Group == 0 && r.Prefix.Contains(peer)
 			if ports && from && (r.Protocol == plan.ProtocolAny || r.Protocol == uint16(proto)) {
@@ -158,10 +166,11 @@ func (x *explainer) samevpc(src plan.ENI, to plan.Address, proto uint8, port uin
 		}
 		return x.ok("receiver", "its node decides by the ingress rules of %s: ask there", to.ENI)
 	}
-	rule, ok := x.match(x.plan.ENIs[k].IngressRules, src.Address, src.Groups, proto, port)
+	from := x.form(src.VPC, src.Address)
+	rule, ok := x.match(x.plan.ENIs[k].IngressRules, from, src.Groups, proto, port)
 	if !ok {
 		return x.stop("ingress", "GROUP_INGRESS", "authorize ingress in a security group of "+to.ENI,
-			"no ingress rule of %s's security groups allows %s", to.ENI, src.Address)
+			"no ingress rule of %s's security groups allows %s", to.ENI, from)
 	}
 	return x.ok("ingress", "allowed by %s", rule)
 }
@@ -235,6 +244,9 @@ func (x *explainer) listeners(to plan.Address) string {
 			have = append(have, fmt.Sprintf("%d/%s", s.Port, protocolName(s.Protocol)))
 		}
 	}
+	if len(have) == 0 && to.Type == plan.AddressLoadBalancer {
+		return "it has no listener with a target group, or its targets are told the client, and then no workload of its VPC reaches it"
+	}
 	if len(have) == 0 {
 		return "the connection is not Available"
 	}
@@ -245,6 +257,9 @@ func (x *explainer) listenerRemedy(to plan.Address) string {
 	if slices.ContainsFunc(x.plan.Services, func(s plan.Service) bool { return s.VPC == to.VPC && s.Address == to.Address }) {
 		return "use one of these ports"
 	}
+	if to.Type == plan.AddressLoadBalancer {
+		return "see culvert load-balancer describe, and the clientIdentity of its services"
+	}
 	return "see culvert endpoint describe: the provider may have to accept it"
 }
 
@@ -254,6 +269,8 @@ func protocolName(p uint8) string {
 		return string(api.TCP)
 	case plan.ProtocolUDP:
 		return string(api.UDP)
+	case plan.ProtocolICMPv6:
+		return string(api.ICMPv6)
 	}
 	return string(api.ICMP)
 }

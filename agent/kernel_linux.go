@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +15,7 @@ import (
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/agent/wire/tunnel"
+	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/netns"
 	"github.com/culvert-net/culvert/plan"
 )
@@ -113,7 +116,14 @@ func (namespaces) Open(path string) (*Namespace, error) {
 		return nil, noNamespace(path, err)
 	}
 	return &Namespace{Namespace: plan.Namespace{Boot: boot, Cookie: n.Cookie, Process: keeper == netns.Process}, Inode: n.Inode,
-		Rooted: keeper == netns.Root, Close: n.Close}, nil
+		Rooted: keeper == netns.Root, Close: n.Close,
+		Dial: func(ctx context.Context, network string, to netip.AddrPort) (conn net.Conn, err error) {
+			err = n.Do(func() (err error) { // the dialer makes the socket of one address on the caller's thread
+				conn, err = new(net.Dialer).DialContext(ctx, network, to.String())
+				return err
+			})
+			return conn, err
+		}}, nil
 }
 
 // Inode implements Namespaces.
@@ -128,6 +138,21 @@ func noNamespace(path string, err error) error {
 		return fmt.Errorf("open namespace %s: %w", path, host.ErrNoNamespace)
 	}
 	return err
+}
+
+// Pressure implements Datapath.
+func (p programs) Pressure() []Charge {
+	charged := p.Datapath.Pressure()
+	out := make([]Charge, len(charged))
+	for i, c := range charged {
+		out[i] = Charge{Quota: plan.QuotaKind(c.Key.Kind), ID: c.Key.Id, Used: c.Used, Bound: c.Bound}
+		if bpf.QuotaKind(c.Key.Kind) == bpf.QuotaPool {
+			out[i].Quota = 0
+			out[i].Source, out[i].Protocol = bpf.Addr(c.Key.Source), c.Key.Protocol
+			out[i].Target = netip.AddrPortFrom(bpf.Addr(c.Key.Target), bpf.Port(c.Key.Port))
+		}
+	}
+	return out
 }
 
 // Flows implements Datapath.

@@ -202,7 +202,7 @@ func unsent(dir string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	log, _, err := flow.OpenLog(flow.LogConfig{Store: flow.Dir(dir), Boot: boot, Shipping: true})
+	log, _, err := flow.OpenLog(flow.LogConfig{Store: flow.Dir(dir), Boot: boot, Word: bootWord, Shipping: true})
 	if err != nil {
 		return 0, err
 	}

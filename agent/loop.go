@@ -10,12 +10,15 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/logkey"
+	"github.com/culvert-net/culvert/internal/resident"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -27,20 +30,33 @@ const keepalive = 25 * time.Second
 func (a *Agent) loop(ctx context.Context) error {
 	tick := time.NewTicker(a.cfg.Tick)
 	defer tick.Stop()
+	follow := rate.NewLimiter(rate.Every(tablesEvery), tablesBurst)
 	ready := false
 	for {
 		select {
 		case <-a.hint: // this round looks
 		default:
 		}
+		select {
+		case <-a.ill: // likewise
+		default:
+		}
 		errs := a.round(ctx)
 		a.finishRound(errs)
+		a.looked = time.Now()
 		if !ready && a.lastPlan() != nil {
 			ready = true
 			a.writeReady()
+			if err := resident.Shed(); err != nil {
+				a.log.Warn("memory that only the start needed is kept", logkey.Error, err)
+			}
 		}
-		if !a.next(ctx, tick.C) {
-			return nil
+		for again := false; !again; {
+			var ill bool
+			if ill, again = a.next(ctx, tick.C, follow); ctx.Err() != nil {
+				return nil
+			}
+			again = again || ill && !a.tables(ctx)
 		}
 	}
 }
@@ -48,23 +64,30 @@ func (a *Agent) loop(ctx context.Context) error {
 // hintPause is the least time between a round and one that a hint causes.
 const hintPause = time.Second
 
-// next waits for a reason to look again; false: ctx has ended.
-func (a *Agent) next(ctx context.Context, tick <-chan time.Time) bool {
-	pause := time.NewTimer(hintPause)
+// next waits for a reason to look again, or for one to have the tables follow the health of targets; for none when ctx has ended.
+func (a *Agent) next(ctx context.Context, tick <-chan time.Time, follow *rate.Limiter) (ill, again bool) {
+	pause := time.NewTimer(hintPause - time.Since(a.looked))
 	defer pause.Stop()
-	var hint chan struct{} // nil: hints wait
+	turn := time.NewTimer(time.Duration((1 - follow.Tokens()) * float64(tablesEvery)))
+	defer turn.Stop()
+	var hint, health chan struct{} // nil: they wait
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return false, false
 		case <-a.wake:
-			return true
+			return false, true
 		case <-tick:
-			return true
+			return false, true
 		case <-hint:
-			return true
+			return false, true
+		case <-health:
+			follow.Allow()
+			return true, false
 		case <-pause.C:
 			hint = a.hint
+		case <-turn.C:
+			health = a.ill
 		}
 	}
 }
@@ -127,7 +150,7 @@ type turn struct {
 	plan   *plan.Plan
 	errs   []error
 	notes  []string // what is wrong around this node, rather than on it
-	open   uint16   // port of the host that the mesh may reach
+	open   doors    // of the host that the mesh may reach
 }
 
 func (t *turn) fail(what string, err error) bool {
@@ -143,6 +166,9 @@ func (t *turn) fail(what string, err error) bool {
 func (a *Agent) round(ctx context.Context) []error {
 	t := &turn{Agent: a, facts: plan.Facts{Generation: 1}, silent: map[string]string{}}
 	t.facts.Config.TunnelMTU = uint16(a.cfg.TunnelMTU)
+	t.facts.Shares = plan.Shares{
+		Entries: uint32(a.edges.Datapath.FlowEntries()), Account: a.cfg.FlowShare, Reserve: a.cfg.FlowReserve,
+	}
 	t.fail("fence", t.edges.Host.Fence(a.cfg.Tunnel))
 	failpoint.Here("round.fenced")
 	t.view, t.signed = a.box.latest()
@@ -160,17 +186,22 @@ func (a *Agent) round(ctx context.Context) []error {
 		t.fail("interface "+eni, t.failed[eni])
 	}
 
+	t.hear()
 	if t.fail("view", t.compile()) { // not usable: everything stays as it was
 		t.secureThere()
 		return t.errs
 	}
 	failpoint.Here("round.compiled")
+	t.askHealth()
 	t.withdrawNames()
 	failpoint.Here("round.withdrawn")
 	t.infrastructure()
 	failpoint.Here("round.infrastructure")
 	t.links()
 	failpoint.Here("round.links")
+	t.lookAtRoutes(time.Now())
+	t.measurePaths(ctx)
+	t.hear()
 	if t.fail("view", t.compile()) {
 		return t.errs
 	}
@@ -184,7 +215,7 @@ func (a *Agent) round(ctx context.Context) []error {
 		t.edges.Names.Set(t.plan.Naming(), underlay(t.view))
 	}
 	failpoint.Here("round.named")
-	t.openResolver()
+	t.openDoors()
 	failpoint.Here("round.resolver")
 	t.fail("gossip", t.edges.Members.SetMembers(t.view.Members, t.view.GossipKeys))
 	if applied {
@@ -192,7 +223,11 @@ func (a *Agent) round(ctx context.Context) []error {
 		t.publish()
 		failpoint.Here("round.published")
 	}
-	t.notes = append(t.notes, t.narrowPaths(time.Now())...)
+	t.notes = append(t.notes, t.routes.problems...)
+	for _, c := range t.edges.Datapath.Pressure() {
+		t.notes = append(t.notes, c.text(t.plan))
+	}
+	t.notes = append(t.notes, recorderTexts(t.edges.Recorder, time.Now())...)
 	for _, problem := range append(t.notes, t.plan.Problems...) {
 		t.errs = append(t.errs, errors.New(problem))
 	}
@@ -317,6 +352,7 @@ func (t *turn) link(l plan.Link) error {
 	w, err := t.edges.Host.Attach(host.WorkloadSpec{
 		ENI: l.ENI, Netns: l.Netns, NetnsInode: t.inodes[l.ENI], Interface: l.Interface, Address: l.Address,
 		Gateway: l.Subnet.Masked().Addr().Next(), Subnet: l.Subnet, VPC: l.VPCCIDR, MTU: l.MTU,
+		IPv6Address: l.IPv6Address, IPv6Block: l.IPv6Block, IPv6Only: l.Families == plan.FamilyIPv6,
 		DefaultRoute: l.DefaultRoute, MAC: host.WorkloadMAC(l.VPC, l.Address), Resolver: l.Resolver, Search: l.Search,
 	})
 	if err != nil {
@@ -384,6 +420,7 @@ func (t *turn) tunnel(ctx context.Context) error {
 		return fmt.Errorf("is culvert tunnel running? %w", err)
 	}
 	t.checkKey(have)
+	t.heardFrom(have)
 	t.notes = append(t.notes, unreachable(t.view, have, time.Since(t.made), time.Now())...)
 	key := t.wireKey().private
 	fresh := have.PublicKey != key.Public()
@@ -438,13 +475,15 @@ func (t *turn) datapath(ctx context.Context) error {
 	}
 	if t.plan.Generation != 0 { // 0 comes from the view: this node shall be closed
 		t.plan.Generation = current
-		if old := t.lastPlan(); current == 0 || old == nil || !sameRules(old, t.plan) {
+		// What a plan that failed let in, the one before it may refuse: that one is a new generation, too.
+		if old := t.lastPlan(); current == 0 || old == nil || t.halfApplied || !sameRules(old, t.plan) {
 			t.plan.Generation = current + 1
 		}
 	}
 	t.name()
 	failpoint.Here("datapath.named")
 	_, err = t.edges.Datapath.Apply(ctx, t.plan)
+	t.halfApplied = err != nil
 	return err
 }
 
@@ -471,9 +510,13 @@ func (t *turn) publish() {
 	if t.appliedView != t.view {
 		t.unsaved = t.signed.View != nil
 	}
-	t.applied, t.appliedView = t.plan, t.view
+	first := t.applied == nil
+	t.applied, t.appliedView, t.appliedFacts = t.plan, t.view, t.facts
 	unsaved := t.unsaved
 	t.mu.Unlock()
+	if first {
+		t.checkTargets()
+	}
 	if !unsaved {
 		return
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/dns/zone"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -102,6 +103,12 @@ func (b *bench) Counters() ([]Count, error) {
 // Flows implements Datapath.
 func (b *bench) Flows() (int, error) { return 7, nil }
 
+// FlowEntries implements Datapath.
+func (b *bench) FlowEntries() int { return 1 << 16 }
+
+// Pressure implements Datapath.
+func (b *bench) Pressure() []Charge { return b.pressure }
+
 // Set implements Names.
 func (b *bench) Set(naming plan.Naming, _ []netip.Addr) {
 	names := naming.Names
@@ -109,6 +116,14 @@ func (b *bench) Set(naming plan.Naming, _ []netip.Addr) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.names, b.naming = names, naming
+}
+
+// Zone implements Names.
+func (b *bench) Zone() *zone.Zone {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	z, _ := zoneOf(b.naming, zone.Reach{})
+	return z
 }
 
 // Listening implements Names.
@@ -149,7 +164,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, host: host.NewMem(), wire: &wire.Mem{}, priv: priv, dir: state.Dir(t.TempDir())}
+	b := &bench{t: t, host: host.NewMem(), wire: &wire.Mem{}, health: &memHealth{}, priv: priv, dir: state.Dir(t.TempDir())}
 	b.spaces = &memSpaces{host: b.host, boot: "boot-1", others: map[string]bool{}, cookies: map[uint64]uint64{}}
 	b.host.AddLink("culvert0")
 	b.host.AddNamespace("/run/netns/cart")
@@ -358,6 +373,32 @@ func TestGenerationMovesOnlyWhenRulesDo(t *testing.T) {
 	b.mustRound()
 	if b.generation != first+1 {
 		t.Errorf("other rules: generation %d → %d", first, b.generation)
+	}
+}
+
+// A plan that was applied in part may have let flows in that the one before it, in force again, refuses.
+func TestGenerationMovesAfterAFailure(t *testing.T) {
+	b := newBench(t)
+	b.hear(testView(1))
+	b.attach()
+	b.mustRound()
+	first := b.generation
+	other := testView(2)
+	other.Groups[0].Ingress = nil
+	b.hear(other)
+	b.refuse = errors.New("map is full")
+	if _, errs := b.round(); len(errs) == 0 {
+		t.Fatal("the plan was applied")
+	}
+	b.refuse = nil
+	b.hear(testView(3))
+	b.mustRound()
+	if b.generation != first+1 {
+		t.Errorf("the first plan again: generation %d → %d", first, b.generation)
+	}
+	b.mustRound()
+	if b.generation != first+1 {
+		t.Errorf("nothing changed: generation %d → %d", first+1, b.generation)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/culvert-net/culvert/agent/flow"
+	"github.com/culvert-net/culvert/agent/health"
+	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/bpf"
 	"github.com/culvert-net/culvert/internal/metrics"
 )
@@ -42,8 +44,13 @@ var (
 
 	mPackets   = counter("culvert_datapath_packets_total", "Packets by what became of them; reason NONE: all that entered.", "", "hook", "reason")
 	mBytes     = counter("culvert_datapath_bytes_total", "Their IP bytes as workloads have them.", "", "hook", "reason")
-	mUncounted = counter("culvert_datapath_uncounted_total", "What the programs could not keep a count or a flow entry of.", "", "kind")
+	mUncounted = counter("culvert_datapath_uncounted_total", "What the programs could not keep a count of, or did not send: RSTs beyond the rate.", "", "kind")
 
+	mShareUsed = gauge("culvert_share_used_ratio",
+		"Of flow entries or source ports that somebody may have; absent below 0.8.", "", "kind", "id")
+
+	mLimited = counter("culvert_limit_refused_packets_total", "Packets refused at a cap or share, by whose they are.", "", "account_id",
+		"vpc_endpoint_id", "service_name", "side", "reason")
 	mRevision   = gauge("culvert_view_revision", "Of the view that is applied.", "")
 	mGeneration = gauge("culvert_plan_generation", "Of the plan in force; 0: the node is closed.", "")
 	mViewAge    = gauge("culvert_view_age_seconds", "Since the view that is applied was issued.", "")
@@ -55,23 +62,40 @@ var (
 	mPeerAge    = gauge("culvert_peer_last_handshake_age_seconds", "Since the last handshake with the peer; absent: there was none.", "", "peer")
 	mPeerRx     = counter("culvert_peer_received_bytes_total", "From the peer, WireGuard's framing included.", "", "peer")
 	mPeerTx     = counter("culvert_peer_sent_bytes_total", "To the peer, WireGuard's framing included.", "", "peer")
+	mPeerMTU    = gauge("culvert_peer_path_mtu_bytes", "Largest packet of the tunnel that goes to the peer in one piece.", "", "peer")
 	mTunnelUp   = gauge("culvert_tunnel_up", "1 while the tunnel answers.", "")
 	mTunnelLost = counter("culvert_tunnel_dropped_packets_total", "Packets that the tunnel lost.", "", "reason")
+	mPeerGiven  = counter("culvert_tunnel_given_packets_total",
+		"Packets of workloads that the tunnel took for the peer, before anything that may drop them.", "", "peer")
+	mPeerCame = counter("culvert_tunnel_came_packets_total", "Packets of workloads that came from the peer by the tunnel.", "", "peer")
 
 	mFlows          = gauge("culvert_flows", "That have not ended.", "")
 	mRecords        = counter("culvert_flow_records_total", "Flow records written.", "")
 	mRecordsPending = gauge("culvert_flow_records_pending", "That the server has not got.", "")
 	mRecordsLost    = counter("culvert_flow_records_lost_total", "That are declared lost.", "")
+	mRecordsFail    = gauge("culvert_flow_log_failing", "1 while the disk takes no flow records.", "")
+	mSeals          = counter("culvert_flow_seals_total", "Segments of the flow log that were closed and signed.", "")
 	mWorkloads      = gauge("culvert_workloads", "Attached, by state: up, pending or failed.", "", "state")
 	mMembers        = gauge("culvert_gossip_members", "By what gossip believes of them.", "", "state")
-	mDNS            = counter("culvert_dns_queries_total", "By what became of them; result received: all within their rate.", "", "result")
+	mTargets        = gauge("culvert_targets", "Whose health is known here, by state: checked by this node (hosted), or sent to by it (used).", "",
+		"side", "state")
+	mProbes     = counter("culvert_health_probes_total", "Probes of this node's targets, by result.", "", "result")
+	mHealthSeen = counter("culvert_health_events_total",
+		"Digests of other nodes (digest_in), to them (digest_out), datagrams that were not understood (foreign), "+
+			"datagrams above what is read of a node (excess), "+
+			"suspicions that made this node probe (suspicion), targets that went with their host (unreachable).", "", "event")
+	mQueriesLost = counter("culvert_dns_queries_unrecorded_total", "Of VPCs with a query log, that are in no record.", "")
+
+	mDNS = counter("culvert_dns_queries_total", "By what became of them; result received: all within their rate.", "", "result")
 )
 
 var agentMetrics = []*metrics.Metric{
 	mEndpointActive, mEndpointBytes, mEndpointNew, mEndpointDropped, mEndpointResets,
 	mServiceActive, mServiceBytes, mServiceNew, mServiceDropped, mServiceResets,
-	mPackets, mBytes, mUncounted, mRevision, mGeneration, mViewAge, mConnected, mProblems, mRounds, mCertExpiry,
-	mPeerAge, mPeerRx, mPeerTx, mTunnelUp, mTunnelLost, mFlows, mRecords, mRecordsPending, mRecordsLost, mWorkloads, mMembers, mDNS,
+	mPackets, mBytes, mUncounted, mShareUsed, mLimited, mRevision, mGeneration, mViewAge, mConnected, mProblems, mRounds, mCertExpiry,
+	mPeerAge, mPeerRx, mPeerTx, mPeerMTU, mPeerGiven, mPeerCame, mTunnelUp, mTunnelLost,
+	mFlows, mRecords, mRecordsPending, mRecordsLost, mRecordsFail, mSeals, mWorkloads, mMembers,
+	mTargets, mProbes, mHealthSeen, mDNS, mQueriesLost,
 }
 
 // Metrics lists what an agent shows.
@@ -102,11 +126,13 @@ func (m *machine) figures(emit metrics.Emit) {
 	m.agent.figures(emit)
 	m.agent.tunnelFigures(ctx, emit)
 	m.recordFigures(emit)
+	m.agent.healthFigures(emit)
+	emit(mQueriesLost, float64(m.recorder.queries.Lost()))
 	d := m.resolver.server.Stats()
 	for result, n := range map[string]uint64{
 		"received": d.Queries, "not_client": d.NotClient, "rate_limited": d.RateLimited, "malformed": d.Malformed,
 		"forwarded": d.Forwarded, "forward_refused": d.ForwardsRefused, "cache_hit": d.CacheHits, "stale": d.Stale,
-		"upstream_failed": d.UpstreamFailures,
+		"upstream_failed": d.UpstreamFailures, "firewall_blocked": d.Blocked, "firewall_alerted": d.Alerted,
 	} {
 		emit(mDNS, float64(n), result)
 	}
@@ -130,6 +156,9 @@ func (m *machine) trafficFigures(emit metrics.Emit) {
 			emit(mServiceDropped, float64(t.Dropped), labels()...)
 			emit(mServiceResets, float64(t.Resets), labels()...)
 		}
+	}
+	for _, l := range m.recorder.collector.Limited() {
+		emit(mLimited, float64(l.Packets), l.Account, l.Endpoint, l.ServiceName, l.Side, l.Reason)
 	}
 }
 
@@ -156,8 +185,36 @@ func (m *machine) datapathFigures(emit metrics.Emit) {
 	}
 	for loss, kind := range map[bpf.Loss]string{
 		bpf.LossEvents: "events", bpf.LossRefusals: "refusals", bpf.LossCounters: "counters",
+		bpf.LossResets: "resets",
 	} {
 		emit(mUncounted, float64(losses[loss]), kind)
+	}
+	for _, c := range m.agent.edges.Datapath.Pressure() {
+		kind, id := c.named(m.agent.lastPlan())
+		emit(mShareUsed, float64(c.Used)/float64(max(c.Bound, 1)), kind, id)
+	}
+}
+
+// healthFigures are those of targets.
+func (a *Agent) healthFigures(emit metrics.Emit) {
+	hosted, used := map[health.State]int{}, map[health.State]int{}
+	for _, s := range a.edges.Health.Statuses() {
+		hosted[s.State]++
+	}
+	for _, f := range a.edges.Health.Facts() {
+		used[f.State]++
+	}
+	for _, s := range []health.State{health.Unknown, health.Initial, health.Healthy, health.Unhealthy} {
+		emit(mTargets, float64(hosted[s]), "hosted", s.String())
+		emit(mTargets, float64(used[s]), "used", s.String())
+	}
+	c := a.edges.Health.Counters()
+	emit(mProbes, float64(c.Probes-c.Failed), "passed")
+	emit(mProbes, float64(c.Failed), "failed")
+	emit(mProbes, float64(c.Untried), "untried")
+	for event, n := range map[string]uint64{"digest_in": c.DigestsIn, "digest_out": c.DigestsOut, "foreign": c.Foreign,
+		"excess": c.Excess, "suspicion": c.Suspicions, "unreachable": c.Unreachable} {
+		emit(mHealthSeen, float64(n), event)
 	}
 }
 
@@ -214,6 +271,9 @@ func (a *Agent) tunnelFigures(ctx context.Context, emit metrics.Emit) {
 			names[p.PublicKey] = p.Name
 		}
 	}
+	a.mu.Lock()
+	pathMTU := a.pathMTU
+	a.mu.Unlock()
 	for _, p := range s.Peers {
 		name := names[p.PublicKey.String()]
 		if name == "" { // removed a moment ago
@@ -224,9 +284,26 @@ func (a *Agent) tunnelFigures(ctx context.Context, emit metrics.Emit) {
 		}
 		emit(mPeerRx, float64(p.RxBytes), name)
 		emit(mPeerTx, float64(p.TxBytes), name)
+		if mtu := pathMTU[p.PublicKey.String()]; mtu != 0 {
+			emit(mPeerMTU, float64(mtu), name)
+		}
 	}
 	for reason, n := range a.tunnelLoss(ctx) {
 		emit(mTunnelLost, float64(n), reason)
+	}
+	passer, ok := a.edges.Wire.(wire.Passer)
+	if !ok {
+		return
+	}
+	passed, err := passer.Passages(ctx, func(wire.PublicKey) string { return "" })
+	if err != nil {
+		return
+	}
+	for _, p := range passed {
+		if name := names[p.Key.String()]; name != "" {
+			emit(mPeerGiven, float64(p.Given), name)
+			emit(mPeerCame, float64(p.Came), name)
+		}
 	}
 }
 
@@ -236,4 +313,10 @@ func (m *machine) recordFigures(emit metrics.Emit) {
 	emit(mRecords, float64(s.Sequence))
 	emit(mRecordsPending, float64(s.Queued+s.Pending))
 	emit(mRecordsLost, float64(s.Lost))
+	emit(mSeals, float64(s.Seals))
+	failing := 0.0
+	if s.Failing {
+		failing = 1
+	}
+	emit(mRecordsFail, failing)
 }

@@ -29,29 +29,48 @@ type Names interface {
 	Problems() []error
 	// Listening is nil while queries reach it; else it says why not.
 	Listening() error
+	// Zone is what is answered from, never nil.
+	Zone() *zone.Zone
 }
 
-// hostSpec lets queries through to the host only while there is a resolver to get them: whoever else of the host listens
-// on that port shall not.
+// doors are what the mesh may reach of the host.
+type doors struct {
+	resolver, node uint16 // ports; 0: shut
+	probes         bool   // answers to this node's own
+}
+
+// doors are open only while there is somebody to get what comes: whoever else of the host listens on these ports shall not.
+func (t *turn) doors() (d doors) {
+	if t.edges.Names.Listening() == nil {
+		d.resolver = resolverPort
+	}
+	if t.edges.Health.Listening() == nil {
+		d.node = plan.NodePort
+	}
+	d.probes = len(t.view.HealthChecks) > 0
+	return d
+}
+
 func (t *turn) hostSpec() host.HostSpec {
 	mesh := t.view.Mesh.Number
-	t.open = 0
-	if t.edges.Names.Listening() == nil {
-		t.open = resolverPort
-	}
+	t.open = t.doors()
 	return host.HostSpec{
-		Address: api.NodeAddr(mesh, t.view.Node.Number), Mesh: api.MeshPrefix(mesh), MTU: t.cfg.TunnelMTU, ResolverPort: t.open,
+		Address: api.NodeAddr(mesh, t.view.Node.Number), Mesh: api.MeshPrefix(mesh), MTU: t.cfg.TunnelMTU,
+		ResolverPort: t.open.resolver, NodePort: t.open.node, Probes: t.open.probes,
 	}
 }
 
-// openResolver looks again whether the resolver listens, which begins with its first names, and says why it does not.
-func (t *turn) openResolver() {
-	deaf := t.edges.Names.Listening()
-	t.fail("resolver", deaf)
+// openDoors looks again whether the resolver listens, which begins with its first names, and says why it does not.
+func (t *turn) openDoors() {
+	t.fail("resolver", t.edges.Names.Listening())
+	if err := t.edges.Health.Listening(); err != nil && time.Since(t.made) > viewPatience {
+		t.fail("health", fmt.Errorf("other nodes are not heard: %w", err))
+	}
 	for _, err := range t.edges.Names.Problems() {
 		t.fail("names", err)
 	}
-	if (deaf == nil) != (t.open != 0) && t.facts.Config.HostIfindex != 0 {
+	t.outOfReach(t.edges.Names.Zone())
+	if t.doors() != t.open && t.facts.Config.HostIfindex != 0 {
 		_, err := t.edges.Host.EnsureHostLink(t.hostSpec())
 		t.fail("host link", err)
 	}
@@ -192,6 +211,9 @@ func (r *resolver) Problems() []error {
 	defer r.mu.Unlock()
 	return r.problems
 }
+
+// Zone implements Names.
+func (r *resolver) Zone() *zone.Zone { return r.server.Zone() }
 
 // note keeps what was left out, the first maxProblems of it.
 func (r *resolver) note(list []error) {

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,13 +24,19 @@ import (
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/audit/seal"
 	"github.com/culvert-net/culvert/dns"
 	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/internal/metrics"
+	"github.com/culvert-net/culvert/internal/resident"
 )
 
 // flowDir is where the data directory keeps flow records.
 const flowDir = "flows"
+
+// memoryBound is what the agent's runtime has in memory before it collects more often, in bytes: of 128 MiB resident at most, a
+// tenth is the program's file and a tenth what the kernel shows of its maps, or left.
+const memoryBound = 88 << 20
 
 // partRetry is the time between two starts of a part that failed.
 const partRetry = time.Second
@@ -164,13 +171,33 @@ func newCollector(cfg Config, id *state.Identity, source flow.Source, passed flo
 	if err != nil {
 		return nil, err
 	}
+	dir := state.Dir(cfg.DataDir)
 	return flow.New(flow.Config{
 		Node: id.Node, Source: source, Interval: cfg.FlowInterval, Logger: cfg.Log, Sink: flow.EnvelopeSink(send),
-		Log: flow.LogConfig{Store: flow.Dir(state.Dir(cfg.DataDir).Path(flowDir)), Boot: boot},
+		Kernel: kernelClock, Tunnel: passed, Ready: ready,
+		Log: flow.LogConfig{Store: flow.Dir(dir.Path(flowDir)), Boot: boot, Word: bootWord},
+		Key: dir.LogKey,
 		Clock: func() flow.Clock {
 			return flow.Clock{Boot: uint64(bootTime()), Wall: time.Now()}
 		},
 	})
+}
+
+// bootWord tells boots of a log directory that was emptied apart: 40 random bits.
+func bootWord() string { return rand.Text()[:8] }
+
+// kernelClock is what the kernel says of its clock (adjtimex(2)).
+func kernelClock() seal.Clock {
+	var t unix.Timex
+	status, err := unix.Adjtimex(&t)
+	if err != nil {
+		return seal.Clock{}
+	}
+	offset := int64(t.Offset)
+	if t.Status&unix.STA_NANO != 0 {
+		offset /= 1000
+	}
+	return seal.Clock{Synced: status != unix.TIME_ERROR, MaxErrorMicros: int64(t.Maxerror), OffsetMicros: offset}
 }
 
 // bootID names this boot of the host.
@@ -183,17 +210,27 @@ func bootID() (string, error) {
 }
 
 // run works until ctx ends or the agent fails. The parts around it end after it: the source, which takes flows out of the
-// kernel, before the recorder, which then reads a last time.
+// kernel, and the resolver before those that record, which then look a last time.
 func (m *machine) run(ctx context.Context) error {
 	base := context.WithoutCancel(ctx)
-	stopSource := m.background(base, map[string]part{"flow source": m.source.Run, "dns": m.resolver.run, "gossip": m.members.Run})
+	bounded, unbound := context.WithCancel(base)
+	defer unbound()
+	go resident.Bound(bounded, memoryBound)
+	stopSource := m.background(base, map[string]part{"flow source": m.source.Run, "dns": m.resolver.run, "gossip": m.members.Run,
+		"health": m.health.Run, "health signals": m.signals})
 	stopRecorder := m.background(base, map[string]part{"flow records": m.recorder.run})
+	stopQueries := m.background(base, map[string]part{"query log": m.recorder.queries.run})
+	if m.meter != nil {
+		stopMeter := m.background(base, map[string]part{"paths": m.meter})
+		defer stopMeter()
+	}
 	if m.metrics != "" {
 		stopMetrics := m.background(base, map[string]part{"metrics": m.serveMetrics})
 		defer stopMetrics()
 	}
 	err := m.agent.Run(ctx)
 	stopSource()
+	stopQueries()
 	stopRecorder()
 	return err
 }
@@ -243,5 +280,9 @@ func (m *machine) serveMetrics(ctx context.Context) error {
 // close lets go of the kernel; what is pinned stays.
 func (m *machine) close() error {
 	m.host.Close()
-	return m.datapath.Close()
+	err := m.datapath.Close()
+	if m.queries != nil {
+		err = errors.Join(err, m.queries.Close())
+	}
+	return err
 }

@@ -189,10 +189,10 @@ func (m *machineLab) connect() (net.Conn, error) {
 
 // echo sends five bytes and waits for them.
 func echo(c net.Conn) error {
+	errTime := c.SetDeadline(time.Now().Add(3 * time.Second)) // first: the one of the time before may be over
 	_, errWrite := c.Write([]byte("hello"))
-	errTime := c.SetDeadline(time.Now().Add(3 * time.Second))
 	_, errRead := io.ReadFull(c, make([]byte, 5))
-	return errors.Join(errWrite, errTime, errRead)
+	return errors.Join(errTime, errWrite, errRead)
 }
 
 // flows are records of one ENI on the disk, with the port at either end.

@@ -3,8 +3,10 @@ package agent
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,8 +16,10 @@ import (
 
 	"github.com/culvert-net/culvert/agent/host"
 	"github.com/culvert-net/culvert/agent/local"
+	"github.com/culvert-net/culvert/agent/state"
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/audit/seal"
 	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/version"
 	"github.com/culvert-net/culvert/plan"
@@ -74,7 +78,8 @@ func attachment(r local.AttachRequest) (plan.Attachment, error) {
 			"use up to 15 letters, digits, '-', '_' and '.', beginning with a letter or digit")
 	}
 	return plan.Attachment{ENI: r.ENI, Netns: filepath.Clean(r.Netns),
-		Interface: cmp.Or(r.Interface, host.DefaultInterface), DefaultRoute: r.DefaultRoute, KeepResolver: r.KeepResolver}, nil
+		Interface: cmp.Or(r.Interface, host.DefaultInterface), DefaultRoute: r.DefaultRoute, KeepResolver: r.KeepResolver,
+		Outbound: r.Outbound}, nil
 }
 
 // maxPath is the kernel's PATH_MAX less the byte that ends a path.
@@ -91,7 +96,8 @@ func plainWord(s string, most int) bool {
 	return s != "" && len(s) <= most && alphanumeric(s[0])
 }
 
-// awaitENI waits until the view has the ENI on this node: it may have been made a moment ago.
+// awaitENI waits until the view has the ENI on this node: it may have been made a moment ago, also while the agent pauses before it asks
+// the server again.
 func (a *Agent) awaitENI(ctx context.Context, eni string) error {
 	ctx, cancel := context.WithTimeout(ctx, attachWait/4)
 	defer cancel()
@@ -103,6 +109,7 @@ func (a *Agent) awaitENI(ctx context.Context, eni string) error {
 			slices.ContainsFunc(v.ENIs, func(e api.ViewENI) bool { return e.ID == eni }) {
 			return nil
 		}
+		a.box.hurry()
 		select {
 		case <-done:
 		case <-ctx.Done():
@@ -194,8 +201,7 @@ func (a *Agent) awaitLink(ctx context.Context, att plan.Attachment) (local.Attac
 			for _, l := range applied.Links {
 				up := slices.ContainsFunc(applied.ENIs, func(e plan.ENI) bool { return e.ID == att.ENI })
 				if l.ENI == att.ENI && l.Netns == att.Netns && up {
-					return local.AttachResponse{ENI: l.ENI, Interface: l.Interface, Address: l.Address, MTU: l.MTU,
-						Resolver: l.Resolver, Unnamed: unnamed}, nil
+					return attached(l, unnamed), nil
 				}
 			}
 		}
@@ -210,6 +216,15 @@ func (a *Agent) awaitLink(ctx context.Context, att plan.Attachment) (local.Attac
 				Remedy:  "see culvert status on this node"}
 		}
 	}
+}
+
+func attached(l plan.Link, unnamed string) local.AttachResponse {
+	out := local.AttachResponse{ENI: l.ENI, Interface: l.Interface, Address: l.Address, IPv6Address: l.IPv6Address, MTU: l.MTU,
+		Resolver: l.Resolver, Unnamed: unnamed}
+	if l.Families == plan.FamilyIPv6 {
+		out.Address = netip.Addr{}
+	}
+	return out
 }
 
 // linkError says to the user what stands in the way.
@@ -276,9 +291,15 @@ func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 	id := a.identity()
 	s := local.Status{Node: id.Node, Name: id.Name, Version: version.Version(), KernelTunnel: a.cfg.KernelTunnel}
 	_, s.Connected = a.box.state()
+	if key, err := state.Dir(a.cfg.DataDir).LogKey(); err != nil {
+		s.Errors = append(s.Errors, err.Error())
+	} else {
+		s.LogKey = seal.KeyID(key.Public().(ed25519.PublicKey))
+	}
 	a.mu.Lock()
 	s.Errors = a.problems()
 	applied, view, attachments, gone := a.applied, a.appliedView, slices.Clone(a.attachments), slices.Clone(a.lost)
+	pathMTU := a.pathMTU // replaced, never changed
 	a.mu.Unlock()
 	if err := a.box.problem(); err != nil {
 		if s.Errors = append(s.Errors, "control plane: "+err.Error()); !s.Connected {
@@ -297,6 +318,7 @@ func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 			peers[p.PublicKey] = p
 		}
 		s.Targets = targets(view, applied)
+		a.countHealth(&s.Targets)
 	}
 	if w, err := a.edges.Wire.Observe(ctx); err != nil {
 		s.Errors = append(s.Errors, "tunnel: "+err.Error())
@@ -304,7 +326,7 @@ func (a *Agent) Status(ctx context.Context) (local.Status, error) {
 		for _, p := range w.Peers {
 			key := p.PublicKey.String()
 			peer := local.PeerStatus{Node: peers[key].Node, Name: peers[key].Name, PublicKey: key, Underlay: p.Underlay.String(),
-				LastHandshake: p.LastHandshake, RxBytes: p.RxBytes, TxBytes: p.TxBytes}
+				LastHandshake: p.LastHandshake, RxBytes: p.RxBytes, TxBytes: p.TxBytes, PathMTU: int(pathMTU[key])}
 			if !p.LastHandshake.IsZero() {
 				peer.HandshakeAge = max(1, time.Since(p.LastHandshake))
 			}
@@ -339,8 +361,8 @@ func (a *Agent) tunnelLoss(ctx context.Context) map[string]uint64 {
 	if err != nil {
 		return nil
 	}
-	return map[string]uint64{"no_session": c.NoSession, "malformed": c.Malformed, "unfinished_out": c.ForgivenOut,
-		"unfinished_in": c.ForgivenIn}
+	return map[string]uint64{"no_session": c.NoSession, "no_room": c.NoRoom, "malformed": c.Malformed,
+		"unfinished_out": c.ForgivenOut, "unfinished_in": c.ForgivenIn}
 }
 
 // targets counts those of a view that the plan made of it lets traffic to.
@@ -387,8 +409,14 @@ func (a *Agent) workload(att plan.Attachment, p *plan.Plan) local.Workload {
 		return w
 	}
 	for _, e := range p.ENIs {
-		if e.ID == att.ENI {
-			w.Address, w.State = e.Address, "up"
+		if e.ID != att.ENI {
+			continue
+		}
+		if w.State = "up"; e.Families&plan.FamilyIPv4 != 0 {
+			w.Address = e.Address
+		}
+		if e.Families&plan.FamilyIPv6 != 0 {
+			w.IPv6Address = api.IPv6Address(p.Config.Mesh, e.VPC, e.Address)
 		}
 	}
 	return w

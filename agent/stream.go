@@ -55,6 +55,16 @@ type inbox struct {
 	hurried chan struct{} // closed when a pause between two streams is to end now; nil: there is no pause
 }
 
+// hurry ends the pause before the next stream, if there is one: somebody waits for what a new view may have.
+func (b *inbox) hurry() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.hurried != nil {
+		close(b.hurried)
+		b.hurried = nil
+	}
+}
+
 // pause waits before the next stream, until it is hurried, or returns ctx's error.
 func (b *inbox) pause(ctx context.Context, d time.Duration) error {
 	now := make(chan struct{})

@@ -75,3 +75,64 @@ func TestStatusTellsWhyNoViewComes(t *testing.T) {
 		}
 	})
 }
+
+// A stream counts once it has brought something, and once.
+func TestStreamsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		v, err := state.SignView(b.priv, testView(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, server := range []*streams{{err: errStreamEnded}, {view: &v}, {view: &v}} {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- b.agent.box.follow(ctx, func() ControlPlane { return server }) }()
+			<-time.After(time.Minute)
+			if n := b.agent.box.stream(); n != uint64(i) {
+				t.Errorf("stream %d after %d", n, i)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// Who waits for a new view does not wait for the pause between two streams.
+func TestPauseIsHurried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		asked := 0
+		server := &counting{asked: &asked}
+		done := make(chan error, 1)
+		go func() { done <- b.agent.box.follow(ctx, func() ControlPlane { return server }) }()
+		<-time.After(time.Minute) // the pauses have become long
+		synctest.Wait()
+		for range 3 {
+			before := asked
+			b.agent.box.hurry()
+			synctest.Wait()
+			if asked != before+1 {
+				t.Errorf("asked %d times at once, want 1", asked-before)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// counting is a server that nobody reaches.
+type counting struct {
+	fakeServer
+	asked *int
+}
+
+func (c *counting) Views(context.Context, func(api.SignedView) error) error {
+	*c.asked++
+	return errStreamEnded
+}

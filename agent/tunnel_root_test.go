@@ -16,20 +16,12 @@ import (
 
 // holdTUN makes a TUN that stays, in the thread's namespace, and holds it until release.
 func holdTUN(name string) (release func(), err error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	stay := func(fd int) error { return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1) }
+	tun, err := netlab.OpenTUN(name, unix.IFF_TUN|unix.IFF_VNET_HDR, stay)
 	if err != nil {
 		return nil, err
 	}
-	release = func() { unix.Close(fd) }
-	ifr, err := unix.NewIfreq(name)
-	if err != nil {
-		return release, err
-	}
-	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
-		return release, err
-	}
-	return release, unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1)
+	return func() { tun.Close() }, nil
 }
 
 // What one kind of tunnel left is in the way of the other.

@@ -12,7 +12,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 )
 
-// What is wrong with the ways to peers, as far as this node can tell. It is said, and changes nothing.
+// The ways to peers, as far as this node can tell.
 
 const (
 	// underlayTick is the time between two looks at the routes to peers.
@@ -28,15 +28,16 @@ type underlayCheck struct {
 	at       time.Time
 	revision int64
 	problems []string
+	room     map[string]int // what routes leave for a packet inside the tunnel, in bytes, by the peer's public key
 }
 
-// narrowPaths says which peers' ways are too narrow for the tunnel. Routes are looked up when the view changed, and now and
-// then: another program may change them at any time.
-func (t *turn) narrowPaths(now time.Time) []string {
-	if t.paths.revision == t.view.Revision && now.Sub(t.paths.at) < underlayTick {
-		return t.paths.problems
+// lookAtRoutes says what is wrong with the ways to peers. Routes are looked up when the view changed, and now and then:
+// another program may change them at any time.
+func (t *turn) lookAtRoutes(now time.Time) {
+	if t.routes.revision == t.view.Revision && now.Sub(t.routes.at) < underlayTick {
+		return
 	}
-	t.paths = underlayCheck{at: now, revision: t.view.Revision}
+	t.routes = underlayCheck{at: now, revision: t.view.Revision, room: map[string]int{}}
 	seen := map[string]bool{}
 	for _, p := range t.view.Peers {
 		to := peerAddress(p)
@@ -45,20 +46,20 @@ func (t *turn) narrowPaths(now time.Time) []string {
 		}
 		path, err := t.edges.Host.Path(to)
 		if errors.Is(err, host.ErrNoRoute) {
-			t.paths.problems = append(t.paths.problems, fmt.Sprintf("there is no route to node %s at %s: add one", p.Name, to))
+			t.routes.problems = append(t.routes.problems, fmt.Sprintf("there is no route to node %s at %s: add one", p.Name, to))
 			continue
 		}
 		if err != nil {
 			continue // it went away between two questions; the next look tells
 		}
 		u := doctor.Underlay{To: "node " + p.Name, Interface: path.Interface, MTU: path.MTU, IPv6: to.Is6()}
+		t.routes.room[p.PublicKey] = u.Inside()
 		kind := fmt.Sprint(u.Interface, u.MTU, u.IPv6)
-		if problem := u.Problem(int(t.plan.Config.TunnelMTU)); problem != "" && !seen[kind] { // once per interface
+		if problem := u.Problem(); problem != "" && !seen[kind] { // once per interface
 			seen[kind] = true
-			t.paths.problems = append(t.paths.problems, problem)
+			t.routes.problems = append(t.routes.problems, problem)
 		}
 	}
-	return t.paths.problems
 }
 
 // peerAddress is where a peer's tunnelled packets go at first; invalid: nobody knows.

@@ -12,5 +12,6 @@ type Stage struct {
 // Explanation lists the stages that a new flow would meet, up to the one that decides.
 type Explanation struct {
 	Allowed bool    `json:"allowed"`
+	Address string  `json:"address,omitempty"` // that the name leads to, on its node
 	Stages  []Stage `json:"stages"`
 }

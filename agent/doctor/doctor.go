@@ -284,21 +284,19 @@ func (u Underlay) Room() int {
 	return u.MTU - Overhead4
 }
 
-// Problem says in one sentence what is wrong with an underlay for tunnels of that MTU; "" for nothing.
-func (u Underlay) Problem(tunnelMTU int) string {
-	if u.Room() >= tunnelMTU {
+// Inside is the largest packet that the tunnel gets through an underlay in one piece, in bytes: WireGuard pads to 16.
+func (u Underlay) Inside() int { return u.Room() &^ 15 }
+
+// Problem says in one sentence what is wrong with an underlay; "" for nothing.
+func (u Underlay) Problem() string {
+	if u.MTU >= leastMTU {
 		return ""
 	}
-	least := tunnelMTU + u.MTU - u.Room()
-	text := fmt.Sprintf("the underlay's MTU to %s is %d (%s), which is too small for a tunnel of %d: "+
-		"raise that interface's MTU to %d", u.To, u.MTU, u.Interface, tunnelMTU, least)
-	if u.Room() >= leastMTU {
-		return text + fmt.Sprintf(", or run culvert tunnel and culvert agent of every node with --mtu %d", u.Room())
-	}
-	return text
+	return fmt.Sprintf("the underlay's MTU to %s is %d (%s), less than the %d that every network has to carry: "+
+		"raise that interface's MTU", u.To, u.MTU, u.Interface, leastMTU)
 }
 
-// leastMTU of a tunnel, in bytes: IPv6's (RFC 8200, section 5).
+// leastMTU of an underlay, in bytes: IPv6's (RFC 8200, section 5).
 const leastMTU = 1280
 
 func mtu(f Facts) []Finding {
@@ -311,9 +309,14 @@ func mtu(f Facts) []Finding {
 			out = append(out, one("mtu", Failure, "add a route", "there is no way to %s: %v", u.To, u.Error)...)
 			continue
 		}
-		if problem := u.Problem(f.TunnelMTU); problem != "" {
+		if problem := u.Problem(); problem != "" {
 			detail, remedy, _ := strings.Cut(problem, ": ")
 			out = append(out, one("mtu", Failure, remedy, "%s", detail)...)
+			continue
+		}
+		if u.Room() < f.TunnelMTU {
+			out = append(out, one("mtu", OK, "", "%s to %s takes %d bytes: packets to it are held to %d, the tunnel takes %d",
+				u.Interface, u.To, u.MTU, u.Inside(), f.TunnelMTU)...)
 			continue
 		}
 		out = append(out, one("mtu", OK, "", "%s to %s takes %d bytes, the tunnel %d", u.Interface, u.To, u.MTU, f.TunnelMTU)...)

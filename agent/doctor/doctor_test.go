@@ -70,12 +70,8 @@ func TestFaults(t *testing.T) {
 			"ipv6.disable=1", "command line"},
 		{"port taken", func(f *Facts) { f.Ports[0].Holder = "wg-quick (process 7)" }, "port", Failure,
 			"udp/51820 is taken by wg-quick", "another port"},
-		{"IPv6 underlay of 1400", func(f *Facts) { f.Underlays[0].MTU = 1400 }, "mtu", Failure, "1400 (eth0)",
-			"MTU to 1500, or run culvert tunnel and culvert agent of every node with --mtu 1320"},
-		{"IPv4 underlay of 1400", func(f *Facts) { f.Underlays[0] = Underlay{"node-b", "eth0", 1400, false, nil} },
-			"mtu", Failure, "1400 (eth0)", "MTU to 1480, or run culvert tunnel and culvert agent of every node with --mtu 1340"},
-		{"underlay of 1300", func(f *Facts) { f.Underlays[0].MTU = 1300 }, "mtu", Failure, "1300 (eth0)",
-			"raise that interface's MTU to 1500"},
+		{"underlay of 1279", func(f *Facts) { f.Underlays[0].MTU = 1279 }, "mtu", Failure, "1279 (eth0)",
+			"raise that interface's MTU"},
 		{"no way", func(f *Facts) { f.Underlays[0].Error = errors.New("no route") }, "mtu", Failure, "no way to node-b",
 			"add a route"},
 		{"no underlay", func(f *Facts) { f.Underlays = nil }, "mtu", Unknown, "no default route", ""},
@@ -179,6 +175,23 @@ func TestCheckKernel(t *testing.T) {
 		err := CheckKernel(release)
 		if (err != nil) != old || old && !strings.Contains(err.Error(), "the kernel "+release+" is too old: boot Linux 6.1 or newer") {
 			t.Errorf("%s: %v", release, err)
+		}
+	}
+}
+
+// TestNarrowUnderlay: the tunnel adapts to it, and the doctor says to what.
+func TestNarrowUnderlay(t *testing.T) {
+	for _, c := range []struct {
+		underlay Underlay
+		want     string
+	}{
+		{Underlay{"node-b", "eth0", 1400, true, nil}, "eth0 to node-b takes 1400 bytes: packets to it are held to 1312, the tunnel takes 1420"},
+		{Underlay{"node-b", "eth0", 1400, false, nil}, "eth0 to node-b takes 1400 bytes: packets to it are held to 1328, the tunnel takes 1420"},
+		{Underlay{"node-b", "eth0", 1480, false, nil}, "eth0 to node-b takes 1480 bytes, the tunnel 1420"},
+	} {
+		got := mtu(Facts{TunnelMTU: 1420, Underlays: []Underlay{c.underlay}})
+		if len(got) != 1 || got[0].State != OK || got[0].Detail != c.want {
+			t.Errorf("%+v: %+v, want %q", c.underlay, got, c.want)
 		}
 	}
 }

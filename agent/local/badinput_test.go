@@ -36,6 +36,8 @@ func (c *counting) Explain(context.Context, ExplainRequest) (api.Explanation, er
 	return api.Explanation{}, nil
 }
 
+func (c *counting) Whois(context.Context, string) (Whois, error) { c.calls++; return Whois{}, nil }
+
 func (c *counting) Flows(context.Context, api.FlowFilter, bool, func(*api.FlowRecord) error) error {
 	c.calls++
 	return nil

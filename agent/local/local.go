@@ -63,8 +63,9 @@ type Status struct {
 	Targets     Targets        `json:"targets"`
 	// KernelTunnel: the tunnel is the kernel's WireGuard, not a process of ours.
 	KernelTunnel bool `json:"kernelTunnel"`
-	// TunnelLost are packets that the tunnel lost since its process started, by reason: no_session, malformed, unfinished_out,
-	// unfinished_in (they went in and never came out). Absent where the device does not tell.
+	// TunnelLost are packets that the tunnel lost since its process started, by reason: no_session, no_room (the peer did not
+	// say for long that it can take more), malformed, unfinished_out, unfinished_in (they went in and never came out). Absent
+	// where the device does not tell.
 	TunnelLost map[string]uint64 `json:"tunnelLostPackets,omitempty"`
 }
 
@@ -91,6 +92,8 @@ type PeerStatus struct {
 	HandshakeAge time.Duration `json:"handshakeAgeNanoseconds,omitempty"`
 	RxBytes      uint64        `json:"rxBytes"`
 	TxBytes      uint64        `json:"txBytes"`
+	// PathMTU is the largest packet of the tunnel that goes to the node in one piece, in bytes; 0: not known.
+	PathMTU int `json:"pathMtu,omitempty"`
 }
 
 // MemberStatus is what gossip believes; a hint.
@@ -102,12 +105,13 @@ type MemberStatus struct {
 
 // Workload is an attached ENI.
 type Workload struct {
-	ENI       string     `json:"eniId"`
-	Address   netip.Addr `json:"address"`
-	Netns     string     `json:"netns"`
-	Interface string     `json:"interface"`
-	State     string     `json:"state"`             // up, pending, or an error
-	Unnamed   string     `json:"unnamed,omitempty"` // why what runs there does not have the VPC's resolver
+	ENI         string     `json:"eniId"`
+	Address     netip.Addr `json:"address"` // while it is up, as IPv6Address, if it has the family
+	IPv6Address netip.Addr `json:"ipv6Address,omitzero"`
+	Netns       string     `json:"netns"`
+	Interface   string     `json:"interface"`
+	State       string     `json:"state"`             // up, pending, or an error
+	Unnamed     string     `json:"unnamed,omitempty"` // why what runs there does not have the VPC's resolver
 }
 
 // Counter is a per-ENI, per-hook, per-reason count since boot.

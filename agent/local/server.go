@@ -38,6 +38,7 @@ type Backend interface {
 	// PlanText is the dump of the plan in force.
 	PlanText(context.Context) (string, error)
 	Explain(context.Context, ExplainRequest) (api.Explanation, error)
+	Whois(ctx context.Context, address string) (Whois, error)
 	// Flows calls fn for every record that matches, oldest first; with follow it goes on until ctx ends.
 	Flows(ctx context.Context, f api.FlowFilter, follow bool, fn func(*api.FlowRecord) error) error
 }
@@ -139,6 +140,10 @@ func Handler(b Backend) http.Handler {
 		fmt.Fprint(w, text)
 	})
 	mux.HandleFunc("POST /v1/explain", post(b.Explain))
+	mux.HandleFunc("GET /v1/whois", func(w http.ResponseWriter, r *http.Request) {
+		out, err := b.Whois(r.Context(), r.URL.Query().Get("address"))
+		reply(w, out, err)
+	})
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { flows(b, w, r) })
 	return unknown(mux)
 }
