@@ -125,7 +125,7 @@ var codeStatus = map[ErrorCode]int{
 	CodeVPCRange: 400, CodeSubnetRange: 400, CodeAddressInvalid: 400, CodeUnderlayAddressMissing: 400,
 	CodeAuthFailure: 401, CodeTokenInvalid: 401, CodeCertificateInvalid: 401,
 	CodeUnauthorized: 403, CodeDomainNotOwned: 403, CodeNodeRevoked: 403, CodeNodeForgotten: 403,
-	CodePermissionNotFound: 404, CodeServiceName: 404, CodeRouteNotFound: 404, CodeAccountNotFound: 404,
+	CodeAddressNotFound: 404, CodePermissionNotFound: 404, CodeServiceName: 404, CodeRouteNotFound: 404, CodeAccountNotFound: 404,
 	CodeVPCNotFound: 404, CodeSubnetNotFound: 404, CodeENINotFound: 404, CodeGroupNotFound: 404,
 	CodeTargetGroupNotFound: 404, CodeLoadBalancerNotFound: 404, CodeListenerNotFound: 404, CodeServiceNotFound: 404,
 	CodeEndpointNotFound: 404, CodeConnectionNotFound: 404, CodeNodeNotFound: 404, CodeTokenNotFound: 404,

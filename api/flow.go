@@ -6,10 +6,14 @@ import "time"
 const (
 	ActionAccept = "ACCEPT"
 	ActionReject = "REJECT"
-	FlowOpen     = "open"   // the flow was let in during this interval and goes on
-	FlowActive   = "active" // it was open before and goes on
-	FlowClosed   = "closed" // it ended: RST, FINs of both sides, idle timeout, or withdrawn permission
-	FlowLate     = "late"   // packets after its closed record, such as repetitions of its end
+)
+
+// Flow record states, Culvert's own.
+const (
+	FlowOpen   = "open"   // the flow was let in during this interval and goes on
+	FlowActive = "active" // it was open before and goes on
+	FlowClosed = "closed" // it ended: RST, FINs of both sides, idle timeout, or withdrawn permission
+	FlowLate   = "late"   // packets after its closed record, such as repetitions of its end
 )
 
 // FlowTuple is one form of a flow's addresses.
@@ -53,12 +57,13 @@ type FlowRecord struct {
 	Translated FlowTuple `json:"translated"`
 	Direction  string    `json:"direction"` // egress or ingress, of Interface
 
-	Packets       uint64 `json:"packets"` // opening direction, in this interval
-	Bytes         uint64 `json:"bytes"`
-	ReplyPackets  uint64 `json:"replyPackets"`
-	ReplyBytes    uint64 `json:"replyBytes"`
-	TCPFlags      int    `json:"tcpFlags,omitempty"`
-	ReplyTCPFlags int    `json:"replyTcpFlags,omitempty"`
+	Packets      uint64 `json:"packets"` // opening direction, in this interval
+	Bytes        uint64 `json:"bytes"`
+	ReplyPackets uint64 `json:"replyPackets"`
+	ReplyBytes   uint64 `json:"replyBytes"`
+	// TCPFlags are all that packets of the opening direction had since the flow was opened, ReplyTCPFlags those of the answers.
+	TCPFlags      int `json:"tcpFlags,omitempty"`
+	ReplyTCPFlags int `json:"replyTcpFlags,omitempty"`
 	// TCPState is how far the connection was at the end of the interval, in RFC 9293's words: SYN_SENT, SYN_RECEIVED, ESTABLISHED,
 	// FIN_WAIT (one direction is finished), TIME_WAIT (both are), CLOSED (reset).
 	TCPState string `json:"tcpState,omitempty"`
@@ -75,7 +80,7 @@ type FlowRecord struct {
 
 	FlowID          string `json:"flowId,omitempty"`
 	Endpoint        string `json:"endpointId,omitempty"`
-	Connection      string `json:"connectionId,omitempty"`
+	Connection      string `json:"connectionId,omitempty"` // or the load balancer that is reached inside its VPC
 	Service         string `json:"serviceId,omitempty"`
 	ServiceName     string `json:"serviceName,omitempty"`
 	Approver        string `json:"approver,omitempty"`
@@ -90,7 +95,7 @@ type FlowRecord struct {
 
 // FlowFilter selects records. Zero fields select all.
 type FlowFilter struct {
-	Since, Until time.Time
+	Since, Until time.Time // of End; the second one is not in it
 	Action       string
 	Interface    string
 	Endpoint     string
@@ -106,7 +111,7 @@ type FlowFilter struct {
 // Match reports whether the record is selected; Limit is the caller's.
 func (f FlowFilter) Match(r *FlowRecord) bool {
 	eq := func(want, have string) bool { return want == "" || want == have }
-	if !f.Since.IsZero() && r.End.Before(f.Since) || !f.Until.IsZero() && r.Start.After(f.Until) {
+	if !f.Since.IsZero() && r.End.Before(f.Since) || !f.Until.IsZero() && !r.End.Before(f.Until) {
 		return false
 	}
 	if !eq(f.Action, r.Action) || !eq(f.Interface, r.Interface) || !eq(f.Endpoint, r.Endpoint) ||

@@ -77,8 +77,8 @@ func FuzzValidate(f *testing.F) {
 		plain("private name", ValidatePrivateDNSName("privateDnsName", s))
 		if e := ValidateForwarder(s, true); e != nil {
 			wellSaid(t, e)
-		} else if _, err := netip.ParseAddrPort(strings.TrimPrefix(s, "tls://")); err != nil {
-			if _, err := netip.ParseAddr(strings.TrimPrefix(s, "tls://")); err != nil {
+		} else if _, err := netip.ParseAddrPort(withoutScheme(s)); err != nil {
+			if _, err := netip.ParseAddr(withoutScheme(s)); err != nil {
 				t.Errorf("the forwarder %q has no address", s)
 			}
 		}
@@ -214,4 +214,11 @@ func FuzzResources(f *testing.F) {
 			t.Errorf("%s, read again: %s (%v, %v)", first, second, err, two.Validate())
 		}
 	})
+}
+
+func withoutScheme(forwarder string) string {
+	if rest, tls := strings.CutPrefix(forwarder, "tls://"); tls {
+		return rest
+	}
+	return strings.TrimPrefix(forwarder, "tcp://")
 }

@@ -32,6 +32,7 @@ var prefixOf = map[Kind]string{
 	KindNode:          "node-",
 	KindJoinToken:     "token-",
 	KindAPIKey:        "key-",
+	KindDomain:        "domain-",
 	KindHostedZone:    "hz-",
 	KindResolverRule:  "rslvr-rr-",
 

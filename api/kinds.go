@@ -91,6 +91,8 @@ func NewResource(k Kind) Resource {
 		return new(JoinToken)
 	case KindAPIKey:
 		return new(APIKey)
+	case KindDomain:
+		return new(Domain)
 	case KindHostedZone:
 		return new(HostedZone)
 	case KindResolverRule:

@@ -297,6 +297,8 @@ type Status struct {
 	Waiting []string `json:"nodesWaiting,omitempty"`
 	// Problems are what is wrong with the server itself, a sentence each, for administrators. The first MaxStatusNames.
 	Problems []string `json:"problems,omitempty"`
+	// AuditGrowth is what the audit log grew by since StartedAt, for administrators: the MaxStatusNames accounts with most.
+	AuditGrowth []AuditGrowth `json:"auditGrowth,omitempty"`
 }
 
 // AuditGrowth is what an account's calls added to the audit log.
@@ -387,7 +389,7 @@ const (
 	KindOfSeal  = "seal"  // a seal, which closes the lines before it
 )
 
-// FlowEnvelope carries one flow record to the control plane: what that needs to store and hand it on, and the record.
+// FlowEnvelope carries one line of a node's log to the control plane: what that needs to store and hand it on, and the line.
 type FlowEnvelope struct {
 	Kind     string          `json:"kind,omitempty"`
 	Node     string          `json:"node"`     // set by the control plane from the certificate
@@ -395,7 +397,7 @@ type FlowEnvelope struct {
 	Seq      uint64          `json:"seq"`      // 1, 2, 3, …; a gap is a loss
 	Accounts []string        `json:"accounts"` // ids of the accounts that may read it; the control plane says who
 	End      time.Time       `json:"end"`
-	Record   json.RawMessage `json:"record"` // a FlowRecord; stored as it came
+	Record   json.RawMessage `json:"record"` // the line, byte for byte as it was written: a FlowRecord, a QueryLine or a seal
 }
 
 // FlowQuery selects flow records of the caller's account.

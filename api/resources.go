@@ -99,12 +99,13 @@ const (
 	ENILoadBalancer ENIType = "network_load_balancer"
 )
 
-// ENI is a network interface: one address in a subnet.
+// ENI is a network interface: one address in a subnet, in one family or both.
 type ENI struct {
 	Meta
-	Type          ENIType       `json:"type"`
-	VPC           string        `json:"vpcId"`
-	Subnet        string        `json:"subnetId"`
+	Type   ENIType `json:"type"`
+	VPC    string  `json:"vpcId"`
+	Subnet string  `json:"subnetId"`
+	// Address is IPv4, of the subnet. An interface of type ipv6 has it too, as what IPv6Address is made of, and does not use it.
 	Address       netip.Addr    `json:"address"`
 	IPAddressType IPAddressType `json:"ipAddressType"`
 	// IPv6Address is the IPv6 form of Address, if the interface has IPv6; see IPv6Address.
@@ -126,17 +127,18 @@ type Protocol string
 const (
 	TCP  Protocol = "tcp"
 	UDP  Protocol = "udp"
-	ICMP Protocol = "icmp"
+	ICMP Protocol = "icmp" // IPv4's; in rules only
 	// ICMPv6 in rules only.
 	ICMPv6 Protocol = "icmpv6"
 	All    Protocol = "-1" // AWS's word for every protocol; in rules only
 )
 
-// Rule is one allowance of a security group. Exactly one of CIDR and Group is set.
+// Rule is one allowance of a security group. Exactly one of CIDR and Group is set. A rule with a CIDR is for packets of its family
+// only, one with a group for both.
 type Rule struct {
 	ID       string   `json:"id"` // sgr-…, given by the control plane
 	Protocol Protocol `json:"protocol"`
-	FromPort uint16   `json:"fromPort"` // for TCP and UDP; 0 with ICMP and All
+	FromPort uint16   `json:"fromPort"` // for TCP and UDP; 0 with others
 	ToPort   uint16   `json:"toPort"`
 	// ICMPType and ICMPCode are for ICMP and ICMPv6. Echo requests (8, and 128 of ICMPv6) are what opens a flow.
 	ICMPType    ICMPNumber   `json:"icmpType,omitzero"`

@@ -76,6 +76,8 @@ func (r *Resources) Put(res Resource) {
 		r.JoinTokens[id] = v
 	case *APIKey:
 		r.APIKeys[id] = v
+	case *Domain:
+		r.Domains[id] = v
 	case *HostedZone:
 		r.HostedZones[id] = v
 	case *ResolverRule:
@@ -120,6 +122,8 @@ func (r *Resources) Get(k Kind, id string) Resource {
 		return got(r.JoinTokens[id])
 	case KindAPIKey:
 		return got(r.APIKeys[id])
+	case KindDomain:
+		return got(r.Domains[id])
 	case KindHostedZone:
 		return got(r.HostedZones[id])
 	case KindResolverRule:
@@ -176,6 +180,8 @@ func (r *Resources) Remove(k Kind, id string) {
 		delete(r.JoinTokens, id)
 	case KindAPIKey:
 		delete(r.APIKeys, id)
+	case KindDomain:
+		delete(r.Domains, id)
 	case KindHostedZone:
 		delete(r.HostedZones, id)
 	case KindResolverRule:
@@ -221,6 +227,8 @@ func (r *Resources) CloneKind(k Kind) {
 		r.JoinTokens = maps.Clone(r.JoinTokens)
 	case KindAPIKey:
 		r.APIKeys = maps.Clone(r.APIKeys)
+	case KindDomain:
+		r.Domains = maps.Clone(r.Domains)
 	case KindHostedZone:
 		r.HostedZones = maps.Clone(r.HostedZones)
 	case KindResolverRule:
@@ -265,6 +273,8 @@ func (r *Resources) Each(k Kind, f func(Resource) bool) {
 		each(r.JoinTokens, f)
 	case KindAPIKey:
 		each(r.APIKeys, f)
+	case KindDomain:
+		each(r.Domains, f)
 	case KindHostedZone:
 		each(r.HostedZones, f)
 	case KindResolverRule:

@@ -91,8 +91,8 @@ func ValidateDomain(field, name string, minLabels int) *Error {
 				"the DNS name %q has letters outside ASCII", Shortened(name))
 		}
 	}
-	if len(name) > 253 {
-		return invalid(field, "choose a shorter one", "the DNS name has %d bytes, at most 253 are allowed", len(name))
+	if len(name) > maxDomainLen {
+		return tooLongDomain(field, name)
 	}
 	labels := strings.Split(name, ".")
 	for _, l := range labels {
@@ -255,9 +255,13 @@ func validateMeta(kind Kind, m *Meta, meshWide bool) *Error {
 	return validateTags(m.Tags)
 }
 
-// ValidateForwarder checks one DNS forwarder: tls://ADDRESS[:PORT], or ADDRESS[:PORT] where plain is allowed.
+// ValidateForwarder checks one DNS forwarder: tls://ADDRESS[:PORT], or ADDRESS[:PORT] and tcp://ADDRESS[:PORT] where plain is
+// allowed.
 func ValidateForwarder(s string, plain bool) *Error {
 	rest, tls := strings.CutPrefix(s, "tls://")
+	if !tls {
+		rest = strings.TrimPrefix(s, "tcp://")
+	}
 	if !tls && !plain {
 		return invalid("forwarders", "write tls://ADDRESS, or set plainForwarders if clear DNS on the underlay is acceptable",
 			"the forwarder %q is plain DNS", Shortened(s))
@@ -269,7 +273,7 @@ func ValidateForwarder(s string, plain bool) *Error {
 		!a.Addr().IsUnspecified() && !a.Addr().IsMulticast() {
 		return nil
 	}
-	return invalid("forwarders", "write tls://ADDRESS[:853] or ADDRESS[:53]", "%q is not a forwarder", Shortened(s))
+	return invalid("forwarders", "write tls://ADDRESS[:853], ADDRESS[:53] or tcp://ADDRESS[:53]", "%q is not a forwarder", Shortened(s))
 }
 
 // ValidateUnderlay checks an underlay address, ADDRESS:PORT: one that another node can send to.

@@ -68,6 +68,7 @@ func (n *ENI) Validate() error {
 		errs = append(errs, Errorf(CodeAddressInvalid, "address", "give an IPv4 address of the subnet",
 			"%q is not an IPv4 address", n.Address.String()))
 	}
+	errs = append(errs, validateAddressType("ipAddressType", n.IPAddressType))
 	switch n.Type {
 	case ENIWorkload:
 		if n.Owner != "" {
@@ -96,22 +97,25 @@ func (r *Rule) Validate() error {
 		if r.FromPort > r.ToPort {
 			return invalid("fromPort", "exchange them", "fromPort %d is above toPort %d", r.FromPort, r.ToPort)
 		}
-	case ICMP, All:
+		if r.ICMPType != 0 || r.ICMPCode != 0 {
+			return invalid("icmpType", "leave icmpType and icmpCode out", "a %s rule has ports", string(r.Protocol))
+		}
+	case ICMP, ICMPv6, All:
 		if r.FromPort != 0 || r.ToPort != 0 {
 			return invalid("fromPort", "leave fromPort and toPort out", "a rule for protocol %q has no ports", string(r.Protocol))
 		}
+		if e := r.validateICMP(); e != nil {
+			return e
+		}
 	default:
-		return invalid("protocol", "give tcp, udp, icmp or -1 for all", "the protocol %q is not known", Shortened(string(r.Protocol)))
+		return invalid("protocol", "give tcp, udp, icmp, icmpv6 or -1 for all", "the protocol %q is not known", Shortened(string(r.Protocol)))
 	}
 	if r.CIDR.IsValid() == (r.Group != "") {
 		return Errorf(CodeInvalidCombination, "cidr", "give one of them", "a rule has either cidr or groupId")
 	}
 	if r.CIDR.IsValid() {
-		if !r.CIDR.Addr().Is4() {
-			return invalid("cidr", "give an IPv4 prefix such as 10.0.0.0/16", "%s is not IPv4", r.CIDR)
-		}
-		if r.CIDR != r.CIDR.Masked() {
-			return invalid("cidr", fmt.Sprintf("write %s", r.CIDR.Masked()), "%s has bits set behind the prefix", r.CIDR)
+		if e := r.validateCIDR(); e != nil {
+			return e
 		}
 	} else if e := validateRef(KindSecurityGroup, "groupId", r.Group); e != nil {
 		return e
@@ -120,6 +124,33 @@ func (r *Rule) Validate() error {
 		return invalid("description", fmt.Sprintf("use at most %d printable characters", MaxDescriptionLen), "it is malformed")
 	}
 	return nil
+}
+
+func (r *Rule) validateICMP() *Error {
+	switch {
+	case r.ICMPType > 256 || r.ICMPCode > 256:
+		return invalid("icmpType", "give 0 to 255, or -1 for any", "%d, %d: no type and code of ICMP", r.ICMPType.Number(), r.ICMPCode.Number())
+	case r.Protocol == All && (r.ICMPType != 0 || r.ICMPCode != 0):
+		return invalid("icmpType", "give the protocol icmp or icmpv6", "a rule for protocol %q has no ICMP type", string(r.Protocol))
+	case r.ICMPType == 0 && r.ICMPCode != 0:
+		return invalid("icmpCode", "give icmpType too", "a code means something with its type only")
+	}
+	return nil
+}
+
+// validateCIDR: a prefix says which family a rule is for.
+func (r *Rule) validateCIDR() *Error {
+	switch {
+	case r.CIDR.Addr().Is4() && r.Protocol == ICMPv6:
+		return invalid("protocol", "give icmp, or an IPv6 prefix such as ::/0", "icmpv6 from %s: that is IPv4", r.CIDR)
+	case r.CIDR.Addr().Is4() && r.CIDR != r.CIDR.Masked():
+		return invalid("cidr", fmt.Sprintf("write %s", r.CIDR.Masked()), "%s has bits set behind the prefix", r.CIDR)
+	case r.CIDR.Addr().Is4():
+		return nil
+	case r.Protocol == ICMP:
+		return invalid("protocol", "give icmpv6, or an IPv4 prefix such as 0.0.0.0/0", "icmp from %s: that is IPv6", r.CIDR)
+	}
+	return ValidateIPv6Prefix("cidr", r.CIDR)
 }
 
 // Validate checks name and rules; two rules of one direction that allow the same are CodePermissionDuplicate.
@@ -263,15 +294,24 @@ func (s *Service) Validate() error {
 			errs = append(errs, invalid("allowedPrincipals", "give account ids of 12 digits, or \"*\"", "%q is not a principal", Shortened(p)))
 		}
 	}
-	if s.PrivateDNSName != "" {
-		errs = append(errs, ValidatePrivateDNSName("privateDnsName", s.PrivateDNSName))
+	errs = append(errs, s.validateNames())
+	switch s.ClientIdentity {
+	case "", IdentityLoadBalancer, IdentityProxyProtocol, IdentityClientAddress:
+	default:
+		errs = append(errs, invalid("clientIdentity", "use loadBalancer, proxyProtocolV2 or clientAddress",
+			"%q is no way to tell targets of clients", Shortened(string(s.ClientIdentity))))
 	}
-	return firstError(errs...)
+	return firstError(append(errs, s.Caps.validate())...)
 }
 
 // Validate checks references.
 func (p *Endpoint) Validate() error {
-	return firstError(validateMeta(KindEndpoint, &p.Meta, false), optionalName(p.Name),
+	var priority *Error
+	if p.PrivateDNSPriority > MaxPrivateDNSPriority {
+		priority = invalid("privateDnsPriority", fmt.Sprintf("give %d to %d", MinPrivateDNSPriority, MaxPrivateDNSPriority),
+			"the priority %d is out of range", p.PrivateDNSPriority)
+	}
+	return firstError(priority, validateAddressType("ipAddressType", p.IPAddressType), validateMeta(KindEndpoint, &p.Meta, false), optionalName(p.Name),
 		validateRef(KindVPC, "vpcId", p.VPC), validateRef(KindService, "serviceId", p.Service),
 		validateRefs(KindSubnet, "subnetIds", p.Subnets, 1, MaxSubnetsPerEndpoint),
 		validateRefs(KindSecurityGroup, "securityGroupIds", p.SecurityGroups, 1, MaxGroupsPerENI),
@@ -292,6 +332,9 @@ func (c *Connection) Validate() error {
 			errs = append(errs, invalid("tagNumbers", "", "%d is out of range or given twice", t.Number))
 		}
 		seen[t.Number] = true
+	}
+	if c.Caps != nil {
+		errs = append(errs, c.Caps.validate())
 	}
 	return firstError(errs...)
 }

@@ -94,6 +94,8 @@ func TestForwarders(t *testing.T) {
 	for f, want := range map[string][2]bool{ // without and with plain allowed
 		"tls://192.0.2.1": {true, true}, "tls://192.0.2.1:853": {true, true}, "tls://[2001:db8::1]:853": {true, true},
 		"192.0.2.1": {false, true}, "192.0.2.1:53": {false, true}, "10.0.0.9": {false, true},
+		"tcp://192.0.2.1": {false, true}, "tcp://192.0.2.1:5353": {false, true}, "tcp://dns.example": {false, false},
+		"tls://tcp://192.0.2.1": {false, false}, "tcp://tls://192.0.2.1": {false, false}, "udp://192.0.2.1": {false, false},
 		"dns.example": {false, false}, "tls://dns.example": {false, false}, "": {false, false}, "tls://": {false, false},
 		"192.0.2.1:0": {false, false}, "tls://0.0.0.0": {false, false}, "tls://224.0.0.1": {false, false},
 		"https://192.0.2.1": {false, false},
@@ -117,6 +119,12 @@ func TestRules(t *testing.T) {
 		"udp range, group": {Rule{Protocol: UDP, FromPort: 1, ToPort: 65535, Group: group}, ""},
 		"all":              {Rule{Protocol: All, CIDR: any4}, ""},
 		"icmp":             {Rule{Protocol: ICMP, Group: group}, ""},
+		"icmp type":        {Rule{Protocol: ICMP, ICMPType: ICMPOf(8), CIDR: any4}, ""},
+		"icmp type, code":  {Rule{Protocol: ICMP, ICMPType: ICMPOf(0), ICMPCode: ICMPOf(255), CIDR: any4}, ""},
+		"code only":        {Rule{Protocol: ICMP, ICMPCode: ICMPOf(0), CIDR: any4}, CodeInvalidParameter},
+		"tcp with type":    {Rule{Protocol: TCP, FromPort: 1, ToPort: 2, ICMPType: ICMPOf(8), CIDR: any4}, CodeInvalidParameter},
+		"all with type":    {Rule{Protocol: All, ICMPType: ICMPOf(8), CIDR: any4}, CodeInvalidParameter},
+		"no such type":     {Rule{Protocol: ICMP, ICMPType: 257, CIDR: any4}, CodeInvalidParameter},
 		"no ports":         {Rule{Protocol: TCP, CIDR: any4}, CodeInvalidParameter},
 		"exchanged":        {Rule{Protocol: TCP, FromPort: 2, ToPort: 1, CIDR: any4}, CodeInvalidParameter},
 		"all with ports":   {Rule{Protocol: All, FromPort: 1, ToPort: 2, CIDR: any4}, CodeInvalidParameter},
@@ -124,7 +132,12 @@ func TestRules(t *testing.T) {
 		"neither":          {Rule{Protocol: All}, CodeInvalidCombination},
 		"protocol":         {Rule{Protocol: "sctp", CIDR: any4}, CodeInvalidParameter},
 		"host bits":        {Rule{Protocol: All, CIDR: netip.MustParsePrefix("10.0.0.1/8")}, CodeInvalidParameter},
-		"IPv6":             {Rule{Protocol: All, CIDR: netip.MustParsePrefix("::/0")}, CodeInvalidParameter},
+		"IPv6":             {Rule{Protocol: All, CIDR: netip.MustParsePrefix("::/0")}, ""},
+		"icmpv6":           {Rule{Protocol: ICMPv6, CIDR: netip.MustParsePrefix("::/0")}, ""},
+		"icmpv6, group":    {Rule{Protocol: ICMPv6, Group: group}, ""},
+		"icmpv6 of IPv4":   {Rule{Protocol: ICMPv6, CIDR: any4}, CodeInvalidParameter},
+		"icmp of IPv6":     {Rule{Protocol: ICMP, CIDR: netip.MustParsePrefix("::/0")}, CodeInvalidParameter},
+		"IPv6 of others":   {Rule{Protocol: All, CIDR: netip.MustParsePrefix("2001:db8::/32")}, CodeInvalidParameter},
 		"wrong kind":       {Rule{Protocol: All, Group: "vpc-" + hex17}, CodeInvalidParameter},
 		"description":      {Rule{Protocol: All, CIDR: any4, Description: "a\nb"}, CodeInvalidParameter},
 	} {
@@ -180,7 +193,8 @@ func TestListenersAndGroups(t *testing.T) {
 	b.Listeners = []Listener{l, l}
 	wantCode(t, "twice", b.Validate(), CodeDuplicateName)
 	g := &TargetGroup{Meta: meta(KindTargetGroup), VPC: "vpc-" + hex17, Protocol: TCP, Port: 8443,
-		Targets: []Target{{ENI: "eni-" + hex17}, {ENI: "eni-" + hex17, Port: 1}}}
+		Targets: []Target{{ENI: "eni-" + hex17}, {ENI: "eni-" + hex17, Port: 1}}, HealthCheck: DefaultHealthCheck(TCP),
+		MinimumHealthyTargets: MinimumHealthy{Count: 1}}
 	wantCode(t, "two ports", g.Validate(), "")
 	g.Targets[1].Port = 0
 	wantCode(t, "target twice", g.Validate(), CodeInvalidParameter)

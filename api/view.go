@@ -232,8 +232,8 @@ type ViewGrantTarget struct {
 // ViewName is a private name in a local VPC.
 type ViewName struct {
 	VPC      uint32     `json:"vpc"`
-	Name     string     `json:"name"` // lower case, no trailing dot; first label may be "*"
-	Address  netip.Addr `json:"address"`
+	Name     string     `json:"name"`    // lower case, no trailing dot; first label may be "*"
+	Address  netip.Addr `json:"address"` // IPv4, or the IPv6 form of one
 	Endpoint string     `json:"endpointId"`
 	// Rank is 0 of the endpoint that goes first, and 1, 2, … of those that stand by.
 	Rank uint16 `json:"rank,omitempty"`

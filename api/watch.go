@@ -33,6 +33,8 @@ func ItemID(item any) string {
 		return v.GetMeta().ID
 	case *CatalogueEntry:
 		return v.ID
+	case *DescribedTarget:
+		return v.ID
 	case *AuditEvent:
 		return strconv.FormatUint(v.Seq, 10)
 	}

@@ -85,13 +85,27 @@ func createAccount(c *call, in *creation[api.CreateAccountRequest]) (*api.Accoun
 	return a, put(c, a, c.r.Accounts, nil)
 }
 
-// giveDomain adds a domain to an account unless another account has it, or a part or the whole of it.
+// giveDomain adds a domain to an account unless another account has it, or a part or the whole of it, or a service with a name in it.
 func (c *call) giveDomain(a *api.Account, field, domain string) error {
 	for _, other := range c.r.Accounts {
 		for _, d := range other.Domains {
 			if other.ID != a.ID && (api.WithinDomain(d, domain) || api.WithinDomain(domain, d)) {
 				return api.Errorf(api.CodeConflictingDomain, field, "remove it there first, or choose another",
 					"%s belongs to the account %s (%s)", d, other.ID, other.Name)
+			}
+		}
+	}
+	for _, d := range c.r.Domains {
+		if d.Account != a.ID && d.State == api.DomainVerified && (api.WithinDomain(d.Name, domain) || api.WithinDomain(domain, d.Name)) {
+			return api.Errorf(api.CodeConflictingDomain, field, "have it deleted there first, or choose another",
+				"the account %s has proved that %s is its own (%s)", d.Account, d.Name, d.ID)
+		}
+	}
+	for _, s := range c.r.Services { // that proved the domain once keep their names
+		for _, name := range s.PrivateNames() {
+			if s.Account != a.ID && api.WithinDomain(name, domain) {
+				return api.Errorf(api.CodeConflictingDomain, field, "have the name removed there first, or choose another",
+					"the service %s of the account %s has the name %s", s.ID, s.Account, name)
 			}
 		}
 	}
@@ -175,7 +189,7 @@ func removeDomain(c *call, in *domainRemoval) (*api.Account, error) {
 	}
 	var d dependents
 	for _, s := range c.r.Services {
-		if s.Account == a.ID && s.PrivateDNSName != "" && api.WithinDomain(s.PrivateDNSName, in.Domain) {
+		if s.Account == a.ID && slices.ContainsFunc(s.PrivateNames(), func(n string) bool { return api.WithinDomain(n, in.Domain) }) {
 			d.add(s.ID, s.Name)
 		}
 	}

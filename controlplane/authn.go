@@ -42,6 +42,7 @@ type caller struct {
 	source  string         // address of the other side, "unix" for a Unix socket
 	serial  string         // of the node's certificate
 
+	revoked string     // node that it was, by a certificate that is good
 	suspect bool       // with a node: it showed a certificate that was replaced, so this may be somebody else
 	asked   string     // what the path names, as sent: an id, a name or nothing
 	refusal *api.Error // what the caller was answered
@@ -142,6 +143,7 @@ func (s *Server) identify(c *caller, r *http.Request, grace time.Duration) *api.
 	}
 	n := s.store.Snapshot().Nodes[id]
 	if e := notAdmitted(n, id); e != nil {
+		c.revoked = id
 		return e
 	}
 	c.node, c.serial = n, ca.Serial(cert)
@@ -212,8 +214,8 @@ func sourceOf(r *http.Request) string {
 	return host
 }
 
-// require lets a request pass only from whom the policy names. Where the operation mutates, or the caller is suspect, it sees to
-// it that every refusal of a known caller leaves an audit event, also when the operation itself was never reached.
+// require lets a request pass only from whom the policy names. It sees to it that every refusal that has to leaves an audit event,
+// also when the operation itself was never reached.
 func (s *Server) require(o operation, mutates bool) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		r, w := humago.Unwrap(ctx)
@@ -228,6 +230,7 @@ func (s *Server) require(o operation, mutates bool) func(huma.Context, func(huma
 				e = tooOften
 			}
 		}
+		line.who.asked = r.PathValue("id")
 		if e != nil {
 			line.who.refusal = e
 			writeError(w, r, e)
@@ -236,10 +239,14 @@ func (s *Server) require(o operation, mutates bool) func(huma.Context, func(huma
 			next(ctx)
 			e = who.refusal
 		}
-		if e == nil || who == nil || who.audited || !mutates && !who.suspect {
+		if who == nil {
+			who = line.who
+		}
+		if !who.mustAudit(e, mutates) {
 			return
 		}
 		c := s.newCall(context.WithValue(ctx.Context(), callerKey, who), s.store.Snapshot())
+		c.subject = who.revoked
 		if who.suspect {
 			c.subject = who.node.ID
 		}

@@ -35,7 +35,7 @@ func (l *lab) stored() any {
 	for _, kv := range must(l.s.store.List(context.Background(), "", "", math.MaxInt))(l.t) {
 		top, _, _ := strings.Cut(kv.Key, "/")
 		switch top + "/" {
-		case store.PrefixAudit, store.PrefixStatus:
+		case store.PrefixAudit, store.PrefixCounted, store.PrefixStatus:
 		default:
 			all[kv.Key] = string(kv.Value)
 		}
@@ -152,13 +152,14 @@ func TestBadNumbers(t *testing.T) {
 		{"0.0.0.0/0", "size"}, {"10.0.0.1/16", "write 10.0.0.0/16"}, {"10.0.0.0/29", "size"}, {"10.0.0.0/32",
 			"size"}, {"127.0.0.0/16", "10.0.0.0/8"},
 		{"169.254.0.0/16", "10.0.0.0/8"}, {"224.0.0.0/16", "10.0.0.0/8"}, {"240.0.0.0/16", "10.0.0.0/8"}, {"8.8.8.0/24", "10.0.0.0/8"},
-		{"172.32.0.0/16", "10.0.0.0/8"}, {"100.128.0.0/16", "10.0.0.0/8"}, {"255.255.0.0/16", "10.0.0.0/8"},
+		{"fd00::/16", "10.0.0.0/16"}, {"172.32.0.0/16", "10.0.0.0/8"}, {"100.128.0.0/16", "10.0.0.0/8"}, {"255.255.0.0/16", "10.0.0.0/8"},
 	} {
 		add("VPC "+c.cidr, "shop", "/v1/vpcs", `{"cidr":`+text(c.cidr)+`}`, api.CodeVPCRange, "cidr", c.remedy)
 	}
 	for _, cidr := range []string{"10.0.0.0/33", "10.0.0.0", "10.0.0.0/", "/16", "010.0.0.0/16", "10.0.0.0/016", "10.0.0.0/-1",
 		"10.0.0.0/+8", "10.0/16",
-		"::ffff:10.0.0.0/112", "fd00::/16", "fe80::1%eth0/64", "10.0.0.0/16 ", "１０.0.0.0/16", "10.0.0.0/16,10.1.0.0/16", "0xa.0.0.0/16", "10.0.0.256/24"} {
+		"::ffff:10.0.0.0/112", "fe80::1%eth0/64", ":::/0", "1:2:3:4:5:6:7:8:9/64", "::1::/64", "fd00::/129",
+		"fd00::", "10.0.0.0/16 ", "１０.0.0.0/16", "10.0.0.0/16,10.1.0.0/16", "0xa.0.0.0/16", "10.0.0.256/24"} {
 		add("VPC "+cidr, "shop", "/v1/vpcs", `{"cidr":`+text(cidr)+`}`, api.CodeInvalidParameter, "cidr", "IPv4 prefix")
 	}
 	for _, address := range []string{"10.0.1.0", "10.0.1.1", "10.0.1.3", "10.0.1.255"} {
@@ -169,6 +170,11 @@ func TestBadNumbers(t *testing.T) {
 		"224.0.0.1", "169.254.169.254"} {
 		add("ENI at "+address, "shop", "/v1/enis", `{"subnetId":"shop-a","address":`+text(address)+`}`, api.CodeAddressInvalid,
 			"address", "subnet's")
+	}
+	for _, path := range []string{"enis", "endpoints"} {
+		body := map[string]string{"enis": `"subnetId":"shop-a"`, "endpoints": `"vpcId":"shop","service":"pay/ledger"`}[path]
+		add("families of "+path, "shop", "/v1/"+path, `{`+body+`,"ipAddressType":"IPv6"}`, api.CodeInvalidParameter, "ipAddressType",
+			"ipv4, dualstack or ipv6")
 	}
 	for _, address := range []string{"10.0.1", "010.0.1.9", "10.0.1.9/32", "localhost", " 10.0.1.9"} {
 		add("ENI at "+address, "shop", "/v1/enis", `{"subnetId":"shop-a","address":`+text(address)+`}`, api.CodeInvalidParameter,
@@ -198,7 +204,10 @@ func TestBadNumbers(t *testing.T) {
 	rule("ports of ICMP", `{"protocol":"icmp","fromPort":8,"toPort":8,"cidr":"10.0.0.0/8"}`, api.CodeInvalidParameter, "fromPort",
 		"leave")
 	rule("host bits", `{"protocol":"-1","cidr":"10.0.0.1/8"}`, api.CodeInvalidParameter, "cidr", "write 10.0.0.0/8")
-	rule("IPv6", `{"protocol":"-1","cidr":"::/0"}`, api.CodeInvalidParameter, "rules[0].cidr", "IPv4")
+	rule("IPv6 of the Internet", `{"protocol":"-1","cidr":"2001:db8::/32"}`, api.CodeInvalidParameter, "cidr", "ipv6CidrBlock")
+	rule("IPv6 of another mesh", `{"protocol":"-1","cidr":"fd00:0:0:1::/64"}`, api.CodeInvalidParameter, "cidr", "ipv6CidrBlock")
+	rule("icmp of IPv6", `{"protocol":"icmp","cidr":"::/0"}`, api.CodeInvalidParameter, "protocol", "icmpv6")
+	rule("icmpv6 of IPv4", `{"protocol":"icmpv6","cidr":"10.0.0.0/8"}`, api.CodeInvalidParameter, "protocol", "give icmp")
 	rule("IPv4 written as IPv6", `{"protocol":"-1","cidr":"::ffff:10.0.0.0/104"}`, api.CodeInvalidParameter, "rules[0].cidr",
 		"IPv4 prefix")
 	rule("prefix and group", `{"protocol":"-1","cidr":"10.0.0.0/8","groupId":"web"}`, api.CodeInvalidCombination, "cidr",

@@ -59,7 +59,9 @@ func (s *Server) bootstrap(ctx context.Context) error {
 		key.Admin, key.Name = true, "first-admin"
 		tx.SetSide(secretFirstKey, []byte(secret))
 		tx.Put(key)
-		tx.Audit(api.AuditEvent{At: s.cfg.Now(), Actor: "system", Action: "bootstrap", Resource: key.ID, Outcome: outcomeSuccess})
+		e := systemEvent(s.cfg.Now(), "bootstrap")
+		e.Resource = key.ID
+		tx.Audit(e)
 		return nil
 	})
 	if err != nil {
@@ -79,7 +81,7 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	if err := s.checkClock(ctx); err != nil {
 		return err
 	}
-	return s.loadStatuses(ctx)
+	return errors.Join(s.loadStatuses(ctx), s.loadHealth(ctx))
 }
 
 // showCA puts the CA's certificate where clients find it, unless it is there: a server must be able to start on a full disk. What
@@ -121,13 +123,22 @@ const (
 // checkClock notes when the store was last written, by its newest audit event. A clock that is behind is said, and does not go
 // into certificates: those that it dates would have ended when the clock is right again, and with them the nodes' way back.
 func (s *Server) checkClock(ctx context.Context) error {
-	newest, err := s.store.List(ctx, store.PrefixAudit, "", 1)
-	if err != nil || len(newest) == 0 {
+	newest, err := s.store.List(ctx, store.PrefixAudit, "", auditPage)
+	if err != nil {
 		return err
 	}
 	var e api.AuditEvent
-	if err := json.Unmarshal(newest[0].Value, &e); err != nil {
-		return fmt.Errorf("server: the audit event %s cannot be read: restore a backup of the data directory: %w", newest[0].Key, err)
+	for _, kv := range newest {
+		e = api.AuditEvent{}
+		if err := json.Unmarshal(kv.Value, &e); err != nil {
+			return fmt.Errorf("server: the audit event %s cannot be read: restore a backup of the data directory: %w", kv.Key, err)
+		}
+		if e.Action != api.ActionStartServer && e.Action != api.ActionStopServer { // those are dated by whatever clock a start has
+			break
+		}
+	}
+	if e.At.IsZero() {
+		return nil
 	}
 	now := s.cfg.Now()
 	s.floor = datingFloor(now, e.At, s.ca)

@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	outcomeSuccess = "success"
+	outcomeSuccess = api.OutcomeSuccess
 	// maxIdempotencyKey bounds the header, in bytes.
 	maxIdempotencyKey = 128
 	// idempotencyLife is how long a repeated call gets the first answer.
@@ -296,6 +296,9 @@ func writing[I any, P interface {
 			if e := s.mayAdd(who, o); e != nil {
 				return e
 			}
+			if err := c.withinAudit(o); err != nil {
+				return err
+			}
 			out, err = once(c, o.id, opts.IdempotencyKey, in, func() (*T, error) { return f(c, P(in)) })
 			if err != nil {
 				return err
@@ -310,15 +313,20 @@ func writing[I any, P interface {
 		}
 		if err != nil {
 			e := s.failure(ctx, o.id, err)
-			if !opts.DryRun {
-				s.auditRefusal(ctx, c, o.id, e)
+			if c != nil {
+				c.dry = opts.DryRun
 			}
+			s.auditRefusal(ctx, c, o.id, e)
 			who.audited = true
 			return nil, e
 		}
+		c.spend()
 		failpoint.Here("call.done")
 		if c.kept > 0 {
 			s.answers.add(who.id(), c.kept)
+		}
+		if c.then != nil {
+			c.then()
 		}
 		setRevision(out, rev)
 		return &output{Revision: strconv.FormatInt(rev, 10), Body: out}, nil

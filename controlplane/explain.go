@@ -20,8 +20,8 @@ func (s *Server) registerExplain() {
 type explainInput struct {
 	From     string       `query:"from" required:"true" doc:"A workload's network interface, id or name"`
 	To       string       `query:"to" required:"true" doc:"Address, or name as the workload would ask for it"`
-	Port     uint16       `query:"port" doc:"Of the destination; 0 with icmp"`
-	Protocol api.Protocol `query:"protocol" enum:"tcp,udp,icmp" default:"tcp" doc:"Of the flow"`
+	Port     uint16       `query:"port" doc:"Of the destination; 0 with icmp and icmpv6"`
+	Protocol api.Protocol `query:"protocol" enum:"tcp,udp,icmp,icmpv6" default:"tcp" doc:"Of the flow"`
 }
 
 // explain asks the judge. A node knows its own side only; the server knows both, and tells the consumer which one stops a
@@ -34,9 +34,13 @@ func explain(c *call, in *explainInput) (*api.Explanation, error) {
 	to, err := netip.ParseAddr(in.To)
 	if err != nil {
 		var missing *api.Stage
-		if to, missing = c.explainName(src.VPC, in.To); missing != nil {
+		if to, missing = c.explainName(src, in.To); missing != nil {
 			return explained(*missing), nil
 		}
+	}
+	to = to.Unmap()
+	if in.Protocol == api.ICMP && to.Is6() {
+		in.Protocol = api.ICMPv6
 	}
 	v := judge.Judge(c.r, judge.Packet{From: src.ID, To: to, Protocol: in.Protocol, Port: in.Port})
 	if v.Allowed && !v.Resolver && !c.reachesAttached(v) {
@@ -44,7 +48,9 @@ func explain(c *call, in *explainInput) (*api.Explanation, error) {
 	}
 	if v.Allowed {
 		detail := "every security group on the way lets it pass"
-		if v.Via != "" {
+		if v.Via != "" && v.Connection == "" {
+			detail = fmt.Sprintf("load balancer %s of the same VPC: its groups and its target's let it pass", v.Via)
+		} else if v.Via != "" {
 			detail = fmt.Sprintf("connection %s: the provider's load balancer and target let it pass", v.Connection)
 		}
 		return explained(api.Stage{Name: "receiver", OK: true, Detail: detail}), nil
@@ -81,10 +87,19 @@ func explained(s api.Stage) *api.Explanation {
 	return &api.Explanation{Allowed: s.OK, Stages: []api.Stage{s}}
 }
 
-// explainName finds the address behind a private name; a name of an endpoint that is not Available says so.
-func (c *call) explainName(vpc, name string) (netip.Addr, *api.Stage) {
+// explainName finds the address behind a private name, of a family that the source has; a name of an endpoint that is not
+// Available says so.
+func (c *call) explainName(src *api.ENI, name string) (netip.Addr, *api.Stage) {
+	vpc := src.VPC
 	if m := judge.Resolve(c.r, vpc, name); len(m) > 0 && len(m[0].Addresses) > 0 {
-		return m[0].Addresses[0], nil
+		for _, a := range m[0].Addresses {
+			if a.Is4() && src.IPAddressType.HasIPv4() || a.Is6() && src.IPAddressType.HasIPv6() {
+				return a, nil
+			}
+		}
+		return netip.Addr{}, &api.Stage{Name: "name", Reason: "NODATA",
+			Detail: fmt.Sprintf("%s has no address of a family that %s has", name, src.ID),
+			Remedy: "let it answer with both: culvert endpoint modify " + m[0].Endpoint + " --ip-address-type dualstack"}
 	}
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	s := &api.Stage{Name: "name", Reason: "NXDOMAIN", Detail: "no endpoint in this VPC has the name " + name,
@@ -92,7 +107,7 @@ func (c *call) explainName(vpc, name string) (netip.Addr, *api.Stage) {
 	for _, p := range c.r.Endpoints {
 		service := c.r.Services[p.Service]
 		own := slices.Contains(p.DNSNames, name)
-		private := service != nil && service.PrivateDNSName == name
+		private := service != nil && slices.Contains(service.PrivateNames(), name)
 		switch {
 		case p.VPC != vpc || !own && !private:
 		case p.State != api.Available:
@@ -124,9 +139,13 @@ func notAvailable(p *api.Endpoint) api.Stage {
 // explainRefusal puts the judge's reason into words for the owner of the source.
 func (c *call) explainRefusal(v judge.Verdict, src *api.ENI, to netip.Addr, in *explainInput) api.Stage {
 	s := api.Stage{Name: "receiver", Reason: v.Reason}
-	what := fmt.Sprintf("%s to port %d/%s", src.Address, in.Port, in.Protocol)
-	if in.Protocol == api.ICMP {
-		what = fmt.Sprintf("icmp from %s", src.Address)
+	from := src.Address
+	if to.Is6() {
+		from = api.IPv6Address(c.r.Mesh.Number, c.r.VPCs[src.VPC].Number, src.Address)
+	}
+	what := fmt.Sprintf("%s to port %d/%s", from, in.Port, in.Protocol)
+	if in.Protocol == api.ICMP || in.Protocol == api.ICMPv6 {
+		what = fmt.Sprintf("%s from %s", in.Protocol, from)
 	}
 	switch p := c.r.Endpoints[v.Via]; {
 	case v.Reason == judge.NoListener && p != nil && p.State != api.Available:
@@ -139,6 +158,9 @@ func (c *call) explainRefusal(v judge.Verdict, src *api.ENI, to netip.Addr, in *
 	case v.Reason == judge.GroupIngress:
 		s.Detail = fmt.Sprintf("no ingress rule of the security groups of %s lets %s in", to, what)
 		s.Remedy = "authorize it with culvert sg authorize"
+	case v.Reason == judge.NotIP:
+		s.Detail = fmt.Sprintf("%s is %s, and %s is not of that family", src.ID, src.IPAddressType, to)
+		s.Remedy = "give it the family: culvert eni modify " + src.ID + " --ip-address-type dualstack"
 	case v.Reason == judge.NoTarget:
 		s.Detail = "no target is registered and attached behind the service"
 		s.Remedy = "the provider has to register one: culvert target-group register GROUP ENI"

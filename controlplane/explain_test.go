@@ -31,6 +31,7 @@ func TestExplain(t *testing.T) {
 	must(pay.ModifyService(l.ctx(), "ledger", api.ModifyServiceRequest{PrivateDNSName: &private}))(t)
 	ask(name, 443, "NXDOMAIN", "culvert endpoint create")
 	ask("10.0.0.77", 443, "NO_DESTINATION", "REASONS")
+	ask("2001:db8::1", 443, "NOT_IP", "--ip-address-type dualstack")
 
 	e := must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger"}))(t)
 	address := l.s.Resources().ENIs[e.ENIs[0]].Address.String()
@@ -47,6 +48,13 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	ask(name, 443, "", "")
+	v6, v4 := api.IPv6Only, api.IPv4Only
+	must(shop.ModifyEndpoint(l.ctx(), "ledger", api.ModifyEndpointRequest{IPAddressType: &v6}))(t)
+	ask(name, 443, "NODATA", "culvert endpoint modify "+e.ID+" --ip-address-type dualstack")
+	must(shop.ModifyENI(l.ctx(), "cart", api.ModifyENIRequest{IPAddressType: &v6}))(t)
+	ask(name, 443, "LB_GROUP_INGRESS", "the provider") // its rules are for IPv4
+	must(shop.ModifyENI(l.ctx(), "cart", api.ModifyENIRequest{IPAddressType: &v4}))(t)
+	must(shop.ModifyEndpoint(l.ctx(), "ledger", api.ModifyEndpointRequest{IPAddressType: &v4}))(t)
 	ask(address, 444, "NO_LISTENER", "REASONS")
 
 	g := must(pay.GetSecurityGroup(l.ctx(), "default"))(t)

@@ -12,13 +12,12 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/controlplane/evidence"
 	"github.com/culvert-net/culvert/controlplane/flowlog"
 	"github.com/culvert-net/culvert/internal/logkey"
 )
 
 const (
-	// maxBootLen bounds an agent's boot id, in bytes.
-	maxBootLen = 64
 	// maxAhead is how far a node's clock may be ahead before its records are refused.
 	maxAhead = 24 * time.Hour
 )
@@ -42,8 +41,12 @@ type flowAnswer struct{ Body *api.FlowReceipt }
 func (s *Server) takeFlows(ctx context.Context, in *flowBatch) (*flowAnswer, error) {
 	c := s.newCall(ctx, s.store.Snapshot())
 	node := c.who.node.ID
+	if s.nodeKeys.waits(node) { // what comes before its key stands in the Merkle log would be no evidence
+		return nil, s.failure(ctx, "send-flows", errTellKey("the key that the node told is not in the Merkle log yet"))
+	}
 	s.viewOf(c.r, node) // a server that has just started knows of no relations yet
 	var good []api.FlowEnvelope
+	var sealed []evidence.Line
 	receipt := &api.FlowReceipt{}
 	line := 0
 	for text := range bytes.SplitSeq(in.RawBody, []byte{'\n'}) {
@@ -56,7 +59,15 @@ func (s *Server) takeFlows(ctx context.Context, in *flowBatch) (*flowAnswer, err
 			return nil, api.Errorf(api.CodeInvalidParameter, fmt.Sprintf("line %d", line), "send one FlowEnvelope per line", "%v", err)
 		}
 		e.Node = node
-		if why := s.mayRecord(&e, len(text), c.now); why != "" {
+		l, ok := s.evidenceLine(&e) // before what it may say is completed
+		why := s.refusal(&e, len(text), c.now)
+		if l.Refused = why != ""; ok {
+			sealed = append(sealed, l)
+		}
+		if e.Kind == api.KindOfSeal {
+			continue
+		}
+		if why != "" {
 			receipt.Refused++
 			s.figures.refused.Add(1)
 			s.refusedFlows.add(node, why)
@@ -70,7 +81,21 @@ func (s *Server) takeFlows(ctx context.Context, in *flowBatch) (*flowAnswer, err
 	}
 	s.figures.stored.Add(uint64(stored))
 	receipt.Stored, receipt.Duplicates = stored, len(good)-stored
+	if err := s.keepSealed(ctx, node, sealed, receipt); err != nil {
+		return nil, s.failure(ctx, "send-flows", err)
+	}
 	return &flowAnswer{receipt}, nil
+}
+
+// refusal tells why a node may not write a line, "" when it may.
+func (s *Server) refusal(e *api.FlowEnvelope, size int, now time.Time) (why string) {
+	switch e.Kind {
+	case api.KindOfSeal:
+		return ""
+	case api.KindOfQuery:
+		return s.mayRecordQuery(e, size, now)
+	}
+	return s.mayRecord(e, size, now)
 }
 
 // mayRecord tells why a node may not write a record, "" when it may: one of its own, of a time that the log keeps, about what the
@@ -78,11 +103,13 @@ func (s *Server) takeFlows(ctx context.Context, in *flowBatch) (*flowAnswer, err
 func (s *Server) mayRecord(e *api.FlowEnvelope, size int, now time.Time) (why string) {
 	var r api.FlowRecord
 	switch {
-	case size > flowlog.MaxRecord, e.Boot == "", len(e.Boot) > maxBootLen, e.Seq == 0:
+	case e.Kind != api.KindOfFlow:
+		return "a kind of record that is not known here"
+	case size > flowlog.MaxRecord, !evidence.GoodBoot(e.Boot), e.Seq == 0:
 		return "an envelope that is too large, or lacks boot or number"
 	case json.Unmarshal(e.Record, &r) != nil, r.Node != e.Node, r.Boot != e.Boot, r.Sequence != e.Seq, !r.End.Equal(e.End):
 		return "a record that is not the envelope's"
-	case e.End.After(now.Add(maxAhead)), e.End.Before(now.Add(-s.cfg.FlowRetention)):
+	case e.End.After(now.Add(maxAhead)), s.expired(api.RetainFlowRecords, e.End):
 		return "a time that is not kept"
 	}
 	if v := s.store.Snapshot().VPCs[r.VPC]; v != nil && v.Account != r.Account {
@@ -126,6 +153,7 @@ func (s *Server) queryFlows(ctx context.Context, in *flowFilter) (*huma.StreamRe
 	if err != nil {
 		return nil, s.failure(ctx, "query-flows", err)
 	}
+	s.noteRead(ctx, c, "query-flows", "")
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		out, r := startLines(hc)
 		ctx, cancel := context.WithCancel(r.Context())

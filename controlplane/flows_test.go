@@ -293,9 +293,15 @@ func TestFollowFlows(t *testing.T) {
 	if seq := next(); seq != 1 {
 		t.Errorf("got %d", seq)
 	}
+	sent := time.Now()
 	must(h.SendFlows(l.ctx(), []api.FlowEnvelope{record(h.id, 2, api.FlowRecord{}), record(h.id, 3, third)}))(t)
 	if seq := next(); seq != 3 {
 		t.Errorf("got %d, 2 is nobody's", seq)
+	}
+	took := time.Since(sent)
+	t.Logf("from a node's sending to who follows: %s; a second is promised", took)
+	if took > 5*time.Second {
+		t.Errorf("a record took %s", took)
 	}
 	// The stream ends with its key, before the next record.
 	key, _, _ := strings.Cut(l.keys["pay"], ".")

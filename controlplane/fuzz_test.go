@@ -19,7 +19,7 @@ func FuzzRequest(f *testing.F) {
 		return routes[op].method == "GET" || strings.HasPrefix(routes[op].path, "/v1/tokens")
 	})
 	for i, op := range ops {
-		for _, b := range slices.Concat(badAccounts, badNetworks, badBalancing(l), badServices(l), badEndpoints, badNodes(h)) {
+		for _, b := range slices.Concat(badAccounts, badNetworks, badBalancing(l), badServices(l), badEndpoints, badDNS(l), badNodes(h)) {
 			if b.op == op && len(b.body) > 4 && len(b.body) < 500 {
 				f.Add(uint8(i), "shop", "dryRun=true", []byte(b.body))
 			}

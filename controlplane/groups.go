@@ -3,6 +3,7 @@ package controlplane
 import (
 	"cmp"
 	"net/http"
+	"net/netip"
 	"slices"
 
 	"github.com/culvert-net/culvert/api"
@@ -136,8 +137,11 @@ func authorize(c *call, in *change[api.RulesRequest], ingress bool) (*api.Securi
 	}
 	var rules []api.Rule
 	for _, r := range in.Body.Rules {
-		rule := api.Rule{ID: newID(api.PrefixRule), Protocol: r.Protocol, FromPort: r.FromPort, ToPort: r.ToPort, CIDR: r.CIDR,
-			Description: r.Description}
+		if err := c.checkMesh(r.CIDR); err != nil {
+			return nil, err
+		}
+		rule := api.Rule{ID: newID(api.PrefixRule), Protocol: r.Protocol, FromPort: r.FromPort, ToPort: r.ToPort, ICMPType: r.ICMPType,
+			ICMPCode: r.ICMPCode, CIDR: r.CIDR, Description: r.Description}
 		if rule.FromPort == 0 && rule.ToPort == 65535 && (r.Protocol == api.TCP || r.Protocol == api.UDP) {
 			rule.FromPort = 1 // AWS's way to say every port
 		}
@@ -157,6 +161,16 @@ func authorize(c *call, in *change[api.RulesRequest], ingress bool) (*api.Securi
 		g.Egress = append(slices.Clone(g.Egress), rules...)
 	}
 	return &g, c.putGroup(&g)
+}
+
+// checkMesh refuses IPv6 prefixes of other meshes: no packet would match.
+func (c *call) checkMesh(p netip.Prefix) error {
+	own := api.MeshPrefix(c.r.Mesh.Number)
+	if p.IsValid() && p.Addr().Is6() && p.Bits() > 0 && !own.Contains(p.Addr()) {
+		return api.Errorf(api.CodeInvalidParameter, "cidr", "give ::/0, or a part of a VPC's ipv6CidrBlock, as `culvert vpc describe` shows it",
+			"%s is not within this mesh, %s", p, own)
+	}
+	return nil
 }
 
 // atMost bounds the items of one request, and demands one.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/audit/treelog"
 	"github.com/culvert-net/culvert/controlplane/store"
 )
 
@@ -55,6 +56,7 @@ func startLab(t testing.TB, change func(*Config)) *lab {
 		DataDir: dir, Listen: []string{"unix:" + filepath.Join(dir, "s.sock")}, Store: store.NewMem(), Version: "test",
 		Ready: func(i Info) { ready <- i }, AdminKey: func(k string) { l.adminKey = k }, unlimited: true,
 	}
+	cfg.Tree = treelog.NewMem("culvert.internal/test", nil) // nil, which a test may make it: on the disk
 	if change != nil {
 		change(&cfg)
 	}

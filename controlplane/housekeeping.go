@@ -123,6 +123,7 @@ func (c *call) forgetTokens() error {
 // retagShort completes the tag numbers of connections whose endpoint says that it has too few.
 func (c *call) retagShort() error {
 	t := newTagger(c)
+	left := atOnce
 	for _, id := range slices.Sorted(maps.Keys(c.r.Endpoints)) {
 		e := c.r.Endpoints[id]
 		con := c.r.Connections[e.Connection]
@@ -135,6 +136,12 @@ func (c *call) retagShort() error {
 		}
 		if len(c.r.Connections[con.ID].TagNumbers) != before {
 			c.bySystem("complete-connection", con.Account, con.ID)
+		}
+		if c.r.Connections[con.ID] == con && c.r.Endpoints[id] == e {
+			continue
+		}
+		if left--; left == 0 {
+			break
 		}
 	}
 	return nil
@@ -203,7 +210,7 @@ func (s *Server) forgetNodes(ctx context.Context) error {
 			continue
 		}
 		s.hub.forget(id)
-		if err := errors.Join(s.store.Delete(ctx, store.PrefixStatus+id), s.forgetRelated(id)); err != nil {
+		if err := errors.Join(s.store.Delete(ctx, store.PrefixStatus+id), s.forgetRelated(id), s.forgetNodeKeys(ctx, id)); err != nil {
 			return err
 		}
 	}

@@ -21,10 +21,12 @@ import (
 	"github.com/culvert-net/culvert/internal/logkey"
 )
 
-// maxBody bounds a request's body, in bytes; flow batches may be larger.
+// maxBody bounds a request's body, in bytes; what nodes send may be larger. A report of status with as many targets and transitions as
+// are taken has 11 MiB when each character of a description takes six bytes of JSON.
 const (
-	maxBody     = 1 << 20
-	maxFlowBody = 32 << 20
+	maxBody       = 1 << 20
+	maxStatusBody = 16 << 20
+	maxFlowBody   = 32 << 20
 )
 
 type contextKey int
@@ -106,11 +108,13 @@ func (s *Server) buildHTTP() {
 	s.huma = humago.New(mux, config)
 	s.registerAccounts()
 	s.registerNetwork()
+	s.registerDomains()
 	s.registerHostedZones()
 	s.registerResolverRules()
 	s.registerFlowLogs()
 	s.registerFirewall()
 	s.registerQueryLogs()
+	s.registerQueries()
 	s.registerENIs()
 	s.registerGroups()
 	s.registerBalancing()

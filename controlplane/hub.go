@@ -73,7 +73,9 @@ func (h *hub) stream(node string, now func() time.Time) (end func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := h.life(node)
-	l.streams++
+	if l.streams++; l.streams == 1 {
+		l.connected = now()
+	}
 	l.seen = now()
 	h.wakeLocked()
 	return func() {

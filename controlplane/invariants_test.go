@@ -253,17 +253,19 @@ func (p *prober) balancing() {
 			}
 		}
 	}
-	names := map[string]string{}
 	for _, s := range p.r.Services {
 		for _, id := range s.LoadBalancers {
 			if b := p.r.LoadBalancers[id]; b == nil || b.Account != s.Account {
 				p.say("%s has the load balancer %s", s.ID, id)
 			}
 		}
-		if s.PrivateDNSName != "" {
-			unique(p, names, s.PrivateDNSName, s.ID)
-			if !slices.ContainsFunc(p.r.Accounts[s.Account].Domains, func(d string) bool { return api.WithinDomain(s.PrivateDNSName, d) }) {
-				p.say("%s has the name %s", s.ID, s.PrivateDNSName)
+		for _, name := range s.PrivateNames() {
+			said := false // also if the proof is gone
+			for _, d := range p.r.Domains {
+				said = said || d.Account == s.Account && api.WithinDomain(name, d.Name)
+			}
+			if !said && !slices.ContainsFunc(p.r.Accounts[s.Account].Domains, func(d string) bool { return api.WithinDomain(name, d) }) {
+				p.say("%s has the name %s", s.ID, name)
 			}
 		}
 	}
@@ -297,15 +299,11 @@ func (p *prober) connections() {
 			p.say("%s has %d numbers for %d interfaces and %d listeners", c.ID, len(pairs), len(e.ENIs), len(b.Listeners))
 		}
 	}
-	private := map[[2]string]string{}
 	for _, e := range p.r.Endpoints {
 		p.spread(e.ID, e.VPC, e.Subnets, e.ENIs, e.SecurityGroups)
 		s := p.r.Services[e.Service]
 		if s == nil != (p.r.Connections[e.Connection] == nil) {
 			p.say("%s has a connection without service, or the other way round", e.ID)
-		}
-		if s != nil && e.PrivateDNSEnabled && s.PrivateDNSName != "" {
-			unique(p, private, [2]string{e.VPC, s.PrivateDNSName}, e.ID)
 		}
 	}
 }

@@ -117,7 +117,13 @@ func (s *Server) emit(emit metrics.Emit) {
 	emit(mNodesLive, float64(live.Nodes))
 	emit(mNodesWaiting, float64(len(live.Waiting)))
 	emit(mViewStreams, float64(s.hub.streaming()))
+	emit(mProblems, float64(len(s.problems.all())))
+	audited, _ := s.store.Audited()
+	emit(mUnsealed, float64(audited-min(audited, s.sealing.sealed.Load())))
 	emit(mCAExpiry, float64(s.ca.NotAfter().Unix()))
+	for account, n := range s.growth.all() {
+		emit(mAuditBytes, float64(n), account)
+	}
 	emit(mFlowsStored, float64(s.figures.stored.Load()))
 	emit(mFlowsRefused, float64(s.figures.refused.Load()))
 	for id := range r.FlowLogs {
@@ -130,6 +136,14 @@ func (s *Server) emit(emit metrics.Emit) {
 			emit(mFlowLogObjects, float64(d.Objects), id)
 			emit(mFlowLogLost, float64(d.LostRecords), id)
 		}
+	}
+	for account, n := range s.room.Used() {
+		emit(mDelivered, float64(n), account)
+	}
+	if s.evidence != nil {
+		segments, refused := s.evidence.Figures()
+		emit(mSegments, float64(segments))
+		emit(mBadSegments, float64(refused))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()

@@ -40,8 +40,9 @@ func (s *Server) registerNodeSide() {
 		aNodeRenewing}, renew)
 	writing(s, operation{http.MethodPost, "/v1/node/rotate-key", "rotate-key", "Be known to peers by another WireGuard key", aNode}, rotateKey)
 	writing(s, operation{http.MethodPost, "/v1/node/leave", "leave", "Be a node no more", aNodeRenewing}, leave)
-	huma.Register(s.huma, operation{http.MethodPost, "/v1/node/status", "report-status", "Tell what the node has applied", aNode}.huma(s),
-		s.takeStatus)
+	status := operation{http.MethodPost, "/v1/node/status", "report-status", "Tell what the node has applied", aNode}.huma(s)
+	status.MaxBodyBytes = maxStatusBody
+	huma.Register(s.huma, status, s.takeStatus)
 	huma.Register(s.huma, stream(operation{http.MethodGet, "/v1/node/view", "stream-view", "The node's view, at once and after each change",
 		aNode}.huma(s), "One signed view per line; empty lines are keep-alives"), s.streamViews)
 }
@@ -353,6 +354,14 @@ func (s *Server) takeStatus(ctx context.Context, in *struct{ Body api.NodeStatus
 			return nil, api.Errorf(api.CodeInvalidParameter, "attachedEniIds", "give ids of network interfaces", "%q is none", id)
 		}
 	}
+	malformed, refused := checkTargetHealth(&st)
+	if refused != nil {
+		return nil, refused
+	}
+	if malformed != nil {
+		s.oddHealth.add(st.Node, malformed.Message)
+	}
+	s.takeTargetHealth(ctx, c.r, &st)
 	st.SeenAt = c.now
 	s.hub.report(st)
 	return &statusAnswer{&api.Result{Revision: c.r.Revision}}, nil

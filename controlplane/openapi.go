@@ -52,16 +52,21 @@ var tagWords = map[string]string{
 	"audit":                 "Who did what.",
 	"catalogue":             "What others offer the caller.",
 	"converged":             "Whether the nodes have applied a change.",
+	"domains":               "DNS domains that accounts prove to be theirs.",
 	"hosted-zones":          "DNS records for an account's own VPCs.",
+	"reports":               "What somebody should look at each day.",
 	"flow-logs":             "Which flow records are delivered, in which form, and whereto.",
 	"resolver-rules":        "Which servers answer a domain's names.",
 	"firewall-rule-groups":  "Which names workloads may look up.",
 	"firewall-domain-lists": "Domains that firewall rules share.",
 	"query-logs":            "Whose DNS questions are recorded.",
+	"queries":               "Records of DNS questions.",
 	"endpoints":             "A consumer's attachments to services.",
 	"enis":                  "Network interfaces: one address each in a subnet.",
 	"explain":               "Why a flow passes or does not.",
+	"whois":                 "Whose an address in the tunnel is.",
 	"flows":                 "Records of flows.",
+	"evidence":              "What nodes sealed of their logs, and the Merkle log.",
 	"log-key":               "What evidence is checked with.",
 	"retention":             "How long things are kept.",
 	"legal-holds":           "What is kept whatever the retention.",
@@ -73,6 +78,7 @@ var tagWords = map[string]string{
 	"status":                "How the server is.",
 	"subnets":               "Parts of a VPC, each in one zone.",
 	"target-groups":         "Receivers behind a load balancer.",
+	"target-health":         "How targets are, as the nodes that host them say.",
 	"tokens":                "What lets a machine join, once.",
 	"vpcs":                  "Isolated networks, each with its own address plan.",
 }
@@ -130,8 +136,15 @@ func (s *Server) describeLines(doc *huma.OpenAPI) {
 		return &huma.MediaType{Schema: schemas.Schema(t, true, t.Name())}
 	}
 	flow, record := of(reflect.TypeFor[api.FlowEnvelope]()), of(reflect.TypeFor[api.FlowRecord]())
-	schemas.Map()["FlowEnvelope"].Properties["record"] = record.Schema
+	question := of(reflect.TypeFor[api.QueryRecord]())
+	line := of(reflect.TypeFor[api.QueryLine]())
+	schemas.Map()["FlowEnvelope"].Properties["record"] = &huma.Schema{AnyOf: []*huma.Schema{record.Schema, line.Schema, {
+		Type: huma.TypeObject, Required: []string{"seal"}, Description: "A seal, as docs/EVIDENCE.md has it.",
+		Properties: map[string]*huma.Schema{"seal": {Type: huma.TypeObject, AdditionalProperties: true}},
+	}}}
+	doc.Paths["/v1/queries"].Get.Responses["200"].Content[ndjson] = question
 	doc.Paths["/v1/flows"].Get.Responses["200"].Content[ndjson] = flow
+	doc.Paths["/v1/evidence"].Get.Responses["200"].Content[ndjson] = of(reflect.TypeFor[api.EvidencePart]())
 	doc.Paths["/v1/node/view"].Get.Responses["200"].Content[ndjson] = of(reflect.TypeFor[api.SignedView]())
 	sent := doc.Paths["/v1/node/flows"].Post.RequestBody
 	sent.Description = "One record per line"
@@ -281,7 +294,8 @@ var (
 	connectionStates = anyOf(api.PendingAcceptance, api.Pending, api.Available, api.Deleting, api.Deleted, api.Rejected, api.Failed,
 		api.Expired)
 	addressTypes = anyOf(api.IPv4Only, api.DualStack, api.IPv6Only)
-	nodeStates   = anyOf(api.NodeReady, api.NodeDraining, api.NodeRevoked)
+
+	nodeStates = anyOf(api.NodeReady, api.NodeDraining, api.NodeRevoked)
 )
 
 // enums are the values that properties of answers can have. What requests say is checked by the resources' own validation, which

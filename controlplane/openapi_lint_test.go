@@ -150,6 +150,7 @@ type rule struct {
 
 // verbs are those that AWS's APIs use for such operations, and the methods that go with them.
 var verbs = map[string]string{"create": "post", "add": "post", "authorize": "post", "register": "post", "deregister": "post",
+	"associate": "post", "disassociate": "post", "change": "post", "verify": "post",
 	"allow": "post", "disallow": "post", "accept": "post", "reject": "post", "drain": "post", "undrain": "post", "join": "post",
 	"leave": "post", "renew": "post", "rotate": "post", "report": "post", "send": "post", "get": "get", "list": "get", "query": "get",
 	"explain": "get", "stream": "get", "modify": "patch", "delete": "delete", "remove": "delete", "revoke": "delete"}

@@ -44,7 +44,7 @@ var operationWords = map[string]words{
 		"once." + unused,
 		nil},
 	"add-domain": {"From then on the account may give its services private names in the domain. Domains of two " +
-		"accounts never overlap.",
+		"accounts never overlap, and no service of another one has a name in it.",
 		api.DomainRequest{Domain: "pay.internal"}},
 	"remove-domain": {"A domain in which a service has its private name stays." + unused, nil},
 	"create-api-key": {"The key is bound to one account, or is an administrator's. The answer holds the secret, " +
@@ -72,6 +72,13 @@ var operationWords = map[string]words{
 	"get-subnet":    {"By id or name.", nil},
 	"delete-subnet": {"Removes a subnet without network interfaces." + unused, nil},
 
+	"create-domain": {"A TXT record of verificationName must get verificationValue; the server looks for it each minute, for 72 hours. " +
+		"Refused where the server was started without a resolver to ask.", api.CreateDomainRequest{Domain: "example.com", Tags: exampleTags}},
+	"list-domains": {wholeList, nil},
+	"get-domain":   {"By id or name.", nil},
+	"verify-domain": {"It is looked for at once, and a domain that has failed is pendingVerification again. One that is verified stays so " +
+		"unless the record is missed three times in a row.", nil},
+	"delete-domain": {"Services have no private name in it any more." + unused, nil},
 	"create-hosted-zone": {"Of several zones that a name lies in the most specific one answers; in a VPC at most one has a given domain.",
 		api.CreateHostedZoneRequest{Domain: "corp.internal", VPCs: []string{"shop"}, Tags: exampleTags}},
 	"list-hosted-zones":        {wholeList, nil},
@@ -79,6 +86,10 @@ var operationWords = map[string]words{
 	"delete-hosted-zone":       {"Its names do not exist from then on.", nil},
 	"associate-hosted-zone":    {"VPCs that see it already stay.", api.VPCsRequest{VPCs: []string{"shop"}}},
 	"disassociate-hosted-zone": {"Its names do not exist there from then on.", api.VPCsRequest{VPCs: []string{"shop"}}},
+	"change-records": {"First what is to be removed goes; then each set takes the place of the one of the same name and type. @ is the " +
+		"domain itself; values are written as in a zone file.", api.ChangeRecordsRequest{
+		Put:    []api.RecordSetRequest{{Name: "www.corp.internal", Type: "A", Values: []string{"10.0.1.5"}}},
+		Remove: []api.RecordName{{Name: "old.corp.internal", Type: "A"}}}},
 
 	"create-firewall-rule-group": {"A VPC has five at most, of different priorities; without one everything may be looked up.",
 		api.CreateFirewallRuleGroupRequest{Name: "shop", VPCs: []string{"shop"}, Tags: exampleTags}},
@@ -149,18 +160,27 @@ var operationWords = map[string]words{
 
 	"create-target-group": {"Receivers of one VPC, among which a load balancer spreads new flows.",
 		api.CreateTargetGroupRequest{VPC: "pay", Name: "ledger", Protocol: api.TCP, Port: 443, Targets: exampleTargets, Tags: exampleTags}},
-	"list-target-groups":  {wholeList, nil},
-	"get-target-group":    {"By id or name.", nil},
+	"list-target-groups": {wholeList, nil},
+	"get-target-group":   {"By id or name.", nil},
+	"list-target-health": {"Of the group that is named, or of all. A watch tells of each change of a target's health.", nil},
+	"get-target-health": {"By id or name of the group: its targets, the health of each as the node that hosts it last said, and how that " +
+		"came about.", nil},
 	"delete-target-group": {"Removes a group that no listener names." + unused, nil},
+	"modify-target-group": {"Fields that are left out stay as they are. It holds for flows that are opened, and targets that are " +
+		"deregistered, from then on; connectionTermination also for targets that drain.",
+		api.ModifyTargetGroupRequest{ConnectionTermination: &yes}},
 	"register-targets": {"All of them or none. A target that is there already " +
 		"stays, with the weight that is given.", api.TargetsRequest{Targets: exampleTargets}},
 	"deregister-targets": {"All of them or none. A target without port stands for every port of the " +
-		"interface.", api.TargetsRequest{Targets: exampleTargets[:1]}},
+		"interface. They get no new flows, and keep those they have for the group's delay at least.",
+		api.TargetsRequest{Targets: exampleTargets[:1]}},
 	"create-load-balancer": {"It has one address in each of its subnets, which is what targets see as source.",
 		api.CreateLoadBalancerRequest{VPC: "pay", Name: "ledger", Subnets: []string{"pay-a", "pay-b"}, SecurityGroups: []string{"default"},
 			Listeners: []api.ListenerRequest{exampleListener}, Tags: exampleTags}},
-	"list-load-balancers":  {wholeList, nil},
-	"get-load-balancer":    {"By id or name.", nil},
+	"list-load-balancers": {wholeList, nil},
+	"get-load-balancer":   {"By id or name.", nil},
+	"modify-load-balancer": {"Fields that are left out stay as they are. Flows that are open stay where they are.",
+		api.ModifyLoadBalancerRequest{CrossZone: &yes}},
 	"delete-load-balancer": {"Removes a load balancer that no service names." + unused, nil},
 	"create-listener": {"Every endpoint of the services behind which this load balancer stands gets the port at once.",
 		exampleListener},
@@ -172,6 +192,8 @@ var operationWords = map[string]words{
 			ClientIdentity: api.IdentityProxyProtocol, Tags: exampleTags}},
 	"list-services": {wholeList, nil},
 	"get-service":   {"By id or name. Who is no provider of it looks into the catalogue.", nil},
+	"get-service-targets": {"By id or name of the service: its targets, and what each of them learns of clients, which may be less than the " +
+		"service asks for.", nil},
 	"modify-service": {"Fields that are left out stay as they " +
 		"are.", api.ModifyServiceRequest{AcceptanceRequired: &yes}},
 	"delete-service": {"Refused while an endpoint's connection is not rejected or at its end." + unused, nil},
@@ -248,13 +270,22 @@ var operationWords = map[string]words{
 			Reason: "case 4711"}},
 	"remove-legal-hold": {"What it alone has kept is disposed of within the hour.", nil},
 
+	"query-dns": {"Oldest first, of VPCs with a query log. Filters are joined by and. With follow=true it goes on with new " +
+		"records as they come.", nil},
 	"query-flows": {"Oldest first. Filters are joined by and. With follow=true it goes on with new records as " +
 		"they come.", nil},
 	"get-status": {"Counts are the caller's own; of everything for an administrator.", nil},
 	"get-converged": {"With waitSeconds the answer comes when it is so, or after that time. Nodes that nothing is " +
 		"heard of are not waited " +
 		"for.", nil},
-	"list-audit": {"Every change and every refusal of one, by whom and from where. Read further back with " +
+	"get-audited-resource": {"By id, also of what is gone. Of an endpoint connection the answer has what was allowed, by whom, and by which " +
+		"policy: the service's principals, the security groups. An account sees what is its own. What is older than the server's own " +
+		"part of the log stands in the Merkle log.", nil},
+	"get-daily-reports": {"A report is made of each day, in UTC, when the day is over, and put into the Merkle log.", nil},
+	"get-daily-report": {"What was refused, by whom and why; who decided about connections; what talked for the first time; what is missing " +
+		"of the records; what was wrong with the server; and what came of verifying its own evidence of the day.", nil},
+	"list-audit": {"Every change, every refusal, and every reading of logs, by whom and from where. Repetitions within a minute are one " +
+		"event with a count. Filters are joined by and. Read further back with " +
 		"before. In a watch revisions are sequence numbers: sinceRevision is the seq of the event to go on behind; where more " +
 		"than 10,000 are newer, the watch is refused.", nil},
 	"get-whois": {"Targets of services that tell clients' addresses see overlay addresses; so do packet captures in the tunnel. The owner " +

@@ -37,6 +37,8 @@ func (w *watch[T]) listen(ctx context.Context) *quiet {
 		q.waiter, q.byTime = w.s.hub.waiter, true
 	case *api.ENI:
 		q.waiter = w.s.hub.attachments
+	case *api.DescribedTarget:
+		q.waiter, q.byTime = w.s.health.waiter, true
 	default:
 		q.reports.Stop()
 	}

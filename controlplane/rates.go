@@ -111,11 +111,7 @@ func (o operation) takesAway() bool {
 
 // mayAdd refuses an account's request that would fill the store further. To take something away stays possible.
 func (s *Server) mayAdd(who *caller, o operation) *api.Error {
-	if !s.tight.Load() || who.key == nil || who.admin() || o.method == http.MethodDelete {
-		return nil
-	}
-	switch o.id {
-	case "reject-connections", "disallow-principals", "deregister-targets":
+	if !s.tight.Load() || who.key == nil || who.admin() || o.takesAway() {
 		return nil
 	}
 	return api.Errorf(api.CodeLimitExceeded, "", "delete what is not needed, and try again some minutes later, when the server has made room",

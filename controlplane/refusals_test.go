@@ -96,7 +96,8 @@ func TestEveryRouteRefusesBadInput(t *testing.T) {
 	known := routes(l)
 	user, machine := l.rawClient(nil), l.rawClient(h.cert)
 	covered := map[string]bool{}
-	for _, cases := range [][]bad{badAccounts, badNetworks, badBalancing(l), badServices(l), badEndpoints, badNodes(h), badReads} {
+	for _, cases := range [][]bad{badAccounts, badNetworks, badBalancing(l), badServices(l), badEndpoints, badDNS(l), badFlowLogs(l), badNodes(h), badReads,
+		badEvidence} {
 		for _, b := range cases {
 			r, ok := known[b.op]
 			if !ok {

@@ -90,6 +90,22 @@ func (x *related) take(v *api.View, r *api.Resources, now, forget time.Time) {
 	for _, g := range v.Grants {
 		add(sideProvider, g.Connection, g.ServiceName)
 	}
+	inside := func(id string) {
+		lb := r.LoadBalancers[id]
+		if lb == nil {
+			return
+		}
+		// Both sides are of one VPC, and which of them a refused packet was on its way to a record may not say.
+		for _, side := range []string{sideConsumer, sideProvider} {
+			there.Connections[onSide(side, id)] = &relation{Account: lb.Account, VPC: lb.VPC, Consumer: lb.Account, ConsumerVPC: lb.VPC}
+		}
+	}
+	for _, b := range v.LoadBalancers {
+		inside(b.Connection)
+	}
+	for _, g := range v.LoadBalancerGrants {
+		inside(g.Connection)
+	}
 	for _, part := range []struct{ have, there map[string]*relation }{
 		{x.Accounts, there.Accounts}, {x.VPCs, there.VPCs}, {x.ENIs, there.ENIs}, {x.Connections, there.Connections},
 	} {
@@ -142,15 +158,18 @@ func forgetFormer(have map[string]*relation) {
 	}
 }
 
+// knownAt is what the node had to do with at a time, or not longer than late before.
+func knownAt(m map[string]*relation, id string, at time.Time, late time.Duration) *relation {
+	if o := m[id]; o != nil && (o.Left.IsZero() || !at.After(o.Left.Add(late))) {
+		return o
+	}
+	return nil
+}
+
 // accountsOf tells whose a record is, or why the node may not write it. late is how long after something left its view the node
 // may have gone on with it. What the record says of a service's name and of who accepted becomes what the server knows.
 func (x *related) accountsOf(r *api.FlowRecord, late time.Duration) (accounts []string, why string) {
-	known := func(m map[string]*relation, id string) *relation {
-		if o := m[id]; o != nil && (o.Left.IsZero() || !r.End.After(o.Left.Add(late))) {
-			return o
-		}
-		return nil
-	}
+	known := func(m map[string]*relation, id string) *relation { return knownAt(m, id, r.End, late) }
 	switch {
 	case r.Interface != "":
 		e := known(x.ENIs, r.Interface)
@@ -191,6 +210,17 @@ func (x *related) accountsOf(r *api.FlowRecord, late time.Duration) (accounts []
 	return slices.Compact(accounts), ""
 }
 
+// accountsOfQuery tells whose the record of a question is, as accountsOf does of a flow's.
+func (x *related) accountsOfQuery(r *api.QueryRecord, late time.Duration) (accounts []string, why string) {
+	if p := knownAt(x.VPCs, r.VPC, r.End, late); p == nil || p.Account != r.Account {
+		return nil, "a question of a VPC that the node has no part of, or of another account's"
+	}
+	if e := knownAt(x.ENIs, r.Interface, r.End, late); r.Interface != "" && (e == nil || e.Account != r.Account || e.VPC != r.VPC) {
+		return nil, "the interface is not the node's, or another account's"
+	}
+	return []string{r.Account}, ""
+}
+
 // fits reports whether a record says of a connection what the server knows of it, and is of the side that it says.
 func (con *relation) fits(r *api.FlowRecord) bool {
 	says := func(what, is string) bool { return what == "" || what == is }
@@ -212,6 +242,12 @@ func (h *hub) accountsOf(node string, r *api.FlowRecord, late time.Duration) (ac
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.life(node).related.accountsOf(r, late)
+}
+
+func (h *hub) accountsOfQuery(node string, r *api.QueryRecord, late time.Duration) (accounts []string, why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.life(node).related.accountsOfQuery(r, late)
 }
 
 // maxRelatedFile bounds such a file, in bytes.

@@ -47,7 +47,8 @@ const (
 
 // Config says where a server keeps its data and where it listens.
 type Config struct {
-	// DataDir holds everything: etcd/ (with the CA's key), flows/, related/, ca.pem. Made with mode 0700.
+	// DataDir holds everything: etcd/ (with the CA's key), flows/, evidence/ and log.key, sealing/, flow-logs/, deliveries/,
+	// related/, ca.pem. Made with mode 0700.
 	DataDir string
 	// Listen addresses, "HOST:PORT" (port 0: a free one) or "unix:/PATH". TLS on all of them.
 	Listen []string
@@ -57,7 +58,7 @@ type Config struct {
 	// EtcdEndpoints and EtcdTLS name an external etcd; none: an embedded one.
 	EtcdEndpoints []string
 	EtcdTLS       *tls.Config
-	// Store replaces etcd, in tests.
+	// Store replaces etcd, and Tree the Merkle log, in tests.
 	Store store.Store
 	Tree  treelog.Tree
 	// Witnesses cosign the Merkle log's checkpoints.
@@ -99,7 +100,7 @@ type Config struct {
 
 // auditLimits say how much of the audit log is kept.
 type auditLimits struct {
-	each, all int // events: of one account, of all together
+	each, all int // bytes of the store: of one account, of all together
 	age       time.Duration
 }
 
@@ -196,6 +197,7 @@ func New(cfg Config) *Server {
 		}
 		s.store = store.NewEtcd(ec)
 	}
+	s.repeats.run = newID("run-")
 	s.buildHTTP()
 	return s
 }
@@ -269,6 +271,9 @@ func (s *Server) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.closeEvidence()) }()
+	s.due(ctx, "write that the server starts", s.noteStart)
+	s.due(ctx, "write what a server counted that was killed", s.tellCounted)
+	s.delivery = s.newDelivery()
 	listeners, addresses, err := listen(s.cfg.Listen)
 	if err != nil {
 		return err
@@ -291,10 +296,7 @@ func (s *Server) serve(ctx context.Context) (err error) {
 		})
 	}
 	keepCtx, stopKeeping := context.WithCancel(ctx)
-	wg.Go(func() { s.keepHouse(keepCtx) })
-	if s.cfg.MetricsAddress != "" {
-		wg.Go(func() { metrics.Serve(keepCtx, s.cfg.MetricsAddress, metrics.Handler(s.registry()), s.log) })
-	}
+	s.keep(keepCtx, &wg)
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(Info{Addresses: addresses, CA: s.ca.PEM()})
 	}
@@ -316,6 +318,22 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	s.due(context.WithoutCancel(ctx), "write that the server stops", s.noteStop)
 	s.due(context.WithoutCancel(ctx), "put the last audit events into the Merkle log", s.sealRest)
 	return err
+}
+
+// keep starts what goes on beside requests, until ctx ends.
+func (s *Server) keep(ctx context.Context, wg *sync.WaitGroup) {
+	wg.Go(func() { s.keepHouse(ctx) })
+	wg.Go(func() { s.delivery.Run(ctx) })
+	wg.Go(func() { s.keepEvidence(ctx) })
+	wg.Go(func() { s.sealAudit(ctx) })
+	wg.Go(func() { s.watchSealing(ctx) })
+	wg.Go(func() { s.makeReports(ctx) })
+	if s.cfg.LookupTXT != nil {
+		wg.Go(func() { s.verify(ctx) })
+	}
+	if s.cfg.MetricsAddress != "" {
+		wg.Go(func() { metrics.Serve(ctx, s.cfg.MetricsAddress, metrics.Handler(s.registry()), s.log) })
+	}
 }
 
 // listen opens every address; a Unix socket left behind by a dead server is replaced.

@@ -15,6 +15,7 @@ func (s *Server) registerStatus() {
 	reading(s, operation{http.MethodGet, "/v1/converged", "get-converged", "Whether every live node has applied a revision", aUser},
 		converged)
 	s.registerAudit()
+	s.registerReports()
 }
 
 func status(c *call) *api.Status {
@@ -45,8 +46,12 @@ func status(c *call) *api.Status {
 	out.NodesLive, out.Converged = live.Nodes, live.Converged
 	if c.who.admin() {
 		out.Waiting = live.Waiting[:min(len(live.Waiting), api.MaxStatusNames)]
+		problems := c.s.problems.all()
+		out.Problems = problems[:min(len(problems), api.MaxStatusNames)]
+		out.AuditGrowth = c.s.growth.most(api.MaxStatusNames)
 	}
 	c.serviceStatus(out)
+	c.failingFlowLogs(out)
 	return out
 }
 
@@ -66,12 +71,17 @@ func (c *call) serviceStatus(out *api.Status) {
 		}
 	}
 	for id := range used {
-		if s := c.r.Services[id]; !c.anyTarget(s) {
+		switch s := c.r.Services[id]; {
+		case !c.anyTarget(s):
 			out.WithoutTarget = append(out.WithoutTarget, c.serviceName(s))
+		case c.failsOpen(s):
+			out.FailingOpen = append(out.FailingOpen, c.serviceName(s))
 		}
 	}
 	slices.Sort(out.WithoutTarget)
+	slices.Sort(out.FailingOpen)
 	out.WithoutTarget = out.WithoutTarget[:min(len(out.WithoutTarget), api.MaxStatusNames)]
+	out.FailingOpen = out.FailingOpen[:min(len(out.FailingOpen), api.MaxStatusNames)]
 }
 
 // anyTarget tells whether a target of a service is attached, as far as its node has said.

@@ -56,8 +56,10 @@ func TestStory(t *testing.T) {
 	}
 	e := must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger",
 		PrivateDNSEnabled: true}))(t)
+	long, rest := e.ID+"-"+api.EndpointSuffix(e.ID), "."+e.Service+".local.vpce.culvert.internal"
 	if e.State != api.PendingAcceptance || len(e.ENIs) != 2 || e.ServiceName != "pay/ledger" || !slices.Equal(e.DNSNames, []string{
-		e.ID + ".ledger.pay.vpce.culvert.internal", e.ID + "-a.ledger.pay.vpce.culvert.internal", e.ID + "-b.ledger.pay.vpce.culvert.internal"}) {
+		e.ID + ".ledger.pay.vpce.culvert.internal", e.ID + "-a.ledger.pay.vpce.culvert.internal", e.ID + "-b.ledger.pay.vpce.culvert.internal",
+		long + rest, long + "-a" + rest, long + "-b" + rest}) {
 		t.Fatalf("%+v", e)
 	}
 	if l.reaches("ledger", 443) {

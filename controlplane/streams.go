@@ -158,7 +158,7 @@ func (s *Server) sendView(ctx context.Context, out *lines, node, serial string) 
 func (s *Server) viewOf(r *api.Resources, node string) *api.View {
 	v := s.index.get(r).View(node)
 	if now := s.cfg.Now(); v != nil { // nil: it was deleted a moment ago
-		s.hub.relate(node, v, r, now, now.Add(-s.cfg.FlowRetention))
+		s.hub.relate(node, v, r, now, s.remembering(now))
 	}
 	return v
 }

@@ -28,6 +28,14 @@ func (t *tagger) usedIn(vpc string) map[uint16]bool {
 				used[n.Number] = true
 			}
 		}
+		for _, b := range t.c.r.LoadBalancers {
+			if b.VPC != vpc {
+				continue
+			}
+			for _, n := range b.TagNumbers {
+				used[n.Number] = true
+			}
+		}
 		t.used[vpc] = used
 	}
 	return t.used[vpc]
@@ -36,42 +44,7 @@ func (t *tagger) usedIn(vpc string) map[uint16]bool {
 // numbers returns a connection's tag numbers as they should be: one for each endpoint ENI and listener, those that it has
 // kept. The error tells that the consumer's VPC had too few; what could be given is returned all the same.
 func (t *tagger) numbers(con *api.Connection, enis []string, listeners []api.Listener) ([]api.TagNumber, error) {
-	type pair struct{ eni, listener string }
-	have := map[pair]uint16{}
-	for _, n := range con.TagNumbers {
-		have[pair{n.ENI, n.Listener}] = n.Number
-	}
-	used := t.usedIn(con.EndpointVPC)
-	out := []api.TagNumber{}
-	var missing []pair
-	for _, eni := range enis {
-		for _, l := range listeners {
-			p := pair{eni, l.ID}
-			if n, ok := have[p]; ok {
-				out = append(out, api.TagNumber{ENI: eni, Listener: l.ID, Number: n})
-				delete(have, p)
-			} else {
-				missing = append(missing, p)
-			}
-		}
-	}
-	for _, n := range have {
-		delete(used, n)
-	}
-	var err error
-	for _, p := range missing {
-		var n uint16
-		if n, err = alloc.NextTag(used, t.c.tx.LastTag(con.EndpointVPC)); err != nil {
-			break
-		}
-		used[n] = true
-		t.c.tx.SetLastTag(con.EndpointVPC, n)
-		out = append(out, api.TagNumber{ENI: p.eni, Listener: p.listener, Number: n})
-	}
-	slices.SortFunc(out, func(a, b api.TagNumber) int {
-		return cmp.Or(cmp.Compare(a.ENI, b.ENI), cmp.Compare(a.Listener, b.Listener))
-	})
-	return out, err
+	return t.of(con.EndpointVPC, con.TagNumbers, enis, listeners)
 }
 
 // retagBalancer brings the numbers of a load balancer, by which its own VPC uses it, up to its listeners. What the VPC has too

@@ -58,7 +58,7 @@ var mentions = map[api.Kind][]mention{
 		{"create-flow-log", nil, `{"name":"x","resourceType":"eni","resourceId":"REF"}`},
 		{"get-eni", args("REF"), ""}, {"modify-eni", args("REF"), `{}`}, {"delete-eni", args("REF"), ""},
 		{"create-target-group", nil, `{"vpcId":"shop","protocol":"tcp","port":1,"targets":[{"eniId":"REF"}]}`},
-		{"query-flows", args("?eni=REF"), ""},
+		{"query-flows", args("?eni=REF"), ""}, {"query-dns", args("?eni=REF"), ""},
 		{"explain-flow", args("?to=10.0.0.9&from=REF"), ""},
 	},
 	api.KindSecurityGroup: {
@@ -80,17 +80,20 @@ var mentions = map[api.Kind][]mention{
 		{"delete-listener", args("REF", noListener), ""}, {"create-service", nil, `{"name":"x","loadBalancerIds":["REF"]}`},
 	},
 	api.KindService: {
-		{"get-service", args("REF"), ""}, {"modify-service", args("REF"), `{}`}, {"delete-service", args("REF"), ""},
+		{"get-service", args("REF"), ""}, {"get-service-targets", args("REF"), ""},
+		{"modify-service", args("REF"), `{}`}, {"delete-service", args("REF"), ""},
 		{"allow-principals", args("REF"), `{"principals":["*"]}`}, {"disallow-principals", args("REF"), `{"principals":["*"]}`},
 		{"list-connections", args("REF"), ""}, {"accept-connections", args("REF"), `{"endpointIds":["x"]}`},
-		{"reject-connections", args("REF"), `{"endpointIds":["x"]}`},
+		{"reject-connections", args("REF"), `{"endpointIds":["x"]}`}, {"modify-connections", args("REF"), `{"endpointIds":["x"]}`},
 		{"create-endpoint", nil, `{"vpcId":"shop","service":"REF"}`}, {"create-endpoint", nil, `{"vpcId":"shop","service":"pay/REF"}`},
 	},
 	api.KindEndpoint: {
 		{"get-endpoint", args("REF"), ""}, {"get-endpoint", args("REF", "?waitSeconds=0"), ""}, {"modify-endpoint", args("REF"), `{}`},
 		{"delete-endpoint", args("REF"), ""},
 		{"accept-connections", args("offer"), `{"endpointIds":["REF"]}`}, {"reject-connections", args("offer"), `{"endpointIds":["REF"]}`},
+		{"modify-connections", args("offer"), `{"endpointIds":["REF"]}`},
 	},
+	api.KindDomain: {{"get-domain", args("REF"), ""}, {"verify-domain", args("REF"), ""}, {"delete-domain", args("REF"), ""}},
 	api.KindHostedZone: {
 		{"get-hosted-zone", args("REF"), ""}, {"delete-hosted-zone", args("REF"), ""}, {"change-records", args("REF"), `{"remove":[{"name":"@","type":"A"}]}`},
 		{"associate-hosted-zone", args("REF"), `{"vpcIds":["shop"]}`}, {"disassociate-hosted-zone", args("REF"), `{"vpcIds":["shop"]}`},
@@ -121,20 +124,33 @@ var mentions = map[api.Kind][]mention{
 
 // TestWhatIsNotYoursIsNotThere: an object of another account answers like one that does not exist, byte for byte.
 func TestWhatIsNotYoursIsNotThere(t *testing.T) {
-	l := mesh(t, nil)
+	l := mesh(t, func(c *Config) { c.LookupTXT = new(txt).lookup })
 	pay := l.as("pay")
 	l.offerFrom("shop", "offer")
 	// What the provider hides from shop: a service that does not allow it, with an endpoint of its own.
 	must(pay.CreateService(l.ctx(), api.CreateServiceRequest{Name: "secret", LoadBalancers: []string{"ledger"}}))(t)
 	must(pay.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "pay", Service: "pay/secret", Name: "secret"}))(t)
 	must(pay.CreateSecurityGroup(l.ctx(), api.CreateSecurityGroupRequest{VPC: "pay", Name: "secret"}))(t)
+	must(pay.CreateHostedZone(l.ctx(), api.CreateHostedZoneRequest{Domain: "secret.internal", VPCs: []string{"pay"}}))(t)
+	must(pay.CreateResolverRule(l.ctx(), api.CreateResolverRuleRequest{Domain: "secret.example.com", VPCs: []string{"pay"},
+		Forwarders: []string{"tls://9.9.9.9"}}))(t)
+	must(pay.CreateFlowLog(l.ctx(), api.CreateFlowLogRequest{Name: "secret", ResourceType: api.FlowLogVPC, Resource: "pay"}))(t)
+	must(pay.CreateFirewallRuleGroup(l.ctx(), api.CreateFirewallRuleGroupRequest{Name: "secret", VPCs: []string{"pay"}}))(t)
+	must(pay.CreateFirewallDomainList(l.ctx(), api.CreateFirewallDomainListRequest{Name: "secret"}))(t)
+	must(l.as("shop").CreateFirewallRuleGroup(l.ctx(), api.CreateFirewallRuleGroupRequest{Name: "mine"}))(t)
+	must(pay.CreateQueryLog(l.ctx(), api.CreateQueryLogRequest{Name: "secret", VPCs: []string{"pay"}}))(t)
+	must(pay.CreateDomain(l.ctx(), api.CreateDomainRequest{Domain: "secret.example"}))(t)
 	r := l.s.Resources()
 	hidden := map[api.Kind]api.Resource{
 		api.KindAccount: r.Accounts[l.account("pay")], api.KindVPC: find1(r.VPCs, "pay"), api.KindSubnet: find1(r.Subnets, "pay-a"),
 		api.KindENI: find1(r.ENIs, "ledger"), api.KindSecurityGroup: find1(r.SecurityGroups, "secret"),
 		api.KindTargetGroup: find1(r.TargetGroups, "ledger"), api.KindLoadBalancer: find1(r.LoadBalancers, "ledger"),
 		api.KindService: find1(r.Services, "secret"), api.KindEndpoint: find1(r.Endpoints, "secret"),
-		api.KindConnection: find1(r.Connections, "secret"),
+		api.KindConnection: find1(r.Connections, "secret"), api.KindDomain: find1(r.Domains, "secret.example"),
+		api.KindHostedZone: find1(r.HostedZones, "secret.internal"), api.KindResolverRule: find1(r.ResolverRules, "secret.example.com"),
+		api.KindFlowLog:            find1(r.FlowLogs, "secret"),
+		api.KindFirewallDomainList: find1(r.FirewallDomainLists, "secret"),
+		api.KindFirewallRuleGroup:  find1(r.FirewallRuleGroups, "secret"), api.KindQueryLog: find1(r.QueryLogs, "secret"),
 	}
 	known, user, key := routes(l), l.rawClient(nil), l.keys["shop"]
 	tried := 0
@@ -151,13 +167,18 @@ func TestWhatIsNotYoursIsNotThere(t *testing.T) {
 					rt := known[m.op]
 					return user.do(rt.method, rt.fill(filled...), key, strings.ReplaceAll(m.body, "REF", ref))
 				}
-				before := l.s.Resources()
-				there, gone := ask(pair[0]), ask(pair[1])
-				if l.s.Resources() != before {
+				var there, gone *answer
+				changed := true
+				for tries := 0; changed && tries < 3; tries++ { // the server does things of its own, too
+					before := l.s.Resources()
+					there, gone = ask(pair[0]), ask(pair[1])
+					changed = l.s.Resources() != before
+				}
+				if changed {
 					t.Errorf("%s %v %s: something changed", m.op, m.args, m.body)
 				}
 				a, b := strings.ReplaceAll(there.withoutID(), pair[0], "REF"), strings.ReplaceAll(gone.withoutID(), pair[1], "REF")
-				refused := there.status >= 400 || m.op == "query-flows" // which finds nothing by an id
+				refused := there.status >= 400 || m.op == "query-flows" || m.op == "query-dns" // which find nothing by an id
 				if !refused || there.status != gone.status || a != b {
 					t.Errorf("%s %v %s:\n %d %s\n %d %s", m.op, m.args, m.body, there.status, a, gone.status, b)
 				}
@@ -301,12 +322,13 @@ func TestRepeatedAtOnce(t *testing.T) {
 	}
 }
 
-// TestDryRun: every mutation of a story, tried first, answers as it will and changes nothing, not even the audit log.
+// TestDryRun: every mutation of a story, tried first, answers as it will and changes nothing; the audit log
+// has only what was refused.
 func TestDryRun(t *testing.T) {
 	l := mesh(t, nil)
 	shop, pay, admin := l.as("shop"), l.as("pay"), l.admin()
 	must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "first"}))(t)
-	events := len(must(admin.ListAudit(l.ctx()))(t))
+	events := len(l.audited())
 	before, dry := l.s.Resources(), client.WithDryRun()
 	e := must(shop.CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger"}, dry))(t)
 	if len(e.ENIs) != 2 || e.State != api.PendingAcceptance {
@@ -325,8 +347,10 @@ func TestDryRun(t *testing.T) {
 	if l.s.Resources() != before {
 		t.Error("something changed")
 	}
-	if n := len(must(admin.ListAudit(l.ctx()))(t)); n != events {
-		t.Errorf("%d audit events of dry runs", n-events)
+	// Of what was refused there is an event all the same: who tries what he may not is no less of a stranger for it.
+	if told := l.audited()[events:]; len(told) != 1 || told[0].Action != "delete-load-balancer" || !strings.HasPrefix(told[0].Message, "dry run: ") ||
+		told[0].Outcome != string(api.CodeDependencyViolation) {
+		t.Errorf("audit events of dry runs: %+v", told)
 	}
 	a := l.rawClient(nil).do("POST", "/v1/vpcs?dryRun=true", l.keys["shop"], `{"cidr":"10.0.0.0/16"}`)
 	if a.status != 200 || a.header.Get(client.HeaderDryRun) != "true" {

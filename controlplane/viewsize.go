@@ -3,6 +3,7 @@ package controlplane
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/logkey"
@@ -21,24 +22,35 @@ type tooLarge struct {
 // leastSize is a number of bytes that the view's JSON is not shorter than, without writing it.
 func leastSize(v *api.View) int {
 	n := sizes(v.Peers) + sizes(v.Members) + sizes(v.VPCs) + sizes(v.ENIs) + sizes(v.Addresses) + sizes(v.Groups) +
-		sizes(v.Endpoints) + sizes(v.Admitted) + sizes(v.Grants) + sizes(v.Names)
+		sizes(v.Endpoints) + sizes(v.Admitted) + sizes(v.Grants) + sizes(v.Names) + sizes(v.StandbyNames) + sizes(v.LoadBalancers) +
+		sizes(v.LoadBalancerGrants) + sizes(v.HealthChecks) + sizes(v.HostedZones) + sizes(v.ResolverRules) +
+		sizes(v.Firewalls)
 	for _, p := range v.Peers {
 		n += len(p.AllowedIPs) * len(`"fd00::/128",`)
 	}
 	for _, g := range v.Groups {
 		n += sizes(g.Ingress) + sizes(g.Egress)
 	}
-	for _, e := range v.Endpoints {
+	for _, e := range slices.Concat(v.Endpoints, v.LoadBalancers) {
 		n += sizes(e.ENIs) + sizes(e.Listeners)
 		for _, l := range e.Listeners {
-			n += sizes(l.Targets) + sizes(l.TagNumbers)
+			n += sizes(l.Targets) + sizes(l.Resting) + sizes(l.TagNumbers)
+		}
+	}
+	for _, h := range v.HealthChecks {
+		n += sizes(h.Targets)
+	}
+	for _, z := range v.HostedZones {
+		n += sizes(z.RecordSets)
+		for i := range z.RecordSets {
+			n += z.RecordSets[i].TextSize()
 		}
 	}
 	for _, a := range v.Admitted {
 		n += sizes(a.Rules)
 	}
-	for _, g := range v.Grants {
-		n += sizes(g.Targets)
+	for _, g := range slices.Concat(v.Grants, v.LoadBalancerGrants) {
+		n += sizes(g.Targets) + sizes(g.Draining)
 	}
 	return n
 }

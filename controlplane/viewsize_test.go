@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -48,11 +49,24 @@ func TestAViewThatIsTooLarge(t *testing.T) {
 	}
 }
 
+// records makes a hosted zone of the VPC with so many TXT records of a text, and returns it.
+func (l *lab) records(vpc, text string, n int) *api.HostedZone {
+	l.t.Helper()
+	c := l.as(vpc)
+	z := must(c.CreateHostedZone(l.ctx(), api.CreateHostedZoneRequest{Domain: newID("z") + ".internal", VPCs: []string{vpc}}))(l.t)
+	var sets []api.RecordSetRequest
+	for i := range n {
+		sets = append(sets, api.RecordSetRequest{Name: fmt.Sprintf("n%d.%s", i, z.Name), Type: "TXT", Values: []string{text}})
+	}
+	return must(c.ChangeRecords(l.ctx(), z.ID, api.ChangeRecordsRequest{Put: sets}))(l.t)
+}
+
 // leastSize is never more than what a view has, and not much less.
 func TestLeastSize(t *testing.T) {
 	l := mesh(t, nil)
 	must(l.as("shop").CreateEndpoint(l.ctx(), api.CreateEndpointRequest{VPC: "shop", Service: "pay/ledger", Name: "ledger"}))(t)
 	l.crowd("shop", "host-a", api.ENIWorkload, 100)
+	l.records("shop", strings.Repeat(`<"&ü`, 500), 20)
 	r := l.s.Resources()
 	for id, n := range r.Nodes {
 		v := view.Compute(r, id)

@@ -256,7 +256,7 @@ func (w *watch[T]) finish(out *lines, e *api.Error) error {
 // isReported tells items that have something in them which nodes report: that is no part of a revision.
 func isReported(item any) bool {
 	switch v := item.(type) {
-	case *api.NodeReport:
+	case *api.NodeReport, *api.DescribedTarget:
 		return true
 	case *api.ENI:
 		return v.Node != ""
@@ -280,6 +280,10 @@ func same(a, b any) bool {
 		if x.Revision != 0 && x.Revision == y.Revision { // long lists are compared: what is not reported is the same then
 			return x.Attached == y.Attached
 		}
+	case *api.FlowLog: // how delivery goes is no part of a revision
+		f := *x
+		f.Delivery = b.(*api.FlowLog).Delivery
+		return reflect.DeepEqual(&f, b)
 	case *api.APIKey:
 		k := *x
 		k.LastUsed = b.(*api.APIKey).LastUsed

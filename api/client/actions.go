@@ -251,6 +251,16 @@ func stampOf(t time.Time) string {
 	return t.UTC().Format(time.RFC3339Nano)
 }
 
+// GetAuditedResource tells how a resource was at some time, also one that is gone, and what decided over it. The zero time is now.
+func (c *Client) GetAuditedResource(ctx context.Context, id string, at time.Time, o ...Option) (*api.AuditedState, error) {
+	when := func(o *callOptions) {
+		if !at.IsZero() {
+			o.query.Set("at", stampOf(at))
+		}
+	}
+	return get[api.AuditedState](ctx, c, "/v1/audit/resources/"+segment(id), append(o[:len(o):len(o)], when)...)
+}
+
 // Status tells how the server is and whom it takes the caller for.
 func (c *Client) Status(ctx context.Context, o ...Option) (*api.Status, error) {
 	return get[api.Status](ctx, c, "/v1/status", o...)

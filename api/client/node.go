@@ -75,6 +75,7 @@ func (c *Client) StreamViews(ctx context.Context, each func(api.SignedView) erro
 func (c *Client) SendFlows(ctx context.Context, records []api.FlowEnvelope) (*api.FlowReceipt, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // lines go as they were written: their seal is over these bytes
 	for i := range records {
 		if err := enc.Encode(&records[i]); err != nil {
 			return nil, fmt.Errorf("flow record %d: encode: %w", i, err)

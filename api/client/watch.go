@@ -85,10 +85,10 @@ func (w *watcher[T]) run(ctx context.Context) error {
 		err := w.connect(ctx)
 		heard = heard || w.from != 0
 		switch {
+		case errors.Is(err, errLeft): // also when ctx has ended meanwhile: nothing may be yielded any more
+			return err
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, errLeft):
-			return err
 		case errors.Is(err, expired) && w.whole:
 			w.from = 0
 			continue // at once: the list is read anew
@@ -124,6 +124,7 @@ func (w *watcher[T]) connect(ctx context.Context) error {
 		o.query.Set("watch", "true")
 		if w.from != 0 {
 			o.query.Set("sinceRevision", strconv.FormatInt(w.from, 10))
+			o.query.Del("limit") // that was for the beginning
 		} else if w.whole {
 			o.query.Del("sinceRevision")
 		}

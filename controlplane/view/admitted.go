@@ -27,7 +27,10 @@ func (x *Index) admitted(l *link) api.ViewAdmitted {
 				prefixes = x.workloads(r.Group)
 			}
 			for _, p := range prefixes {
-				key := api.Rule{Protocol: r.Protocol, FromPort: r.FromPort, ToPort: r.ToPort, CIDR: p}
+				if r.Protocol == api.ICMP && p.Addr().Is6() || r.Protocol == api.ICMPv6 && p.Addr().Is4() {
+					continue // of a group's members, those that the rule's protocol is not for
+				}
+				key := api.Rule{Protocol: r.Protocol, FromPort: r.FromPort, ToPort: r.ToPort, ICMPType: r.ICMPType, ICMPCode: r.ICMPCode, CIDR: p}
 				if id, known := have[key]; !known || r.ID < id {
 					have[key] = r.ID
 				}
@@ -59,17 +62,39 @@ func (x *Index) workloads(group string) []netip.Prefix {
 
 // newMembers prepares workloads for every group that somebody is in.
 func newMembers(r *api.Resources) map[string]func() []netip.Prefix {
-	addresses := map[string][]netip.Addr{}
+	type group struct {
+		vpc    uint32
+		v4, v6 []netip.Addr // IPv4 forms of those that have the family
+	}
+	groups := map[string]*group{}
 	for _, e := range r.ENIs {
-		if e.Type == api.ENIWorkload {
-			for _, g := range e.SecurityGroups {
-				addresses[g] = append(addresses[g], e.Address)
+		v := r.VPCs[e.VPC]
+		if e.Type != api.ENIWorkload || v == nil {
+			continue
+		}
+		for _, id := range e.SecurityGroups {
+			g := groups[id]
+			if g == nil {
+				g = &group{vpc: v.Number}
+				groups[id] = g
+			}
+			if e.IPAddressType.HasIPv4() {
+				g.v4 = append(g.v4, e.Address)
+			}
+			if e.IPAddressType.HasIPv6() {
+				g.v6 = append(g.v6, e.Address)
 			}
 		}
 	}
 	members := map[string]func() []netip.Prefix{}
-	for g, list := range addresses {
-		members[g] = sync.OnceValue(func() []netip.Prefix { return Cover(list) })
+	for id, g := range groups {
+		members[id] = sync.OnceValue(func() []netip.Prefix {
+			out := Cover(g.v4)
+			for _, p := range Cover(g.v6) {
+				out = append(out, api.IPv6Block(r.Mesh.Number, g.vpc, p))
+			}
+			return out
+		})
 	}
 	return members
 }
@@ -97,12 +122,14 @@ func Cover(addresses []netip.Addr) []netip.Prefix {
 func (x *Index) shareRules(v *api.View) {
 	order := map[string]uint32{} // by endpoint: number of its connection
 	account := map[string]string{}
-	consumers := map[string]int{} // by account: rules so far
+	consumers, wants := map[string]int{}, map[string]int{} // by account: rules so far, and all
 	for _, g := range v.Grants {
 		order[g.Endpoint], account[g.Endpoint] = g.ConnectionNumber, g.ConsumerAccount
-		consumers[g.ConsumerAccount] = 0
 	}
-	share := min(api.MaxAdmittedRulesPerNodeAndAccount, api.MaxAdmittedRulesPerNode/max(1, len(consumers)))
+	for _, a := range v.Admitted {
+		wants[account[a.Endpoint]] += len(a.Rules)
+	}
+	share := evenShare(wants, api.MaxAdmittedRulesPerNodeAndAccount, api.MaxAdmittedRulesPerNode)
 	slices.SortFunc(v.Admitted, func(a, b api.ViewAdmitted) int { return cmp.Compare(order[a.Endpoint], order[b.Endpoint]) })
 	for i := range v.Admitted {
 		a := &v.Admitted[i]

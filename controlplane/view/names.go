@@ -8,12 +8,6 @@ import (
 	"github.com/culvert-net/culvert/api"
 )
 
-// RegionalName is the name that every endpoint has, in its own VPC: ENDPOINT.SERVICE.ACCOUNT.vpce.culvert.internal, where
-// SERVICE and ACCOUNT are the service's names. It answers with every address of the endpoint.
-func RegionalName(endpoint, service, account string) string {
-	return endpoint + "." + service + "." + account + "." + api.ReservedDomain
-}
-
 // naming makes an endpoint's own names, in two forms: by the names of service and account,
 // ENDPOINT[-ZONE].SERVICE.ACCOUNT.vpce.culvert.internal, and as AWS does, by ids, ENDPOINT-SUFFIX[-ZONE].SERVICE.REGION….
 type naming struct {

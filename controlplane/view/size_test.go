@@ -28,7 +28,7 @@ func newCrowded() *crowded {
 	}
 	c.vpc(0, "pay", 1)
 	ledger := c.put(0, api.ENIWorkload, 2)
-	c.r.Put(&api.TargetGroup{Meta: api.Meta{ID: "tg-1"}, VPC: vpcID(0), Port: 8443, Targets: []api.Target{{ENI: ledger.ID}}})
+	c.r.Put(&api.TargetGroup{Meta: api.Meta{ID: "tg-1"}, VPC: vpcID(0), Port: 8443, Targets: []api.Target{{ENI: ledger.ID, Weight: api.DefaultTargetWeight}}})
 	lb := &api.LoadBalancer{Meta: api.Meta{ID: "lb-1", Account: "pay"}, VPC: vpcID(0), SecurityGroups: []string{groupID(0)},
 		Listeners: []api.Listener{{ID: "listener-1", Protocol: api.TCP, Port: 443, TargetGroup: "tg-1", IdleTimeoutSeconds: 350}}}
 	lb.ENIs = []string{c.put(0, api.ENILoadBalancer, 0).ID}

@@ -67,7 +67,8 @@ func (x *Index) View(node string) *api.View {
 
 func (x *Index) eni(e *api.ENI) api.ViewENI {
 	out := api.ViewENI{ID: e.ID, Account: e.Account, Name: e.Name, Number: e.Number, VPCID: e.VPC, Subnet: e.Subnet,
-		Address: e.Address, Groups: sorted(e.SecurityGroups)}
+		Address: e.Address, IPAddressType: viewType(e), Groups: sorted(e.SecurityGroups)}
+	out.StrictLog = slices.ContainsFunc(x.strict, func(f *api.FlowLog) bool { return f.Covers(e) })
 	if p := x.r.VPCs[e.VPC]; p != nil {
 		out.VPC = p.Number
 	}
@@ -97,8 +98,16 @@ func (x *Index) addLocalVPC(v *api.View, id, node string) {
 	v.VPCs = append(v.VPCs, out)
 	for _, e := range x.byVPC[id] {
 		v.Addresses = append(v.Addresses, api.ViewAddress{VPC: p.Number, Address: e.Address, Type: e.Type, ENI: e.ID,
-			Number: e.Number, Groups: sorted(e.SecurityGroups)})
+			Number: e.Number, IPAddressType: viewType(e), Groups: sorted(e.SecurityGroups)})
 	}
+}
+
+// viewType leaves out what goes without saying: IPv4 of a workload, both families of others.
+func viewType(e *api.ENI) api.IPAddressType {
+	if e.Type != api.ENIWorkload || !e.IPAddressType.HasIPv6() {
+		return ""
+	}
+	return e.IPAddressType
 }
 
 // addGroups adds the groups that the view names. Only those that the node judges packets by have their rules: those of the
@@ -154,11 +163,11 @@ func (x *Index) inOrder(ids map[string]bool) []*api.SecurityGroup {
 
 // shareGroupRules leaves out of a view's groups, which are in order, the rules of an account's newest beyond its share.
 func (x *Index) shareGroupRules(v *api.View) {
-	accounts := map[string]int{} // rules so far
+	accounts, wants := map[string]int{}, map[string]int{} // rules so far, and all
 	for _, g := range v.Groups {
-		accounts[x.r.SecurityGroups[g.ID].Account] = 0
+		wants[x.r.SecurityGroups[g.ID].Account] += len(g.Ingress) + len(g.Egress)
 	}
-	share := min(api.MaxGroupRulesPerNodeAndAccount, api.MaxGroupRulesPerNode/max(1, len(accounts)))
+	share := evenShare(wants, api.MaxGroupRulesPerNodeAndAccount, api.MaxGroupRulesPerNode)
 	for i := range v.Groups {
 		g := &v.Groups[i]
 		owner, rules := x.r.SecurityGroups[g.ID].Account, len(g.Ingress)+len(g.Egress)
@@ -184,7 +193,8 @@ func bare(list []api.Rule) []api.Rule {
 func (x *Index) endpoint(l *link) api.ViewEndpoint {
 	out := api.ViewEndpoint{ID: l.endpoint.ID, Connection: l.conn.ID, ConnectionNumber: l.conn.Number,
 		Service: l.service.ID, ServiceName: l.endpoint.ServiceName, VPC: l.consumer.Number, ProviderVPC: l.provider.Number,
-		Approver: l.conn.Approver, Groups: sorted(l.endpoint.SecurityGroups)}
+		Approver: l.conn.Approver, Groups: sorted(l.endpoint.SecurityGroups),
+		Caps: api.CapsOf(l.service, l.conn).Share(1, len(x.nodesOf[l.consumer.ID]))}
 	for _, id := range sorted(l.endpoint.ENIs) {
 		if e := x.r.ENIs[id]; e != nil {
 			out.ENIs = append(out.ENIs, api.ViewEndpointENI{ENI: e.ID, Number: e.Number, Address: e.Address, Zone: x.zone(e.Subnet)})
@@ -228,6 +238,7 @@ func (x *Index) grants(l *link, node string) []api.ViewGrant {
 				DialedAddress: dialed.Address, Protocol: p.listener.Protocol, Port: p.listener.Port,
 				IdleTimeoutSeconds: p.listener.IdleTimeoutSeconds, LoadBalancerGroups: sorted(l.lb.SecurityGroups), Targets: targets,
 				Draining: draining, Caps: caps, TargetGroup: p.group.Number,
+				ClientIdentity: l.service.ClientIdentity,
 			})
 		}
 	}

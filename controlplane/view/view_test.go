@@ -2,6 +2,7 @@ package view
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -148,6 +149,11 @@ func needed(r *api.Resources, node string) map[string]bool {
 			if speaks(r, node, peer, vpc) {
 				add(peer)
 			}
+		}
+	}
+	for _, g := range r.TargetGroups {
+		if slices.ContainsFunc(g.Targets, func(t api.Target) bool { return hosts(r, node, r.ENIs[t.ENI]) }) {
+			add(g.ID) // whose health it reports
 		}
 	}
 	for _, c := range r.Connections {
@@ -318,12 +324,16 @@ func admits(t *rapid.T, r *api.Resources, a api.ViewAdmitted) {
 		}
 	}
 	for _, n := range r.ENIs {
-		want := n.VPC == e.VPC && n.Type == api.ENIWorkload && slices.Contains(n.SecurityGroups, g.Ingress[0].Group)
-		got := slices.ContainsFunc(a.Rules, func(x api.Rule) bool {
-			return x.ID == g.Ingress[0].ID && x.CIDR.Contains(n.Address)
-		})
-		if n.VPC == e.VPC && got != want {
-			t.Fatalf("%s admits %s (%s): %v, want %v", a.Endpoint, n.ID, n.Type, got, want)
+		v6 := api.IPv6Address(r.Mesh.Number, r.VPCs[n.VPC].Number, n.Address)
+		for address, has := range map[netip.Addr]bool{n.Address: n.IPAddressType != api.IPv6Only,
+			v6: n.IPAddressType == api.IPv6Only || n.IPAddressType == api.DualStack} {
+			want := has && n.VPC == e.VPC && n.Type == api.ENIWorkload && slices.Contains(n.SecurityGroups, g.Ingress[0].Group)
+			got := slices.ContainsFunc(a.Rules, func(x api.Rule) bool {
+				return x.ID == g.Ingress[0].ID && x.CIDR.Contains(address)
+			})
+			if (n.VPC == e.VPC || address.Is6()) && got != want {
+				t.Fatalf("%s admits %s of %s (%s): %v, want %v", a.Endpoint, address, n.ID, n.Type, got, want)
+			}
 		}
 	}
 }
@@ -420,4 +430,93 @@ func TestNames(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}
+}
+
+// The longest names that there are fit DNS.
+func TestNamesFit(t *testing.T) {
+	long := strings.Repeat("a", api.MaxNameLen)
+	id := func(k api.Kind) string { return api.MakeID(k.Prefix(), [9]byte{}) }
+	service := &api.Service{Meta: api.Meta{ID: id(api.KindService), Name: long}}
+	for _, n := range DNSNames(id(api.KindEndpoint), service, long, long, []string{strings.Repeat("z", api.MaxZoneLen)}) {
+		if !api.ValidRecordName(n) {
+			t.Errorf("%q is no DNS name", n)
+		}
+	}
+}
+
+// Of endpoints with a private name in common one answers in each VPC, and which one changes in one step.
+func TestPrivateNamesMove(t *testing.T) {
+	w := newCrowded()
+	w.put(0, api.ENIWorkload, 2)
+	w.vpc(1, "shop", 1)
+	w.put(1, api.ENIWorkload, 1)
+	w.vpc(2, "club", 1)
+	w.put(2, api.ENIWorkload, 1)
+	s := *w.r.Services["svc-1"]
+	s.SetPrivateNames([]string{"ledger.pay.internal", "*.pay.internal"})
+	w.r.Put(&s)
+	var made []string
+	for _, in := range [][2]int{{1, 0}, {1, 1}, {2, 0}} {
+		before := len(w.r.Endpoints)
+		w.endpoint(in[0], in[1], 1)
+		if len(w.r.Endpoints) != before+1 {
+			t.Fatal("no endpoint was made")
+		}
+		for id := range w.r.Endpoints {
+			if !slices.Contains(made, id) {
+				made = append(made, id)
+			}
+		}
+	}
+	set := func(i int, priority uint16) {
+		e := *w.r.Endpoints[made[i]]
+		e.PrivateDNSEnabled, e.PrivateDNSPriority = true, priority
+		w.r.Put(&e)
+	}
+	check := func(when string, want int) {
+		t.Helper()
+		by := map[string]map[string]bool{} // by VPC and name: endpoints
+		v := Compute(w.r, id(api.KindNode, 1))
+		stands := map[string]bool{}
+		for _, n := range v.StandbyNames {
+			stands[n.Endpoint] = true
+			if n.Rank != 1 || !slices.Contains(s.PrivateNames(), n.Name) {
+				t.Errorf("%s: stands by: %+v", when, n)
+			}
+		}
+		if other := made[1-want]; len(stands) > 1 || stands[other] != (w.r.Connections[w.r.Endpoints[other].Connection].State == api.Available &&
+			w.r.Endpoints[other].PrivateDNSEnabled) {
+			t.Errorf("%s: %v stand by", when, stands)
+		}
+		for _, n := range v.Names {
+			if slices.Contains(s.PrivateNames(), n.Name) {
+				key := fmt.Sprintf("%d %s", n.VPC, n.Name)
+				if by[key] == nil {
+					by[key] = map[string]bool{}
+				}
+				by[key][n.Endpoint] = true
+			}
+		}
+		if len(by) != 4 {
+			t.Fatalf("%s: names %v", when, by)
+		}
+		first := w.r.VPCs[w.r.Endpoints[made[0]].VPC].Number
+		for _, name := range s.PrivateNames() {
+			if got := by[fmt.Sprintf("%d %s", first, name)]; len(got) != 1 || !got[made[want]] {
+				t.Errorf("%s: %s is answered by %v, want %s alone", when, name, got, made[want])
+			}
+		}
+	}
+	set(0, 0)
+	set(1, 200)
+	set(2, 0)
+	check("a second one stands by", 0)
+	set(1, 50)
+	check("it goes first", 1)
+	set(1, api.DefaultPrivateDNSPriority)
+	check("equal: the older one keeps it", 0)
+	con := *w.r.Connections[w.r.Endpoints[made[0]].Connection]
+	con.State = api.Rejected
+	w.r.Put(&con)
+	check("the first is rejected", 1)
 }
