@@ -16,7 +16,7 @@ import (
 	"github.com/culvert-net/culvert/judge"
 )
 
-var protocols = map[api.Protocol]uint8{api.ICMP: 1, api.TCP: 6, api.UDP: 17}
+var protocols = map[api.Protocol]uint8{api.ICMP: 1, api.TCP: 6, api.UDP: 17, api.ICMPv6: 58}
 
 // seed is random; CULVERT_SEED repeats a run.
 func seed(t *testing.T) uint64 {
@@ -54,7 +54,7 @@ func (c cell) String() string {
 	return fmt.Sprintf("%s → %s %s/%d", c.src.ID, c.dest, c.protocol, c.port)
 }
 
-// cells asks every workload about every address that means something anywhere, and some that do not.
+// cells asks every workload about every address that means something anywhere, and some that do not, in both families.
 func cells(r *api.Resources) []cell {
 	dests := map[netip.Addr]bool{
 		netip.MustParseAddr("10.0.0.2"): true, netip.MustParseAddr("10.0.0.66"): true, netip.MustParseAddr("169.254.169.253"): true,
@@ -70,12 +70,17 @@ func cells(r *api.Resources) []cell {
 	}
 	var out []cell
 	for _, src := range sources {
+		vpc := r.VPCs[src.VPC].Number
 		for _, dest := range slices.SortedFunc(maps.Keys(dests), netip.Addr.Compare) {
-			out = append(out, cell{src, dest, api.ICMP, 0})
+			out = append(out, cell{src, dest, api.ICMP, 0}, cell{src, api.IPv6Address(r.Mesh.Number, vpc, dest), api.ICMPv6, 0})
 			for _, port := range worlds.Ports {
-				out = append(out, cell{src, dest, api.TCP, port}, cell{src, dest, api.UDP, port})
+				for _, a := range []netip.Addr{dest, api.IPv6Address(r.Mesh.Number, vpc, dest)} {
+					out = append(out, cell{src, a, api.TCP, port}, cell{src, a, api.UDP, port})
+				}
 			}
 		}
+		out = append(out, cell{src, netip.MustParseAddr("2001:db8::1"), api.TCP, 443}, // no VPC's, and another's
+			cell{src, api.IPv6Address(r.Mesh.Number, vpc+1, src.Address), api.TCP, 443})
 	}
 	return out
 }
@@ -84,10 +89,13 @@ func cells(r *api.Resources) []cell {
 // judge named, from the source that it named, and its answer comes back from the address that was dialled.
 func TestJudgeAgreesWithTheNodes(t *testing.T) {
 	s := seed(t)
-	asked, allowed, connected := 0, 0, 0
+	asked, allowed, connected, translated, shown := 0, 0, 0, 0, 0
 	for i := range count(t, "CULVERT_WORLDS", 300) {
 		rng := rand.New(rand.NewPCG(s, uint64(i)))
 		r := worlds.New(rng, worlds.Small)
+		if i%2 == 0 {
+			worlds.AddFamilies(rng, r)
+		}
 		m := newMesh(t, r)
 		for _, c := range cells(r) {
 			m.forget()
@@ -101,11 +109,18 @@ func TestJudgeAgreesWithTheNodes(t *testing.T) {
 			}
 			if v.Allowed && v.Connection != "" {
 				connected++
+				if v.Source.Is6() != c.dest.Is6() {
+					translated++
+				}
+				if showsClient(v) {
+					shown++
+				}
 			}
 		}
 	}
-	t.Logf("%d cells, %d allowed, %d of them by a connection", asked, allowed, connected)
-	if asked == 0 || allowed == 0 || connected == 0 {
+	t.Logf("%d cells, %d allowed, %d of them by a connection, %d of these to another family, %d with the client's own address",
+		asked, allowed, connected, translated, shown)
+	if asked == 0 || allowed == 0 || connected == 0 || translated == 0 { // that clients are shown the truth table demands
 		t.Error("the worlds are too poor to show anything")
 	}
 }
@@ -114,7 +129,7 @@ func (m *mesh) compare(c cell, sport uint16) (judge.Verdict, error) {
 	question := judge.Packet{From: c.src.ID, To: c.dest, Protocol: c.protocol, Port: c.port}
 	want := judge.Judge(m.r, question)
 	p := plantest.IP{
-		Source: c.src.Address, Dest: c.dest, Protocol: protocols[c.protocol], SourcePort: sport, DestPort: c.port,
+		Source: m.source(c), Dest: c.dest, Protocol: protocols[c.protocol], SourcePort: sport, DestPort: c.port,
 		Flags: plantest.SYN, ICMPType: 8, ICMPID: sport,
 	}
 	got, err := m.send(c.src, p)
@@ -144,6 +159,14 @@ func (m *mesh) compare(c cell, sport uint16) (judge.Verdict, error) {
 		return want, fmt.Errorf("arrived at %s as %+v; the judge says %+v", got.eni, got.packet, want)
 	}
 	return want, m.answer(c, p, got)
+}
+
+// source is the address that a workload sends from in the family of what it sends to, whether it has that family or not.
+func (m *mesh) source(c cell) netip.Addr {
+	if c.dest.Is4() {
+		return c.src.Address
+	}
+	return api.IPv6Address(m.r.Mesh.Number, m.r.VPCs[c.src.VPC].Number, c.src.Address)
 }
 
 // chosen finds the judge's verdict of the target that the source's node chose. A refusal names no target: then any
@@ -190,7 +213,7 @@ func (m *mesh) answer(c cell, sent plantest.IP, got arrival) error {
 	if a.eni != c.src.ID || a.packet.Source != sent.Dest {
 		return fmt.Errorf("answer: %+v", a)
 	}
-	if sent.Protocol != 1 && (a.packet.SourcePort != sent.DestPort || a.packet.DestPort != sent.SourcePort) {
+	if sent.Protocol != 1 && sent.Protocol != 58 && (a.packet.SourcePort != sent.DestPort || a.packet.DestPort != sent.SourcePort) {
 		return fmt.Errorf("answer's ports: %+v", a)
 	}
 	return nil

@@ -10,10 +10,11 @@ import (
 
 // answerFromHost lets the resolver answer a query as its socket would: swapped addresses and ports.
 func (m *mesh) answerFromHost(c cell, sent plantest.IP, got arrival) error {
-	vpc := m.r.VPCs[c.src.VPC].Number
-	if got.toHost.id != c.src.Node || got.overlay[0] != (api.Overlay{
-		Mesh: m.r.Mesh.Number, VPC: vpc, Host: api.AddrHost(c.src.Address), Tag: api.TagFamilyIPv4,
-	}) {
+	want := api.Overlay{Mesh: m.r.Mesh.Number, VPC: m.r.VPCs[c.src.VPC].Number, Host: api.AddrHost(c.src.Address)}
+	if c.dest.Is4() {
+		want.Tag = api.TagFamilyIPv4
+	}
+	if got.toHost.id != c.src.Node || got.overlay[0] != want {
 		return fmt.Errorf("the query came to %s from %+v", got.toHost.id, got.overlay[0])
 	}
 	r := plantest.IP{

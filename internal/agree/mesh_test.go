@@ -42,6 +42,22 @@ func newMesh(t testing.TB, r *api.Resources) *mesh {
 	return m
 }
 
+// renew tells every node what the resources are now.
+func (m *mesh) renew(t testing.TB, generation uint32) {
+	t.Helper()
+	index := view.NewIndex(m.r)
+	for id, n := range m.nodes {
+		v := index.View(id)
+		f := plantest.Facts(*v)
+		f.Generation = generation
+		p, err := plan.Compile(*v, f)
+		if err != nil {
+			t.Fatalf("node %s: %v", id, err)
+		}
+		n.plan = p
+	}
+}
+
 // forget empties all flow tables.
 func (m *mesh) forget() {
 	for _, n := range m.nodes {
@@ -73,8 +89,14 @@ func (n *node) owner(a netip.Addr) string {
 // send lets a workload send a packet and follows it to its end.
 func (m *mesh) send(from *api.ENI, p plantest.IP) (arrival, error) {
 	n := m.nodes[from.Node]
+	frame := p.Workload
+	if p.Dest.Is6() {
+		frame = func(number uint32) []byte {
+			return plantest.Frame(plantest.GatewayMAC, plantest.MAC(number), 0x86dd, p.IPv6(p.Source, p.Dest))
+		}
+	}
 	v := verdict.Decide(n.plan, n.state, verdict.Packet{
-		Hook: verdict.HookWorkload, Ifindex: 100 + from.Number, Bytes: p.Workload(from.Number),
+		Hook: verdict.HookWorkload, Ifindex: 100 + from.Number, Bytes: frame(from.Number),
 	})
 	return m.follow(n, v)
 }
@@ -118,13 +140,18 @@ func (m *mesh) follow(n *node, v verdict.Verdict) (arrival, error) {
 func address(b []byte) netip.Addr { return netip.AddrFrom16([16]byte(b[:16])) }
 
 func read(b []byte) plantest.IP {
-	p := plantest.IP{
-		Source: netip.AddrFrom4([4]byte(b[12:16])), Dest: netip.AddrFrom4([4]byte(b[16:20])), Protocol: b[9],
-	}
-	if p.Protocol == 1 {
-		p.ICMPType, p.ICMPID = b[20], binary.BigEndian.Uint16(b[24:])
+	var p plantest.IP
+	if b[0]>>4 == 6 {
+		p.Source, p.Dest, p.Protocol = address(b[8:]), address(b[24:]), b[6]
+		b = b[40:]
 	} else {
-		p.SourcePort, p.DestPort = binary.BigEndian.Uint16(b[20:]), binary.BigEndian.Uint16(b[22:])
+		p.Source, p.Dest, p.Protocol = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20])), b[9]
+		b = b[20:]
+	}
+	if p.Protocol == 1 || p.Protocol == 58 {
+		p.ICMPType, p.ICMPID = b[0], binary.BigEndian.Uint16(b[4:])
+	} else {
+		p.SourcePort, p.DestPort = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
 	}
 	return p
 }

@@ -8,10 +8,8 @@ import (
 	"testing"
 
 	"github.com/culvert-net/culvert/api"
-	"github.com/culvert-net/culvert/controlplane/view"
 	"github.com/culvert-net/culvert/internal/plantest"
 	"github.com/culvert-net/culvert/internal/worlds"
-	"github.com/culvert-net/culvert/plan"
 )
 
 // Isolation with flow tables full of history (I1, I2, I9): workloads send what they like, to whom they like, answering or
@@ -57,7 +55,8 @@ type heard struct {
 }
 
 func newWalk(t *testing.T, rng *rand.Rand) *walk {
-	r := worlds.New(rng, worlds.Small)
+	r := worlds.New(rng, worlds.Size{Nodes: 3, VPCs: 3, Workloads: 12, Endpoints: 4, Twins: true})
+	openGroups(r, func() bool { return rng.IntN(4) > 0 })
 	return &walk{t: t, rng: rng, m: newMesh(t, r), age: 1, reached: map[pair]bool{}}
 }
 
@@ -71,17 +70,7 @@ func (w *walk) change() {
 	c := w.m.r.Connections[ids[w.rng.IntN(len(ids))]]
 	c.State = []api.ConnectionState{api.Available, api.Rejected, api.Deleting}[w.rng.IntN(3)]
 	w.age++
-	index := view.NewIndex(w.m.r)
-	for id, n := range w.m.nodes {
-		v := index.View(id)
-		f := plantest.Facts(*v)
-		f.Generation = w.age
-		p, err := plan.Compile(*v, f)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		n.plan = p
-	}
+	w.m.renew(w.t, w.age)
 }
 
 var walkFlags = []uint8{

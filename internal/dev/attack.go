@@ -3,7 +3,6 @@ package dev
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -32,9 +31,7 @@ type Attempt struct {
 	// Reason that the receiving node must give; "" where WireGuard itself must drop the packet, so that it never arrives.
 	Reason  string `json:"reason"`
 	Refused uint64 `json:"refused"` // counted by the receiver under Reason
-	src     api.Overlay
-	dst     api.Overlay
-	dstPort uint16
+	packet  func(port uint16) []byte
 }
 
 // OK reports whether the receiver refused all of them.
@@ -83,20 +80,38 @@ func (l *Lab) Attack(ctx context.Context, hostName, endpoint string) (*AttackRep
 	if err := l.disarm(ctx, h); err != nil {
 		return nil, err
 	}
-	before, err := l.tunnelCounters(ctx, report.Provider)
-	if err != nil {
+	if err := l.carryOut(ctx, report, h); err != nil {
 		return nil, err
 	}
-	for i := range report.Attempts {
-		a := &report.Attempts[i]
-		if err := netns.Do(netns.Path(h.Netns), func() error { return sendRaw(ctx, host.DefaultTunnel, a) }); err != nil {
-			return nil, fmt.Errorf("%s: %w", a.What, err)
-		}
-		if a.Reason != "" {
-			report.Expected += uint64(a.Sent)
-		}
+	return report, nil
+}
+
+// carryOut sends one attempt after the other, each when what the one before sent has been counted.
+func (l *Lab) carryOut(ctx context.Context, r *AttackReport, h *Host) error {
+	before, err := l.tunnelCounters(ctx, r.Provider)
+	if err != nil {
+		return err
 	}
-	return report, l.count(ctx, report, before)
+	for i := range r.Attempts {
+		a := &r.Attempts[i]
+		first, err := l.tunnelCounters(ctx, r.Provider)
+		if err != nil {
+			return err
+		}
+		if err := netns.Do(netns.Path(h.Netns), func() error { return sendRaw(ctx, host.DefaultTunnel, a) }); err != nil {
+			return fmt.Errorf("%s: %w", a.What, err)
+		}
+		if a.Reason == "" {
+			continue
+		}
+		r.Expected += uint64(a.Sent)
+		now, err := l.awaitArrival(ctx, r, before)
+		if err != nil {
+			return err
+		}
+		a.Refused = now[a.Reason] - first[a.Reason]
+	}
+	return l.settle(ctx, r, before)
 }
 
 // disarm detaches a host's programs and takes the fence behind them away, as only its root can.
@@ -134,9 +149,9 @@ func (l *Lab) attempts(ctx context.Context, admin *client.Client, h *Host, endpo
 		return nil, err
 	}
 	nodeID := ""
-	names := map[string]string{}
+	names, numbers := map[string]string{}, map[string]uint32{}
 	for _, n := range nodes {
-		names[n.ID] = n.Name
+		names[n.ID], numbers[n.ID] = n.Name, n.Number
 		if n.Name == h.Name {
 			nodeID = n.ID
 		}
@@ -169,8 +184,10 @@ func (l *Lab) attempts(ctx context.Context, admin *client.Client, h *Host, endpo
 	if err != nil {
 		return nil, fmt.Errorf("%w (server %s)", err, status.Version)
 	}
-	return &AttackReport{Host: h.Name, Provider: names[target.Node], Attempts: forge(mesh, from.Number, to.Number,
-		enis[own].Address, target.Address, conns[i].TagNumbers[0].Number)}, nil
+	return &AttackReport{Host: h.Name, Provider: names[target.Node], Attempts: forge(foothold{
+		mesh: mesh, from: from.Number, to: to.Number, own: enis[own].Address, target: target.Address,
+		number: conns[i].TagNumbers[0].Number, node: numbers[target.Node],
+	})}, nil
 }
 
 // aTarget is an attached target behind a service.
@@ -229,30 +246,7 @@ func (l *Lab) mesh(ctx context.Context, hostName string) (uint32, error) {
 	return number, err
 }
 
-// forge makes one attempt per right that the host does not have.
-func forge(mesh, from, to uint32, own, target netip.Addr, number uint16) []Attempt {
-	src := api.Overlay{Mesh: mesh, VPC: from, Host: api.AddrHost(own), Tag: api.TagFamilyIPv4}
-	dst := api.Overlay{Mesh: mesh, VPC: to, Host: api.AddrHost(target), Tag: api.TagFamilyIPv4}
-	tagged := func(o api.Overlay, n uint16) api.Overlay {
-		o.Tag = api.TagFamilyIPv4 | n
-		return o
-	}
-	other := src
-	other.Host = src.Host ^ 0x0000ff00 // an address of the consumer's VPC that this host does not have
-	foreign := src
-	foreign.VPC = from ^ 0x00ffff00 // a VPC that it has nothing to do with
-	return []Attempt{
-		{What: "straight into the provider's VPC, without a connection", Reason: "BAD_OVERLAY", src: src, dst: dst, dstPort: 443},
-		{What: "by a connection that does not exist", Reason: "NO_GRANT", src: tagged(src, number^0x4000), dst: dst, dstPort: 443},
-		{What: "by the connection it has, to a port that is not offered", Reason: "TARGET_NOT_GRANTED",
-			src: tagged(src, number), dst: dst, dstPort: 22},
-		{What: "as an answer to a connection nobody opened", Reason: "NO_FLOW", src: src, dst: tagged(dst, number), dstPort: 443},
-		{What: "from another address of its own VPC", src: tagged(other, number), dst: dst, dstPort: 443},
-		{What: "from a VPC that it does not host", src: tagged(foreign, number), dst: dst, dstPort: 443},
-	}
-}
-
-// sendRaw writes TCP SYNs into the tunnel's interface, past every program that was there.
+// sendRaw writes packets into the tunnel's interface, past every program that was there.
 func sendRaw(ctx context.Context, ifname string, a *Attempt) error {
 	ifi, err := net.InterfaceByName(ifname)
 	if err != nil {
@@ -267,46 +261,20 @@ func sendRaw(ctx context.Context, ifname string, a *Attempt) error {
 	to := &unix.SockaddrLinklayer{Protocol: ethPIPv6>>8 | ethPIPv6&0xff<<8, Ifindex: ifi.Index}
 	deadline := time.Now().Add(5 * time.Second)
 	for a.Sent < attackPackets {
-		err := unix.Sendto(fd, syn(a.src.Addr(), a.dst.Addr(), uint16(40000+a.Sent), a.dstPort), 0, to)
+		err := unix.Sendto(fd, a.packet(uint16(40000+a.Sent)), 0, to)
 		switch {
 		case err == nil:
 			a.Sent++
 		case errors.Is(err, unix.ENOBUFS) && time.Now().Before(deadline):
 			// Dropped on its way out: the queue is full, or a program is there still, as the kernel detaches in its own time.
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(10 * time.Millisecond):
+			if err := pause(ctx, 10*time.Millisecond); err != nil {
+				return err
 			}
 		default:
 			return err
 		}
 	}
 	return nil
-}
-
-// syn is an IPv6 packet with a TCP SYN.
-func syn(src, dst netip.Addr, sport, dport uint16) []byte {
-	p := make([]byte, 60)
-	p[0], p[5], p[6], p[7] = 0x60, 20, 6, 64
-	s, d := src.As16(), dst.As16()
-	copy(p[8:], s[:])
-	copy(p[24:], d[:])
-	t := p[40:]
-	binary.BigEndian.PutUint16(t, sport)
-	binary.BigEndian.PutUint16(t[2:], dport)
-	binary.BigEndian.PutUint32(t[4:], 1)
-	t[12], t[13] = 5<<4, 2
-	binary.BigEndian.PutUint16(t[14:], 65535)
-	sum := uint32(20 + 6)
-	for i := 8; i < len(p); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(p[i:]))
-	}
-	for sum>>16 != 0 {
-		sum = sum>>16 + sum&0xffff
-	}
-	binary.BigEndian.PutUint16(t[16:], ^uint16(sum))
-	return p
 }
 
 // tunnelCounters are a host's counts of what came in by its tunnel, by reason; "NONE" is everything that came.
@@ -324,30 +292,37 @@ func (l *Lab) tunnelCounters(ctx context.Context, hostName string) (map[string]u
 	return sum, nil
 }
 
-// count waits until what was sent has been counted, and some time longer for what must not come.
-func (l *Lab) count(ctx context.Context, r *AttackReport, before map[string]uint64) error {
-	deadline := time.Now().Add(5 * time.Second)
-	settled := time.Time{}
-	for {
+// awaitArrival waits until what was sent so far has been counted, 5 s at most, and returns the counts.
+func (l *Lab) awaitArrival(ctx context.Context, r *AttackReport, before map[string]uint64) (map[string]uint64, error) {
+	for deadline := time.Now().Add(5 * time.Second); ; {
 		now, err := l.tunnelCounters(ctx, r.Provider)
-		if err != nil {
-			return err
+		if err != nil || now["NONE"]-before["NONE"] >= r.Expected || time.Now().After(deadline) {
+			return now, err
 		}
-		since := func(reason string) uint64 { return now[reason] - before[reason] }
-		r.Arrived, r.Forwarded = since("NONE"), since("FORWARDED")
-		for i := range r.Attempts {
-			r.Attempts[i].Refused = since(r.Attempts[i].Reason)
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return nil, err
 		}
-		if r.Arrived >= r.Expected && settled.IsZero() {
-			settled = time.Now()
-		}
-		if time.Now().After(deadline) || !settled.IsZero() && time.Since(settled) > 500*time.Millisecond {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
+	}
+}
+
+// settle waits some time longer, for what must not come.
+func (l *Lab) settle(ctx context.Context, r *AttackReport, before map[string]uint64) error {
+	if err := pause(ctx, 500*time.Millisecond); err != nil {
+		return err
+	}
+	now, err := l.tunnelCounters(ctx, r.Provider)
+	if err != nil {
+		return err
+	}
+	r.Arrived, r.Forwarded = now["NONE"]-before["NONE"], now["FORWARDED"]-before["FORWARDED"]
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }

@@ -11,6 +11,7 @@
 package dev
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,12 +42,20 @@ type Config struct {
 	Program string
 	// KernelTunnel: the tunnels of a new mesh are the kernel's WireGuard; one that is there keeps what it has.
 	KernelTunnel bool
+	// UnderlayMTU of a new mesh, bytes; 0: 1500. The tunnels' is 80 less.
+	UnderlayMTU int
+	// UnderlayIPv6: hosts of a new mesh reach each other over IPv6. The server is reached over IPv4 as ever.
+	UnderlayIPv6 bool
 	// LogLevel and LogFormat are those of the processes that Up starts, and of later ones; "": as before, at first info and text.
 	LogLevel, LogFormat string
 	// Out gets one line per step; nil: none.
 	Out io.Writer
 	// Environment is more of it for a process, NAME=VALUE each; nil: none. Role is server, tunnel or agent.
 	Environment func(host, role string) []string
+	// AgentFlags are more of them for the agent of a host; nil: none.
+	AgentFlags func(host string) []string
+	// ServerFlags are more of them for the server.
+	ServerFlags []string
 }
 
 // Lab is one mesh on this machine.
@@ -103,6 +112,9 @@ func (l *Lab) AgentSocket(host string) string { return l.RunDir(host, "agent.soc
 type Record struct {
 	// Kernel: the hosts' tunnels are the kernel's WireGuard, without a process.
 	Kernel bool `json:"kernelTunnel,omitempty"`
+	// UnderlayMTU and UnderlayIPv6 are as in Config.
+	UnderlayMTU  int  `json:"underlayMtu,omitempty"`
+	UnderlayIPv6 bool `json:"underlayIpv6,omitempty"`
 	// LogLevel and LogFormat of processes that are started; "": their own defaults.
 	LogLevel  string     `json:"logLevel,omitempty"`
 	LogFormat string     `json:"logFormat,omitempty"`
@@ -117,6 +129,17 @@ type Host struct {
 	Address netip.Addr `json:"address"` // on the underlay
 }
 
+// six is the host's IPv6 address on the underlay.
+func (h Host) six() netip.Addr {
+	b := netip.MustParseAddr("fd99::").As16()
+	four := h.Address.As4()
+	copy(b[12:], four[:])
+	return netip.AddrFrom16(b)
+}
+
+// underlayMTU in bytes.
+func (r *Record) underlayMTU() int { return cmp.Or(r.UnderlayMTU, 1500) }
+
 // Workload is a namespace that plays a workload.
 type Workload struct {
 	Name      string     `json:"name"` // of the namespace too
@@ -124,6 +147,8 @@ type Workload struct {
 	ENI       string     `json:"eniId"`
 	Interface string     `json:"interface,omitempty"`
 	Address   netip.Addr `json:"address,omitzero"`
+	// IPv6Address of an ENI that has IPv6.
+	IPv6Address netip.Addr `json:"ipv6Address,omitzero"`
 }
 
 var (

@@ -3,6 +3,7 @@ package dev
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -60,14 +61,15 @@ func (l *Lab) addUnderlay() error {
 }
 
 // plug makes a namespace whose eth0 is a port of the bridge.
-func (l *Lab) plug(suffix, address string) error {
+func (l *Lab) plug(suffix string, mtu int, addresses ...netip.Prefix) error {
 	ns, underlay := l.namespace(suffix), l.namespace("underlay")
 	if err := addNamespace(ns); err != nil {
 		return err
 	}
 	if !hasLink(ns, "eth0") {
 		port := "p-" + suffix
-		if err := ip(underlay, "link add "+port+" type veth peer name eth0 netns "+ns); err != nil {
+		line := fmt.Sprintf("link add %s mtu %d type veth peer name eth0 mtu %d netns %s", port, mtu, mtu, ns)
+		if err := ip(underlay, line); err != nil {
 			return err
 		}
 	}
@@ -75,7 +77,15 @@ func (l *Lab) plug(suffix, address string) error {
 	if err := ip(underlay, "link set p-"+suffix+" master br0 up"); err != nil {
 		return err
 	}
-	return ip(ns, "address replace "+address+" dev eth0", "link set eth0 up")
+	var lines []string
+	for _, a := range addresses {
+		line := "address replace " + a.String() + " dev eth0"
+		if a.Addr().Is6() {
+			line += " nodad"
+		}
+		lines = append(lines, line)
+	}
+	return ip(ns, append(lines, "link set eth0 up")...)
 }
 
 // mountBPF mounts bpffs where pins live, unless it is there.

@@ -38,7 +38,8 @@ func (l *Lab) Up(ctx context.Context, hosts int) error {
 	defer unlock()
 	r, err := l.Load()
 	if errors.Is(err, ErrNoMesh) {
-		r, err = &Record{Kernel: l.cfg.KernelTunnel}, l.mayTake("underlay", "server")
+		r = &Record{Kernel: l.cfg.KernelTunnel, UnderlayMTU: l.cfg.UnderlayMTU, UnderlayIPv6: l.cfg.UnderlayIPv6}
+		err = l.mayTake("underlay", "server")
 	}
 	if err != nil {
 		return err
@@ -101,12 +102,17 @@ func (l *Lab) bringUp(ctx context.Context, r *Record) error {
 		return err
 	}
 	failpoint.Here("dev.underlay")
-	if err := l.plug("server", netip.PrefixFrom(serverAddress, underlayNet.Bits()).String()); err != nil {
+	mtu := r.underlayMTU()
+	if err := l.plug("server", mtu, netip.PrefixFrom(serverAddress, underlayNet.Bits())); err != nil {
 		return err
 	}
 	for _, h := range r.Hosts {
 		suffix := h.Netns[len(l.cfg.Prefix)+1:]
-		if err := l.plug(suffix, netip.PrefixFrom(h.Address, underlayNet.Bits()).String()); err != nil {
+		addresses := []netip.Prefix{netip.PrefixFrom(h.Address, underlayNet.Bits())}
+		if r.UnderlayIPv6 {
+			addresses = append(addresses, netip.PrefixFrom(h.six(), 64))
+		}
+		if err := l.plug(suffix, mtu, addresses...); err != nil {
 			return err
 		}
 	}
@@ -121,7 +127,7 @@ func (l *Lab) bringUp(ctx context.Context, r *Record) error {
 	}
 	defer admin.Close()
 	for _, h := range r.Hosts {
-		if err := l.join(ctx, admin, h); err != nil {
+		if err := l.join(ctx, admin, h, r.UnderlayIPv6); err != nil {
 			return err
 		}
 		failpoint.Here("dev.joined")
@@ -155,7 +161,7 @@ func (l *Lab) startAll(ctx context.Context, procs []*process) error {
 }
 
 func (l *Lab) server(r *Record) *process {
-	return &process{
+	p := &process{
 		host: "server", role: "server", netns: l.namespace("server"), dir: l.RunDir("server"), log: l.LogFile("server", "server"),
 		env: l.environment("server", "server"),
 		args: r.logging(
@@ -164,6 +170,8 @@ func (l *Lab) server(r *Record) *process {
 			"--admin-key-file", l.adminKeyFile(),
 		),
 	}
+	p.args = append(p.args, l.cfg.ServerFlags...)
+	return p
 }
 
 func (l *Lab) hostProcesses(r *Record, h Host) []*process {
@@ -176,11 +184,19 @@ func (l *Lab) hostProcesses(r *Record, h Host) []*process {
 	tunnelSocket := l.RunDir(h.Name, "tunnel.sock")
 	agent := make("agent", "--data-dir", l.nodeDir(h.Name), "--socket", l.AgentSocket(h.Name), "--tunnel-socket", tunnelSocket,
 		"--pin-dir", l.bpfDir(h.Name), "--flow-interval", flowInterval.String())
+	tunnel := make("tunnel", "--tunnel-socket", tunnelSocket)
+	if r.UnderlayMTU != 0 {
+		mtu := strconv.Itoa(r.UnderlayMTU - 80)
+		agent.args, tunnel.args = append(agent.args, "--mtu", mtu), append(tunnel.args, "--mtu", mtu)
+	}
+	if l.cfg.AgentFlags != nil {
+		agent.args = append(agent.args, l.cfg.AgentFlags(h.Name)...)
+	}
 	if r.Kernel {
 		agent.args = append(agent.args, "--wireguard", "kernel")
 		return []*process{agent}
 	}
-	return []*process{make("tunnel", "--tunnel-socket", tunnelSocket), agent}
+	return []*process{tunnel, agent}
 }
 
 // logging adds to a process's arguments how it logs.
@@ -279,7 +295,7 @@ func (l *Lab) Kill(host, role string, gentle bool) error {
 }
 
 // join makes the host a node unless it is one. The token goes by the environment: arguments are for everyone to see.
-func (l *Lab) join(ctx context.Context, admin *client.Client, h Host) error {
+func (l *Lab) join(ctx context.Context, admin *client.Client, h Host, six bool) error {
 	if _, err := os.Stat(l.nodeDir(h.Name) + "/identity.json"); err == nil {
 		return nil
 	}
@@ -288,13 +304,16 @@ func (l *Lab) join(ctx context.Context, admin *client.Client, h Host) error {
 		return fmt.Errorf("join token for %s: %w", h.Name, err)
 	}
 	failpoint.Here("dev.token")
-	server := "https://" + netip.AddrPortFrom(serverAddress, serverPort).String()
+	server, underlay := "https://"+netip.AddrPortFrom(serverAddress, serverPort).String(), h.Address
+	if six {
+		underlay = h.six()
+	}
 	err = l.run(ctx, h.Netns, []string{"CULVERT_JOIN_TOKEN=" + token.Secret}, "agent", "join", "--server", server,
-		"--data-dir", l.nodeDir(h.Name), "--name", h.Name, "--underlay-address", h.Address.String())
+		"--data-dir", l.nodeDir(h.Name), "--name", h.Name, "--underlay-address", underlay.String())
 	if err != nil {
 		return fmt.Errorf("join %s: %w", h.Name, err)
 	}
-	l.step("joined %s at %s", h.Name, h.Address)
+	l.step("joined %s at %s", h.Name, underlay)
 	return nil
 }
 

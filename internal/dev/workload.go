@@ -99,7 +99,7 @@ func (l *Lab) attach(ctx context.Context, c *client.Client, w *Workload) error {
 	if err != nil {
 		return fmt.Errorf("attach %s to %s: %w", w.ENI, w.Name, err)
 	}
-	w.Interface, w.Address = got.Interface, got.Address
+	w.Interface, w.Address, w.IPv6Address = got.Interface, got.Address, got.IPv6Address
 	return nil
 }
 

@@ -18,8 +18,8 @@ const (
 	// flowPause is between an answer and the next request of a flow.
 	flowPause = 100 * time.Millisecond
 	// flowPatience is how long an answer may take: faults in a row make TCP wait twice as long each time, and it would try for
-	// 15 minutes.
-	flowPatience = time.Minute
+	// 15 minutes. The longest that a machine with much else to do was seen to take for it is a minute.
+	flowPatience = 2 * time.Minute
 	dialPatience = 10 * time.Second
 	messageSize  = 32
 )

@@ -13,10 +13,11 @@ import (
 
 	"github.com/culvert-net/culvert/agent/local"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/audit/seal"
 )
 
-// Reasons of the datapath that are no refusals with a record: entry, forwarded, answered by a program, not IPv4.
-var unrecorded = []string{"NONE", "FORWARDED", "ANSWERED", "NOT_IPV4"}
+// Reasons of the datapath that are no refusals with a record: entry, forwarded, answered by a program, the node's own, not IPv4.
+var unrecorded = []string{"NONE", "FORWARDED", "ANSWERED", "NODES_OWN", "NOT_IP"}
 
 // Ledger is a node's packets by hook: what came, what was decided, what the flow records say (invariant I10).
 type Ledger struct {
@@ -107,6 +108,11 @@ func Records(dir string) ([]api.FlowRecord, error) {
 		sc := bufio.NewScanner(bytes.NewReader(data[:bytes.LastIndexByte(data, '\n')+1]))
 		sc.Buffer(nil, 1<<20)
 		for sc.Scan() {
+			if _, sealed, err := seal.Parse(sc.Bytes()); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			} else if sealed || seal.IsQuery(sc.Bytes()) {
+				continue
+			}
 			var r api.FlowRecord
 			if err := json.Unmarshal(sc.Bytes(), &r); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
