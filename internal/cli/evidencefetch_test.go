@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/audit/query"
 )
 
 // TestEvidenceOfTheServer: one command makes a bundle that verifies, of all nodes, by the server's key or by one that is
@@ -76,5 +78,14 @@ func TestEvidenceOfTheServer(t *testing.T) {
 	}
 	if status, _, errOut := bundle("refused", "pay/ledger", "--copy", filepath.Join(dir, "told")); status == 0 || !strings.Contains(errOut, "--keys") {
 		t.Errorf("a copy without keys: status %d, %s", status, errOut)
+	}
+}
+
+// TestNamesHaveNoCase: what a client asked for is found however it is written.
+func TestNamesHaveNoCase(t *testing.T) {
+	f := answerFlags{where: []string{"queried-name=Ledger.PAY.internal,db.shop.internal."}}
+	q, err := f.query("")
+	if want := query.Is(query.NameField, "ledger.pay.internal.", "db.shop.internal."); err != nil || len(q.Where) != 1 || !reflect.DeepEqual(q.Where[0], want) {
+		t.Errorf("%+v, %v; want %+v", q.Where, err, want)
 	}
 }

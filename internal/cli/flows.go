@@ -18,6 +18,9 @@ import (
 	"github.com/culvert-net/culvert/api/client"
 )
 
+// standardFlows is how many records the server gives where nothing is said.
+const standardFlows = 1000
+
 // flowFlags select flow records.
 type flowFlags struct {
 	filter       api.FlowFilter
@@ -31,7 +34,7 @@ Every flow that touches your network interfaces leaves records at both ends, let
 rule, both forms of its addresses, and what connection, endpoint and service it belongs to.`, `
   culvert flows tail
   culvert flows query --since 1h --action REJECT`)
-	g.AddCommand(a.flowsTail(), a.flowsQuery())
+	g.AddCommand(a.flowsTail(), a.flowsQuery(), a.flowsExport(), a.flowsVerify())
 	return g
 }
 
@@ -51,20 +54,64 @@ Show flow records as they come, until interrupted. Records come when their inter
 			return err
 		})
 	f.flags(a, c)
+	f.localFlag(c)
 	return c
 }
 
 func (a *app) flowsQuery() *cobra.Command {
-	var f flowFlags
-	c := command("query [--since TIME] [--until TIME] [--limit N]", "Search flow records", `
-Search the flow records that are kept, oldest first. Times are absolute (RFC 3339) or so long ago (such as 15m).`, `
+	f := queryFlags{}
+	c := command("query [--from DIR] [--since TIME] [--until TIME] [--limit N] [--group-by FIELDS]", "Search flow records, and sum them", `
+Search the flow records that are kept, oldest first. Times are absolute (RFC 3339) or so long ago (such as 15m).
+
+A record belongs to the time in which it ended: at --since or later, and before --until, wherever records are asked.
+
+With --from the files in a folder are asked instead of the server: files that flow logs delivered (Parquet, text, JSON
+lines), or evidence. What file names, statistics and filters rule out is not read. Of files of several flow logs a line
+counts once where their format tells it from others: node, boot-id, sequence, reply, log-status and records. --account
+selects then.
+
+--group-by sums packets and bytes by the fields of flow logs that are named, such as srcaddr,dstaddr; a record makes a
+line for each direction, and both ends of a flow write one: --where flow-direction=egress takes what was sent, once.
+--join makes one row of what both ends saw of a flow, with what was lost between them. --names adds the name that the
+client had asked its node's resolver for, as the field queried-name, by which flows can be summed and selected, too; it
+comes from the query logs of VPCs (culvert query-log), at the server or in evidence. For SQL take DuckDB on the same
+files: docs/QUERIES.md.`, `
   culvert flows query --since 1h --action REJECT
-  culvert flows query --endpoint ledger --port 443 -o json`,
-		func(cmd *cobra.Command, _ []string) error { return a.flows(cmd.Context(), &f, false) })
+  culvert flows query --endpoint ledger --port 443 -o json
+  culvert flows query --from /srv/flow-logs --since 720h --group-by srcaddr,dstport --top 10
+  culvert flows query --since 1h --join
+  culvert flows query --since 1h --names --endpoint ledger
+  culvert flows query --since 24h --group-by srcaddr,queried-name
+  culvert flows query --from /srv/evidence --fields end,srcaddr,dstaddr,reason --where reason=GROUP_INGRESS -o csv`,
+		func(cmd *cobra.Command, _ []string) error {
+			plain := f.from == "" && len(f.groupBy) == 0 && len(f.fields) == 0 && !f.join && len(f.where) == 0 && f.protocol == "" && !f.names
+			if f.local && !plain {
+				return api.Errorf(api.CodeInvalidCombination, "--local", "leave it out, or ask for records only", "the agent lists records and no more")
+			}
+			if plain && a.output != "csv" {
+				return a.flows(cmd.Context(), &f.flowFlags, false)
+			}
+			return a.answer(cmd.Context(), &f)
+		})
 	f.flags(a, c)
-	c.Flags().StringVar(&f.until, "until", "", "records that began before this `time`, or so long ago")
-	c.Flags().IntVar(&f.filter.Limit, "limit", 0, "the newest `N` (default 1000)")
+	f.own(c)
+	c.Annotations = map[string]string{writesCSV: "true"}
 	return c
+}
+
+// own are the flags of flows query alone.
+func (f *queryFlags) own(c *cobra.Command) {
+	s := c.Flags()
+	f.localFlag(c)
+	s.IntVar(&f.filter.Limit, "limit", 0, "the newest `N` (default 1000)")
+	s.StringSliceVar(&f.groupBy, "group-by", nil, "sum by these `fields`, separated by commas")
+	s.StringSliceVar(&f.fields, "fields", nil, "show these `fields`, separated by commas")
+	must(c.RegisterFlagCompletionFunc("group-by", completeFields("")))
+	must(c.RegisterFlagCompletionFunc("fields", completeFields("")))
+	s.BoolVar(&f.names, "names", false, "with the name that the client asked its resolver for before the flow, of VPCs with a query log")
+	choice(c, &f.order, "order", "bytes", "bytes", "packets", "lines")
+	s.BoolVar(&f.join, "join", false, "one row for what both ends saw of a flow")
+	s.IntVar(&f.maxGroups, "max-groups", 1_000_000, "refuse answers of more than `N` rows, which are held in memory")
 }
 
 func (f *flowFlags) flags(a *app, c *cobra.Command) {
@@ -79,8 +126,11 @@ func (f *flowFlags) flags(a *app, c *cobra.Command) {
 	s.StringVar(&f.filter.Reason, "reason", "", "for this `reason`, such as GROUP_INGRESS")
 	s.StringVar(&f.filter.Address, "address", "", "`address` on either side, before or after translation")
 	s.Uint16Var(&f.filter.Port, "port", 0, "`port` on either side")
-	s.BoolVar(&f.local, "local", false, "ask the agent on this machine")
 	c.Args = noArguments
+}
+
+func (f *flowFlags) localFlag(c *cobra.Command) {
+	c.Flags().BoolVar(&f.local, "local", false, "ask the agent on this machine")
 }
 
 // finish reads times and turns names into ids, which is what records hold.
@@ -172,6 +222,9 @@ func (a *app) flows(ctx context.Context, f *flowFlags, follow bool) error {
 		}
 		return out.write(r)
 	})
+	if err == nil && !follow && f.filter.Limit == 0 && out.n >= standardFlows {
+		fmt.Fprintf(a.Err, "These are the newest %d records; there may be more: --limit.\n", out.n)
+	}
 	return errors.Join(err, out.end())
 }
 

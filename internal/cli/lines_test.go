@@ -210,7 +210,7 @@ func text(t *testing.T, file string) string {
 	return string(b)
 }
 
-var quoted = regexp.MustCompile(`\bculvert ([a-z][a-z-]*(?: [a-z][a-z-]*)*)((?: --?[a-z][a-z-]*| [A-Z%"][^ ;:,)]*)*)`)
+var quoted = regexp.MustCompile(`\bculvert ([a-z][a-z-]*(?: [a-z][a-z-]*)*)((?: --?[a-z][a-z0-9-]*| [A-Z%"][^ ;:,)]*)*)`)
 
 // notCommands are words behind "culvert " that name none.
 var notCommands = []string{"view", "workload", "needs", "command", "of", "is", "server:"}

@@ -135,6 +135,9 @@ func (a *app) globalFlags(f *pflag.FlagSet) {
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print ids only, one a line")
 }
 
+// writesCSV annotates commands whose answers may be CSV too.
+const writesCSV = "culvert_writes_csv"
+
 func (a *app) checkOutput() error {
 	switch a.output {
 	case "table":
