@@ -57,24 +57,34 @@ it works from the last view that it has heard, also after a restart.`, `
 				}
 				cfg.AllowForwarders = append(cfg.AllowForwarders, prefix)
 			}
+			if err := chooseMTU(&cfg.TunnelMTU, cfg.KernelTunnel); err != nil {
+				return err
+			}
 			return agent.Serve(cmd.Context(), cfg)
 		})
 	nodeFlags(c, &cfg)
 	f := c.Flags()
 	wireguardFlag(c)
-	f.IntVar(&cfg.TunnelMTU, "mtu", host.DefaultTunnelMTU, "of the tunnel, in bytes; the same as culvert tunnel has")
+	f.IntVar(&cfg.TunnelMTU, "mtu", 0, mtuUsage+"; the same as culvert tunnel has")
 	f.DurationVar(&cfg.FlowInterval, "flow-interval", time.Minute, "that a flow record covers: 1s, 10s, 1m or 10m")
 	f.Uint32Var(&cfg.FlowEntries, "flow-table-entries", agent.DefaultFlowEntries,
 		"`number` of entries in the flow table, two a flow; a table that is there keeps its size until this machine boots")
+	f.StringVar((*string)(&cfg.FlowAdvance), "flow-table-preallocate", string(agent.AdvanceAuto),
+		"the flow table takes its memory in advance: auto (when that is little of this machine's), always or never; `when`")
+	f.Uint32Var(&cfg.FlowShare, "flow-share", agent.DefaultFlowShare, "of the flow table that one account may have, in `percent`")
+	f.Uint32Var(&cfg.FlowReserve, "flow-reserve", agent.DefaultFlowReserve,
+		"of the flow table that is kept for accounts that have little of it, in `percent`")
 	f.StringVar(&cfg.GossipAddress, "gossip-address", "", "`address` of this machine to gossip from; default: all")
 	metricsFlag(c, &cfg.MetricsAddress, agent.DefaultMetricsAddress)
 	f.StringArrayVar(&forwarders, "allow-forwarder", nil,
 		"`CIDR` where DNS forwarders of tenants may be besides the Internet, at any port (may repeat)")
 	c.RegisterFlagCompletionFunc("flow-interval", cobra.FixedCompletions([]string{"1s", "10s", "1m", "10m"},
 		cobra.ShellCompDirectiveNoFileComp))
+	c.RegisterFlagCompletionFunc("flow-table-preallocate", cobra.FixedCompletions([]string{"auto", "always", "never"},
+		cobra.ShellCompDirectiveNoFileComp))
 	p.flags(c)
 	c.Args = noArguments
-	c.AddCommand(a.agentJoin(), a.agentLeave())
+	c.AddCommand(a.agentJoin(), a.agentLeave(), a.agentDowngrade())
 	return c
 }
 
@@ -97,7 +107,16 @@ func checkAgent(cfg *agent.Config) error {
 	}
 	if n := cfg.FlowEntries; n < agent.MinFlowEntries || n > agent.MaxFlowEntries {
 		return invalidFlag("--flow-table-entries", strconv.FormatUint(uint64(n), 10),
-			fmt.Sprintf("use %d to %d; each takes 256 bytes of memory while it is used", agent.MinFlowEntries, agent.MaxFlowEntries))
+			fmt.Sprintf("use %d to %d; each takes 200 bytes of memory", agent.MinFlowEntries, agent.MaxFlowEntries))
+	}
+	if w := cfg.FlowAdvance; !w.Valid() {
+		return invalidFlag("--flow-table-preallocate", string(w), "use auto, always or never")
+	}
+	if n := cfg.FlowShare; n < 1 || n > 100 {
+		return invalidFlag("--flow-share", strconv.FormatUint(uint64(n), 10), "use 1 to 100")
+	}
+	if n := cfg.FlowReserve; n < 1 || n > 90 {
+		return invalidFlag("--flow-reserve", strconv.FormatUint(uint64(n), 10), "use 1 to 90")
 	}
 	if err := checkMTU(cfg.TunnelMTU); err != nil {
 		return err
@@ -274,6 +293,46 @@ Flow records that were never sent stay in the data directory, unless --force.`, 
 	c.Flags().BoolVar(&o.Local, "local", false, "do not tell the server")
 	c.Args = noArguments
 	return c
+}
+
+func (a *app) agentDowngrade() *cobra.Command {
+	var cfg agent.Config
+	var schema uint32
+	c := command("downgrade [--schema N]", "Prepare flows for an older agent", `
+Give programs and maps the form of an older schema, so that an agent of a version before takes up this node's flows and
+counters. Only where CHANGELOG.md says that a version changed the schema, the way back to the one before needs it. Stop
+culvert agent first; while it runs nothing is changed. From then on nothing passes until the older agent has applied its
+view, which should be seconds: have its package at hand.
+
+What flows remember and the older schema has no words for is forgotten, such as how often they sent again. What was
+interrupted can be repeated; the newer agent, started again, takes all back.`, `
+  culvert agent downgrade
+  culvert agent downgrade --schema 2`,
+		func(cmd *cobra.Command, _ []string) error {
+			if err := needRoot("a downgrade"); err != nil {
+				return err
+			}
+			done, err := agent.Downgrade(cmd.Context(), cfg, schema)
+			if err != nil {
+				return err
+			}
+			return a.print(done, func(w io.Writer) error { return printDowngraded(w, done) })
+		})
+	dataDirFlag(c, &cfg.DataDir)
+	c.Flags().StringVar(&cfg.PinDir, "pin-dir", agent.DefaultPinDir, "`directory` in a bpffs for programs and maps")
+	c.Flags().Uint32Var(&schema, "schema", agent.OlderSchema, "`version` of the maps that the older agent has")
+	c.Args = noArguments
+	return c
+}
+
+// printDowngraded says what is left to do.
+func printDowngraded(w io.Writer, done agent.Downgraded) error {
+	_, err := fmt.Fprintf(w, "%d flow entries have schema %d now. Nothing passes until an agent with that schema runs: install and "+
+		"start it.\n", done.Entries, done.To)
+	if err == nil && done.Left > 0 {
+		_, err = fmt.Fprintf(w, "%d flow entries could not be kept; their flows end.\n", done.Left)
+	}
+	return err
 }
 
 // printLeft says what became of the node, and what somebody else still has to do.

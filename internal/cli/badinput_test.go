@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/audit/treelog"
+	"github.com/culvert-net/culvert/audit/witness"
 	"github.com/culvert-net/culvert/internal/badinput"
 )
 
@@ -111,6 +114,13 @@ func TestBadCommandLines(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	logKey := treelog.VerifierKey("mesh.example/log", ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public().(ed25519.PublicKey))
+	witnessKey := witness.VerifierKey("w.example", ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize)).Public().(ed25519.PublicKey))
+	for name, text := range map[string]string{"logkey": logKey + "\n", "bothkeys": logKey + "\n" + witnessKey + "\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	b := &badLines{t: t, dir: dir}
 	resourceLines(b)
 	serverLines(b)
@@ -150,6 +160,50 @@ func resourceLines(b *badLines) {
 	b.add(bad, "--tag", "--help", "vpc create shop --cidr 10.0.0.0/16 --tag novalue")
 	b.add(bad, "--tag", "printable", "vpc create shop --cidr 10.0.0.0/16 --tag =x")
 	b.add(bad, "--forwarder", "tls://", "vpc create shop --cidr 10.0.0.0/16 --forwarder 1.1.1.1")
+	b.add(missing, "--resource", "for example", "flow-log create all")
+	b.add(bad, "NAME", "lower-case", "flow-log create All --resource account")
+	b.add(bad, "--resource", "vpc/NAME", "flow-log create all --resource shop")
+	b.add(bad, "--resource", "vpc/NAME", "flow-log create all --resource node/a")
+	b.add(api.CodeVPCNotFound, "--resource", "culvert vpc list", "flow-log create all --resource vpc/nothing")
+	b.add(bad, "--traffic-type", "REJECT", "flow-log create all --resource account --traffic-type DROP")
+	b.add(bad, "--max-aggregation-interval", "600s", "flow-log create all --resource account --max-aggregation-interval 30s")
+	b.add(bad, "--max-aggregation-interval", "10m", "flow-log create all --resource account --max-aggregation-interval 100ms")
+	b.add(bad, "--log-format", "${name}", "flow-log create all --resource account --log-format srcaddr")
+	b.add(bad, "--log-format", "once", "flow-log create all --resource account --log-format ${srcaddr}␣${srcaddr}")
+	b.add(bad, "--destination", "--flow-log-directory", "flow-log create all --resource account --destination /srv/x")
+	b.add(bad, "--destination", "directory", "flow-log create all --resource account --destination ../x")
+	b.add(bad, "--destination", "--flow-log-stream", "flow-log create all --resource account --destination-type stream --file-format json "+
+		"--destination tcp://192.0.2.1:9")
+	b.add(bad, "--destination", "--s3-config", "flow-log create all --resource account --destination-type s3 --destination s3://logs/x")
+	b.add(bad, "--destination", "s3://BUCKET", "flow-log create all --resource account --destination-type s3 --destination logs")
+	b.add(bad, "--destination-type", "stream", "flow-log create all --resource account --destination-type tape")
+	b.add(both, "--file-format", "json", "flow-log create all --resource account --destination-type stream")
+	b.add(bad, "--file-format", "json", "flow-log create all --resource account --file-format xml")
+	b.add(bad, "--on-loss", "refuse", "flow-log create all --resource account --on-loss panic")
+	b.add(api.CodeFlowLogNotFound, "LOG", "culvert flow-log list", "flow-log modify nothing --per-hour-partition")
+	b.add(bad, "DOMAIN", "lower case", "resolver-rule create Corp.example.com --forwarder tls://9.9.9.9")
+	b.add(bad, "--forwarder", "tls://", "resolver-rule create corp.example.com --forwarder 9.9.9.9")
+	b.add(bad, "--forwarder", "once", "resolver-rule create corp.example.com --forwarder tls://9.9.9.9 --forwarder tls://9.9.9.9")
+	b.add(missing, "--forwarder", "for example", "resolver-rule create corp.example.com")
+	b.add(missing, "--vpc", "for example", "resolver-rule associate corp.example.com")
+	b.add(api.CodeVPCNotFound, "--vpc", "culvert vpc list", "resolver-rule create corp.example.com --forwarder tls://9.9.9.9 --vpc nothing")
+	b.add(api.CodeResolverRuleNotFound, "RULE", "culvert resolver-rule list", "resolver-rule modify nothing --forwarder tls://9.9.9.9")
+	b.add(bad, "NAME", "lower-case letters", "query-log create Shop")
+	b.add(missing, "--vpc", "for example", "query-log associate shop")
+	b.add(api.CodeVPCNotFound, "--vpc", "culvert vpc list", "query-log create shop --vpc nothing")
+	b.add(api.CodeQueryLogNotFound, "LOG", "culvert query-log list", "query-log delete nothing")
+	b.add(bad, "--since", "15m", "queries find --since yesterday")
+	b.add(bad, "--client", "10.0.1.5", "queries find --client cart")
+	b.add(bad, "--firewall", "ALLOW, BLOCK or ALERT", "queries find --firewall DENY")
+	b.add(bad, "PRIORITY", "1 to 10000", "dns-firewall rule put g ten ALLOW example.com")
+	b.add(bad, "PRIORITY", "1 to 10000", "dns-firewall rule delete g -- -1")
+	b.add(missing, "", "for example", "dns-firewall rule put g 10 ALLOW")
+	b.add(bad, "", "for example", "dns-firewall rule put g 10 ALLOW example.com --domain-list trackers")
+	b.add(bad, "--priority", "--help", "dns-firewall associate g --vpc shop --priority first")
+	b.add(missing, "", "for example", "dns-firewall domain-list add trackers")
+	b.add(bad, "NAME", "lower-case letters", "dns-firewall domain-list create Trackers")
+	b.add(api.CodeDomainListNotFound, "LIST", "culvert dns-firewall domain-list list", "dns-firewall domain-list add nothing example.com")
+	b.add(api.CodeFirewallNotFound, "GROUP", "culvert dns-firewall list", "dns-firewall rule put nothing 10 ALLOW example.com")
 	b.add(bad, "--cidr", "ADDRESS/BITS", "vpc create 10.0.0.0/16 --cidr shop") // exchanged
 	b.add(bad, "", "for example", "vpc create shop extra --cidr 10.0.0.0/16")
 	b.add(bad, "", "--help", "vpc create --name shop --cidr 10.0.0.0/16")
@@ -194,6 +248,26 @@ func resourceLines(b *badLines) {
 	b.add(bad, "--pid", "--help", "eni attach e --pid self")
 	b.add(bad, "--since", "15m", "flows query --since yesterday")
 	b.add(bad, "--since", "15m", "flows query --since -5m")
+	b.add(missing, "--keys", "public keys", "flows verify $DIR")
+	b.add(missing, "", "mesh.keys", "flows verify --keys $DIR/garbage")
+	b.add(bad, "--keys", "can be read", "flows verify $DIR --keys $DIR/absent")
+	b.add(bad, "--keys", "culvert log-key", "flows verify $DIR --keys $DIR/garbage")
+	b.add(bad, "--keys", "culvert log-key", "flows verify $DIR --keys $DIR/empty")
+	b.add(bad, "--since", "15m", "flows verify $DIR --keys $DIR/garbage --since March")
+	b.add(bad, "--until", "15m", "flows verify $DIR --keys $DIR/garbage --until March")
+	b.add(both, "--witness", "--print-key", "flows verify $DIR --keys $DIR/logkey --witness $DIR/absent")
+	b.add(both, "--witness-ca", "--witness", "flows verify $DIR --keys $DIR/logkey --witness-ca $DIR/pem")
+	b.add(bad, "--witness-ca", "PEM", "flows verify $DIR --keys $DIR/bothkeys --witness https://192.0.2.1 --witness-ca $DIR/garbage")
+	for _, w := range []string{"$DIR/absent", "$DIR/empty", "$DIR", "ftp://192.0.2.1"} {
+		b.add(bad, "--witness", "http://", "flows verify $DIR --keys $DIR/bothkeys --witness "+w)
+	}
+	for _, w := range []string{"http://", "http://192.0.2.1/?a=b", "http://user@192.0.2.1"} {
+		b.add(bad, "--witness", "of this log that answers", "flows verify $DIR --keys $DIR/bothkeys --witness "+w)
+	}
+	for _, d := range []string{"1m", "-5m"} {
+		b.add(bad, "--longest-pause", "2m0s", "flows verify $DIR --keys $DIR/logkey --longest-pause "+d)
+	}
+	b.add(both, "--until", "after --since", "flows verify $DIR --keys $DIR/garbage --since 1h --until 2h")
 	b.add(bad, "--ttl", "--help", "token create --ttl 5")
 	b.add(bad, "--ttl", "60s", "token create --ttl 1s")
 	b.add(bad, "--ttl", "60s", "token create --ttl -1h")
@@ -225,11 +299,24 @@ func serverLines(b *badLines) {
 		"192.0.2.1:http"} {
 		b.add(bad, "--listen", "HOST:PORT", "server --data-dir $DIR/new --listen "+l)
 	}
+	for _, n := range []string{"''", "a␣b", "a+b"} {
+		b.add(bad, "--name", "witness.example.org", "witness --logs $DIR/garbage --name "+n)
+	}
+	b.add(bad, "--logs", "public keys", "witness --name w")
+	b.add(bad, "--logs", "public keys", "witness --name w --logs $DIR/absent")
+	b.add(bad, "--logs", "culvert log-key", "witness --name w --logs $DIR/garbage")
+	b.add(both, "--tls-cert", "both", "witness --name w --logs $DIR/logkey --tls-cert $DIR/pem")
+	b.add(bad, "--tls-cert", "PEM", "witness --name w --logs $DIR/logkey --tls-cert $DIR/garbage --tls-key $DIR/garbage")
+	b.add(both, "--witness-ca", "--witness", "server --data-dir $DIR/new --witness-ca $DIR/pem")
+	b.add(bad, "--witness-ca", "PEM", "server --data-dir $DIR/new --witness-ca $DIR/garbage --witness k␣http://192.0.2.1")
+	b.add(bad, "--state-dir", "witness's own", "witness --name w --print-key --state-dir $DIR/garbage")
+	b.add(bad, "--log-level", "debug", "witness --name w --log-level loud")
 	b.add(bad, "--log-level", "debug", "server --data-dir $DIR/new --log-level loud")
 	b.add(bad, "--log-format", "text or json", "server --data-dir $DIR/new --log-format xml")
 	b.add(bad, "--region", "lower-case", "server --data-dir $DIR/new --region EU/1")
 	b.add(bad, "--data-dir", "directory", "server --data-dir $DIR/garbage")
 	b.add(bad, "--data-dir", "directory", "server --data-dir ''")
+	b.add(bad, "--s3-config", "only this user", "server --data-dir $DIR/new --s3-config $DIR/absent")
 	b.add(bad, "--admin-key-file", "name a file", "server --data-dir $DIR/new --admin-key-file $DIR")
 	b.add(bad, "--admin-key-file", "directory", "server --data-dir $DIR/new --admin-key-file /proc/nothing/key")
 	b.add(both, "--etcd-endpoints", "none of these", "server --data-dir $DIR/new --etcd-ca $DIR/pem")

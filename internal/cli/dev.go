@@ -178,7 +178,7 @@ func writeLab(w io.Writer, s *dev.Status, now time.Time) error {
 	}
 	rows = nil
 	for _, x := range s.Workloads {
-		rows = append(rows, []string{x.Name, x.Host, x.ENI, x.Interface, x.Address.String(), x.State})
+		rows = append(rows, []string{x.Name, x.Host, x.ENI, x.Interface, both(x.Address, x.IPv6Address), x.State})
 	}
 	return table(w, []string{"WORKLOAD", "HOST", "ENI", "INTERFACE", "ADDRESS", "NAMESPACE"}, rows)
 }
@@ -361,7 +361,7 @@ CULVERT_API_KEY set its owner is that key's account; else the administrator does
 				return err
 			}
 			return a.print(made, func(out io.Writer) error {
-				_, err := fmt.Fprintf(out, "%s is %s on %s, address %s\n", made.Name, made.ENI, made.Host, made.Address)
+				_, err := fmt.Fprintf(out, "%s is %s on %s, address %s\n", made.Name, made.ENI, made.Host, both(made.Address, made.IPv6Address))
 				return err
 			})
 		}))

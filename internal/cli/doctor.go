@@ -11,13 +11,12 @@ import (
 
 	"github.com/culvert-net/culvert/agent"
 	"github.com/culvert-net/culvert/agent/doctor"
-	"github.com/culvert-net/culvert/agent/host"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
 	var cfg agent.Config
 	var all bool
-	c := command("doctor [--data-dir DIR] [--mtu 1420] [--all]", "Say what on this machine keeps a node from working, and what to do", `
+	c := command("doctor [--data-dir DIR] [--mtu BYTES] [--all]", "Say what on this machine keeps a node from working, and what to do", `
 Look at this machine: the kernel's features, privileges, where programs are pinned, IPv6, the node's ports, the MTU of
 the underlay, firewalls, the clock against the server's, the node's certificate, processes and disk. It changes nothing,
 and asks nobody but the mesh's own server. It works before the machine has joined, too.
@@ -33,6 +32,9 @@ What is fine is left out unless --all is given. The exit status is 1 when someth
 			if !cmd.Flags().Changed("wireguard") && a.getenv("CULVERT_WIREGUARD") == "" {
 				cfg.KernelTunnel = unitsUseKernel(unitEnv)
 			}
+			if err := chooseMTU(&cfg.TunnelMTU, cfg.KernelTunnel); err != nil {
+				return err
+			}
 			cfg.LocalSocket = cmp.Or(a.socket, a.getenv("CULVERT_AGENT_SOCKET"))
 			findings := doctor.Examine(agent.Diagnose(cmd.Context(), cfg))
 			if err := a.print(findings, func(w io.Writer) error { return writeFindings(w, findings, all) }); err != nil {
@@ -46,7 +48,7 @@ What is fine is left out unless --all is given. The exit status is 1 when someth
 	nodeFlags(c, &cfg)
 	wireguardFlag(c)
 	f := c.Flags()
-	f.IntVar(&cfg.TunnelMTU, "mtu", host.DefaultTunnelMTU, "of the tunnel, in bytes")
+	f.IntVar(&cfg.TunnelMTU, "mtu", 0, mtuUsage)
 	f.Uint16Var(&cfg.WireGuardPort, "wireguard-port", agent.DefaultWireGuardPort, "UDP `port`, for a machine that has not joined")
 	f.Uint16Var(&cfg.GossipPort, "gossip-port", agent.DefaultGossipPort, "UDP and TCP `port`, for a machine that has not joined")
 	f.BoolVar(&all, "all", false, "also print what is fine")

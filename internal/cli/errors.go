@@ -88,18 +88,27 @@ func sentences(e *api.Error) string {
 // Other fields are called as in the API.
 var flagsFor = map[string][]string{
 	"acceptanceRequired": {"acceptance-required"}, "account": {"account"}, "addLoadBalancerIds": {"add-load-balancer"},
-	"address": {"address"}, "addresses": {"subnet"}, "allowedPrincipals": {"allow", "ACCOUNT"}, "cidr": {"cidr"},
-	"description": {"description"}, "domain": {"DOMAIN"}, "domains": {"domain"}, "eniId": {"target", "eni", "ENI"},
+	"address": {"address"}, "addresses": {"subnet"}, "allowedPrincipals": {"allow", "ACCOUNT"}, "cidr": {"cidr"}, "clientIdentity": {"client-identity"},
+	"description": {"description"}, "domain": {"DOMAIN"}, "domainName": {"DOMAIN"},
+	"recordSets": {"NAME"}, "put": {"NAME", "PRIORITY"}, "remove": {"NAME", "PRIORITY"}, "type": {"TYPE"}, "values": {"VALUE"},
+	"domains": {"domain", "DOMAIN"}, "action": {"ACTION"}, "priority": {"PRIORITY"},
+	"blockResponse": {"block-response"}, "blockOverrideDomain": {"block-override-domain"},
+	"blockOverrideTtlSeconds": {"block-override-ttl"}, "eniId": {"target", "eni", "ENI"},
 	"endpointIds": {"ENDPOINT"}, "forwarders": {"forwarder"}, "fromPort": {"port"}, "groupId": {"sg"},
 	"Idempotency-Key": {"idempotency-key"}, "idleTimeoutSeconds": {"idle-timeout"}, "interface": {"eni"}, "listener": {"LISTENER"},
 	"listeners": {"listener"}, "loadBalancerIds": {"load-balancer"}, "maxBitsPerSecond": {"max-bits-per-second"},
 	"maxConnectionsPerSecond": {"max-connections-per-second"}, "maxFlows": {"max-flows"}, "name": {"NAME"}, "nodeId": {"node", "host"},
 	"nodeName": {"node"}, "plainForwarders": {"plain-forwarders"}, "port": {"port", "listener"},
-	"principals": {"ACCOUNT"}, "privateDnsEnabled": {"private-dns"}, "privateDnsName": {"private-dns-name"},
+	"ipAddressType": {"ip-address-type"}, "principals": {"ACCOUNT"}, "privateDnsEnabled": {"private-dns"}, "privateDnsName": {"private-dns-name"},
+	"privateDnsNames": {"private-dns-name"}, "privateDnsPriority": {"private-dns-priority"},
 	"protocol": {"protocol", "listener"}, "removeLoadBalancerIds": {"remove-load-balancer"}, "rule": {"RULE"},
 	"securityGroupIds": {"sg"}, "service": {"service"}, "subnetId": {"subnet"}, "subnetIds": {"subnet"}, "tags": {"tag"},
-	"targetGroupId": {"target-group", "listener"}, "targets": {"target", "ENI"}, "toPort": {"port"}, "ttlSeconds": {"ttl"},
-	"underlayAddresses": {"underlay-address"}, "vpc": {"vpc"}, "vpcId": {"vpc"}, "zone": {"zone"},
+	"fileFormat": {"file-format"}, "hiveCompatiblePartitions": {"hive-compatible-partitions"}, "logDestination": {"destination"},
+	"logDestinationType": {"destination-type"}, "logFormat": {"log-format"},
+	"maxAggregationIntervalSeconds": {"max-aggregation-interval"}, "onLoss": {"on-loss"}, "resourceId": {"resource"},
+	"resourceType": {"resource"}, "trafficType": {"traffic-type"},
+	"targetGroupId": {"target-group", "listener"}, "targets": {"target", "ENI"}, "toPort": {"port"}, "ttlSeconds": {"ttl", "record-ttl"},
+	"underlayAddresses": {"underlay-address"}, "vpc": {"vpc"}, "vpcId": {"vpc"}, "vpcIds": {"vpc"}, "zone": {"zone"},
 }
 
 // fieldNames finds names of fields in prose: those that are no words of English.

@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -44,7 +46,7 @@ With a server configured, that adds what the other side decides.`, `
 		})
 	reference(a, c, eniKind, &from, "from", "the `ENI` that sends")
 	c.Flags().StringVar(&to, "to", "", "`NAME:PORT` or address and port, such as ledger.pay.internal:443")
-	choice(c, &protocol, "protocol", "tcp", "tcp", "udp", "icmp")
+	choice(c, &protocol, "protocol", "tcp", "tcp", "udp", "icmp", "icmpv6")
 	c.Args = noArguments
 	required(c, "from", "to")
 	return c
@@ -77,7 +79,8 @@ func (a *app) explain(cmd *cobra.Command, r local.ExplainRequest) (*api.Explanat
 	if err != nil || c == nil {
 		return &x, err
 	}
-	if y, err := c.Explain(ctx, r.From, r.To, r.Port, r.Protocol); err == nil { // a node's own answer needs no server
+	to := cmp.Or(x.Address, r.To)                                             // the server knows no health, hosted zones or rules
+	if y, err := c.Explain(ctx, r.From, to, r.Port, r.Protocol); err == nil { // a node's own answer needs no server
 		join(&x, y)
 	}
 	return &x, nil
@@ -97,7 +100,7 @@ func join(x, server *api.Explanation) {
 
 // parseDestination reads NAME[:PORT].
 func parseDestination(s string) (string, uint16, error) {
-	if !strings.Contains(s, ":") {
+	if _, err := netip.ParseAddr(s); err == nil || !strings.Contains(s, ":") {
 		return s, 0, nil
 	}
 	host, port, err := net.SplitHostPort(s)

@@ -140,7 +140,7 @@ Show all fields of one or more %s, named by id or name.`, k.plural),
 				}
 				items = append(items, *item)
 			}
-			return k.describe(a, items)
+			return k.describe(cmd.Context(), a, cl, items)
 		})
 	c.Args = atLeast(k.arg)
 	c.ValidArgsFunction = complete(a, k)
@@ -148,7 +148,7 @@ Show all fields of one or more %s, named by id or name.`, k.plural),
 	return c
 }
 
-func (k kind[T]) describe(a *app, items []T) error {
+func (k kind[T]) describe(ctx context.Context, a *app, cl *client.Client, items []T) error {
 	if a.quiet {
 		return k.show(a, items...)
 	}
@@ -162,6 +162,12 @@ func (k kind[T]) describe(a *app, items []T) error {
 				v = k.shown(&items[i])
 			}
 			if err := details(w, v); err != nil {
+				return err
+			}
+			if k.more == nil {
+				continue
+			}
+			if err := k.more(ctx, cl, &items[i], w); err != nil {
 				return err
 			}
 		}
@@ -284,8 +290,7 @@ func (m *mutation) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.BoolVar(&m.wait, "wait", false, "return when every live node has applied the change")
 	f.DurationVar(&m.timeout, "timeout", time.Minute, "with --wait, how long at most")
-	f.BoolVar(&m.dryRun, "dry-run", false, "check everything, change nothing, show what would be")
-	f.StringVar(&m.idempotency, "idempotency-key", "", "the same `key` again within a day changes nothing more")
+	m.flagsAtServer(c)
 }
 
 // flagsAtServer are those of a change that no node has to apply.

@@ -84,7 +84,7 @@ var nodeKind = kind[api.NodeReport]{
 		return []string{v.ID, v.Name, string(v.State), yesNo(v.Live), revision, strings.Join(v.Underlay, ","), v.Version, problems}
 	},
 	shown: func(v *api.NodeReport) any {
-		type status struct {
+		type Status struct {
 			AppliedRevision int64     `json:"applied revision"`
 			SeenAt          time.Time `json:"seenAt"`
 			Errors          []string  `json:"errors"`
@@ -93,11 +93,11 @@ var nodeKind = kind[api.NodeReport]{
 		}
 		n := struct {
 			api.Node
-			Live   bool    `json:"live"`
-			Status *status `json:"status"`
+			Live bool `json:"live"`
+			*Status
 		}{Node: v.Node, Live: v.Live}
 		if s := v.Status; s != nil {
-			n.Status = &status{s.Revision, s.SeenAt, s.Errors, s.Attached, s.Generation}
+			n.Status = &Status{s.Revision, s.SeenAt, s.Errors, s.Attached, s.Generation}
 		}
 		return &n
 	},

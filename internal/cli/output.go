@@ -108,7 +108,8 @@ func isRecord(t reflect.Type) bool {
 	return !text
 }
 
-// fields calls each for the exported fields of a structure, embedded ones in line, under their JSON names.
+// fields calls each for the exported fields of a structure, under their JSON names: of embedded ones as of its own, of others behind
+// their name.
 func fields(v reflect.Value, each func(string, reflect.Value)) {
 	for v.Kind() == reflect.Pointer {
 		if v.IsNil() {
@@ -121,10 +122,10 @@ func fields(v reflect.Value, each func(string, reflect.Value)) {
 		name, _, _ := strings.Cut(t.Tag.Get("json"), ",")
 		switch {
 		case !t.IsExported() || name == "-":
-		case t.Anonymous && name == "", f.Kind() == reflect.Struct && isRecord(f.Type()):
+		case t.Anonymous && name == "":
 			fields(f, each)
-		case f.Kind() == reflect.Pointer && isRecord(f.Type().Elem()):
-			fields(f, each)
+		case f.Kind() == reflect.Struct && isRecord(f.Type()), f.Kind() == reflect.Pointer && isRecord(f.Type().Elem()):
+			fields(f, func(inner string, f reflect.Value) { each(name+"."+inner, f) })
 		default:
 			each(name, f)
 		}

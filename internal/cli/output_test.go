@@ -89,11 +89,11 @@ func TestDescribed(t *testing.T) {
 		}
 	}
 	b.Reset()
-	g := &api.TargetGroup{Port: 8443, Targets: []api.Target{{ENI: "eni-1"}, {ENI: "eni-2", Port: 9443}}}
+	g := &api.TargetGroup{Port: 8443, Targets: []api.Target{{ENI: "eni-1", Weight: 100}, {ENI: "eni-2", Port: 9443}}}
 	if err := details(&b, targetGroupKind.shown(g)); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"eni-1  8443\n", "eni-2  9443\n"} {
+	for _, want := range []string{"eni-1  8443  100\n", "eni-2  9443  0\n", "\nprotocol   ", "\nhealthCheck.protocol   "} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("there is no %q in\n%s", want, &b)
 		}

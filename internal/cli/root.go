@@ -102,7 +102,7 @@ Then see:                 culvert status`, `
 	})
 	root.CompletionOptions.DisableDefaultCmd = true
 	a.globalFlags(root.PersistentFlags())
-	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.checkOutput() }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkOutput(cmd) }
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"},
 		cobra.ShellCompDirectiveNoFileComp)))
 	must(root.RegisterFlagCompletionFunc("account", complete(a, accountKind)))
@@ -116,9 +116,12 @@ Then see:                 culvert status`, `
 		}
 	}
 	add("resources", a.accountCommand(), a.keyCommand(), a.vpcCommand(), a.subnetCommand(), a.eniCommand(), a.groupCommand(),
-		a.targetGroupCommand(), a.loadBalancerCommand(), a.listenerCommand(), a.serviceCommand(), a.endpointCommand())
-	add("see", a.statusCommand(), a.doctorCommand(), a.explainCommand(), a.flowsCommand(), a.auditCommand())
-	add("run", a.devCommand(), a.serverCommand(), a.agentCommand(), a.tunnelCommand(), a.tokenCommand(), a.nodeCommand(),
+		a.targetGroupCommand(), a.loadBalancerCommand(), a.listenerCommand(), a.serviceCommand(), a.endpointCommand(),
+		a.provenDomainCommand(), a.hostedZoneCommand(), a.resolverRuleCommand(), a.flowLogCommand(), a.dnsFirewallCommand(), a.queryLogCommand())
+	add("see", a.statusCommand(), a.doctorCommand(), a.explainCommand(), a.whoisCommand(), a.flowsCommand(), a.queriesCommand(), a.reportCommand(),
+		a.auditCommand(), a.evidenceCommand(), a.logKeyCommand(),
+		a.retentionCommand(), a.legalHoldCommand())
+	add("run", a.devCommand(), a.serverCommand(), a.agentCommand(), a.tunnelCommand(), a.witnessCommand(), a.tokenCommand(), a.nodeCommand(),
 		a.runCommand())
 	root.AddCommand(a.versionCommand(), completionCommand())
 	completeNothing(root)
@@ -138,7 +141,10 @@ func (a *app) globalFlags(f *pflag.FlagSet) {
 // writesCSV annotates commands whose answers may be CSV too.
 const writesCSV = "culvert_writes_csv"
 
-func (a *app) checkOutput() error {
+func (a *app) checkOutput(c *cobra.Command) error {
+	if a.output == "csv" && c.Annotations[writesCSV] != "" {
+		return nil
+	}
 	switch a.output {
 	case "table":
 		return nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,11 +15,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/audit/bucket"
+	"github.com/culvert-net/culvert/audit/treelog"
 	"github.com/culvert-net/culvert/controlplane"
 	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/internal/version"
-	"github.com/spf13/cobra"
 )
 
 // serverFlags are what the server's Config is made of.
@@ -28,6 +30,10 @@ type serverFlags struct {
 	processFlags
 	cfg          controlplane.Config
 	adminKeyFile string
+	verification string
+	witnesses    []string
+	witnessCA    string
+	s3Config     string
 	flowLogRoom  int64 // GiB
 	etcdCA       string
 	etcdCert     string
@@ -63,12 +69,18 @@ to --admin-key-file, which only its owner can read, or else is printed, once and
 		"how long a node goes on when it hears nothing")
 	fs.DurationVar(&f.cfg.AcceptanceTimeout, "acceptance-timeout", controlplane.DefaultAcceptanceTimeout,
 		"after which an endpoint that nobody accepted expires")
+	fs.StringVar(&f.verification, "verification-resolver", "",
+		"`server` asked for records that prove domains: ADDRESS, tcp://ADDRESS or tls://ADDRESS; none: nobody proves one")
 	fs.DurationVar(&f.cfg.FlowRetention, "flow-retention", controlplane.DefaultFlowRetention,
 		"how long flow records are kept")
 	fs.StringArrayVar(&f.cfg.FlowLogDirs, "flow-log-directory", nil, "absolute `directory` that any account's flow logs may be delivered to (may repeat)")
 	fs.Int64Var(&f.flowLogRoom, "flow-log-room", controlplane.DefaultFlowLogRoom>>30,
 		"`GIB` of files that each account's flow logs may have in DATA-DIR/deliveries")
 	fs.StringArrayVar(&f.cfg.FlowLogStreams, "flow-log-stream", nil, "`HOST:PORT` that any account's flow logs may be sent to (may repeat)")
+	fs.StringVar(&f.s3Config, "s3-config", "", "`file` with buckets that flow logs may be put into, and their keys")
+	fs.StringArrayVar(&f.witnesses, "witness", nil,
+		"`\"KEY URL\"` of who cosigns the Merkle log: its verifier key, and its address (may repeat)")
+	fs.StringVar(&f.witnessCA, "witness-ca", "", "`file` with the CA of witnesses at https://; none: those that this machine trusts")
 	metricsFlag(c, &f.cfg.MetricsAddress, controlplane.DefaultMetricsAddress)
 	f.flags(c)
 	c.Args = noArguments
@@ -83,11 +95,14 @@ func (a *app) runServer(ctx context.Context, f *serverFlags) error {
 	if err := cmp.Or(f.check(), f.checkReady()); err != nil {
 		return err
 	}
-	cfg := f.cfg
-	cfg.Log, cfg.Version = log, version.Version()
-	if cfg.EtcdTLS, err = f.etcdTLS(); err != nil {
+	if f.cfg.EtcdTLS, err = f.etcdTLS(); err != nil {
 		return err
 	}
+	if f.cfg.Witnesses, err = f.witnessList(); err != nil {
+		return err
+	}
+	cfg := f.cfg
+	cfg.Log, cfg.Version = log, version.Version()
 	cfg.AdminKey = func(secret string) { a.keepAdminKey(log, f.adminKeyFile, secret) }
 	cfg.Ready = func(i controlplane.Info) {
 		log.Info("server runs", logkey.Addresses, i.Addresses, logkey.Region, cfg.Region)
@@ -102,6 +117,26 @@ func (a *app) runServer(ctx context.Context, f *serverFlags) error {
 		defer os.Remove(f.ready)
 	}
 	return controlplane.New(cfg).Run(ctx)
+}
+
+// witnessList reads --witness.
+func (f *serverFlags) witnessList() (all []treelog.Witness, err error) {
+	for _, w := range f.witnesses {
+		key, url, ok := strings.Cut(strings.TrimSpace(w), " ")
+		if url = strings.TrimSpace(url); !ok || !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
+			return nil, api.Errorf(api.CodeInvalidParameter, "--witness", "write \"KEY http://HOST:PORT\", in quotes", "%q is no key and address",
+				api.Shortened(w))
+		}
+		all = append(all, treelog.Witness{URL: url, Key: key})
+	}
+	if f.witnessCA == "" {
+		return all, nil
+	}
+	if len(all) == 0 {
+		return nil, api.Errorf(api.CodeInvalidCombination, "--witness-ca", "add --witness, or leave it out", "there is no witness")
+	}
+	f.cfg.WitnessRoots, err = certificatesIn("--witness-ca", f.witnessCA)
+	return all, err
 }
 
 // check finds what would fail later, or too late: the administrator's key is told once.
@@ -138,10 +173,19 @@ func (f *serverFlags) checkNames() error {
 	if e := api.ValidateName("--region", f.cfg.Region); e != nil {
 		return e
 	}
+	if f.verification != "" {
+		var err error
+		if f.cfg.LookupTXT, err = controlplane.LookupTXTAt(f.verification); err != nil {
+			return invalidFlag("--verification-resolver", f.verification, "write ADDRESS[:53], tcp://ADDRESS[:53] or tls://ADDRESS[:853]")
+		}
+	}
 	for _, name := range f.cfg.ServerNames {
 		if _, err := netip.ParseAddr(name); err != nil && api.ValidateDomain("", name, 1) != nil {
 			return invalidFlag("--server-name", name, "give a DNS name or address")
 		}
+	}
+	if err := f.checkDestinations(); err != nil {
+		return err
 	}
 	for _, l := range f.cfg.Listen {
 		if path, unix := strings.CutPrefix(l, "unix:"); unix && filepath.IsAbs(path) {
@@ -150,6 +194,32 @@ func (f *serverFlags) checkNames() error {
 		host, port, err := net.SplitHostPort(l)
 		if _, errPort := strconv.ParseUint(port, 10, 16); err != nil || errPort != nil || strings.ContainsAny(host, "/ ") {
 			return invalidFlag("--listen", l, "write HOST:PORT, such as 192.0.2.1:7443 or :7443, or unix:/PATH")
+		}
+	}
+	return nil
+}
+
+// checkDestinations refuses what no flow log could name.
+func (f *serverFlags) checkDestinations() error {
+	for _, d := range f.cfg.FlowLogDirs {
+		if !filepath.IsAbs(d) || filepath.Clean(d) != d {
+			return invalidFlag("--flow-log-directory", d, "give an absolute path, such as /srv/flow-logs")
+		}
+	}
+	if f.flowLogRoom < 1 || f.flowLogRoom > 1<<20 {
+		return invalidFlag("--flow-log-room", strconv.FormatInt(f.flowLogRoom, 10), "give 1 to 1048576 GiB")
+	}
+	f.cfg.FlowLogRoom = f.flowLogRoom << 30
+	if f.s3Config != "" {
+		var err error
+		if f.cfg.FlowLogBuckets, err = bucket.Load(f.s3Config); err != nil {
+			return err
+		}
+	}
+	for _, address := range f.cfg.FlowLogStreams {
+		host, port, err := net.SplitHostPort(address)
+		if n, errPort := strconv.ParseUint(port, 10, 16); err != nil || errPort != nil || n == 0 || host == "" || host != strings.ToLower(host) {
+			return invalidFlag("--flow-log-stream", address, "write HOST:PORT in lower case, such as siem.example.com:8088")
 		}
 	}
 	return nil
@@ -204,13 +274,9 @@ func (f *serverFlags) etcdTLS() (*tls.Config, error) {
 func (f *serverFlags) loadEtcdTLS() (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if f.etcdCA != "" {
-		pem, err := os.ReadFile(f.etcdCA)
-		if err != nil {
-			return nil, api.Errorf(api.CodeInvalidParameter, "--etcd-ca", "name a file with a certificate in PEM", "it cannot be read: %v", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, invalidFlag("--etcd-ca", f.etcdCA, "name a file with a certificate in PEM")
+		var err error
+		if c.RootCAs, err = certificatesIn("--etcd-ca", f.etcdCA); err != nil {
+			return nil, err
 		}
 	}
 	if f.etcdCert != "" {

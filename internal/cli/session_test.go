@@ -121,13 +121,17 @@ func (s *session) call(args []string) (out, problems string, status int) {
 
 var (
 	assignment = regexp.MustCompile(`^(\w+)=\$\((.*)\)$`)
-	ids        = regexp.MustCompile(`\b(vpce-svc|vpce-con|vpce|vpc|subnet|eni|sgr|sg|tg|lb|listener|node|token|key)-([0-9a-f]{17})\b`)
+	ids        = regexp.MustCompile(`\b(fl|rslvr-rr|rslvr-frg|vpce-svc|vpce-con|vpce|vpc|subnet|eni|sgr|sg|tg|lb|` +
+		`listener|node|token|key|domain|hz)-([0-9a-f]{17})\b`)
+	suffixes   = regexp.MustCompile(`\b(vpce-[0-9]{17}-)[a-z2-7]{7}\b`) // follow from ids
 	accounts   = regexp.MustCompile(`\b[1-9][0-9]{11}\b`)
 	times      = regexp.MustCompile(`\b20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]+)?Z`)
 	secrets    = regexp.MustCompile(`\.[A-Za-z0-9_-]{43}(\.[0-9a-f]{64})?`)
 	requests   = regexp.MustCompile(`\breq-[0-9a-f-]+`)
 	hexes      = regexp.MustCompile(`\b([0-9a-f]{64}|[0-9a-f]{28,32})\b`)
 	choices    = regexp.MustCompile(`\[[a-z]+-[0-9]{17}( [a-z]+-[0-9]{17})+\]`)
+	adjusts    = regexp.MustCompile(`\b(fd[0-9a-f]{2}(:[0-9a-f]{1,4}){6}:)[0-9a-f]{1,4}\b`) // the last word follows from the mesh
+	meshes     = regexp.MustCompile(`\bfd[0-9a-f]{2}:[0-9a-f]{1,4}:`)
 	publicKeys = regexp.MustCompile(`[A-Za-z0-9+/]{43}=`)
 )
 
@@ -145,6 +149,7 @@ func (s *session) steady(text string) string {
 		kind := id[:len(id)-18]
 		return number(kind, id, kind+"-%017d")
 	})
+	text = suffixes.ReplaceAllString(text, "${1}SUFFIX")
 	text = accounts.ReplaceAllStringFunc(text, func(id string) string { return number("account", id, "%012d") })
 	text = times.ReplaceAllStringFunc(text, func(at string) string {
 		if len(at) == len("2026-01-02T03:04:05.000Z") {
@@ -160,6 +165,8 @@ func (s *session) steady(text string) string {
 		return fmt.Sprint(words)
 	})
 	text = hexes.ReplaceAllString(text, "HEX")
+	text = adjusts.ReplaceAllString(text, "${1}adj")
+	text = meshes.ReplaceAllString(text, "fd12:3456:")
 	return publicKeys.ReplaceAllString(text, "KEY")
 }
 

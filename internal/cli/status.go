@@ -127,12 +127,15 @@ func (s fullStatus) writeServer(w io.Writer) error {
 	fmt.Fprintf(w, "Revision  %d, %s\n", v.Revision, converged)
 	fmt.Fprintf(w, "Nodes     %d live of %d\n", v.NodesLive, v.NodesTotal)
 	fmt.Fprintf(w, "You are   %s\n", who)
-	var problems []string
+	problems := slices.Clone(v.Problems)
 	if v.Pending > 0 {
 		problems = append(problems, fmt.Sprintf("%d endpoints wait to be accepted: culvert service connections SERVICE", v.Pending))
 	}
 	for _, name := range v.WithoutTarget {
 		problems = append(problems, "behind "+name+" no target is attached: culvert target-group describe GROUP")
+	}
+	for _, name := range v.FailingOpen {
+		problems = append(problems, "behind "+name+" too few targets are healthy, so all are used: culvert target-group health GROUP")
 	}
 	for _, name := range v.FlowLogsFailing {
 		problems = append(problems, "flow log "+name+": culvert flow-log describe LOG")
@@ -180,6 +183,8 @@ func writeNode(w io.Writer, n *local.Status, counters bool) error {
 	fmt.Fprintf(w, "Flows     %d open, %d records to send, %d lost\n", n.Flows, n.PendingSend, n.Lost)
 	fmt.Fprintf(w, "Targets   %d here, %d attached; %d endpoints, %d without a target\n", n.Targets.Hosted, n.Targets.Attached,
 		n.Targets.Endpoints, n.Targets.Without)
+	fmt.Fprintf(w, "Health    %d targets checked here, %d unhealthy; %d in use from here, %d unhealthy or out of reach\n",
+		n.Targets.Checked, n.Targets.Unhealthy, n.Targets.Watched, n.Targets.Down)
 	if n.LogKey != "" {
 		fmt.Fprintf(w, "Log key   %s\n", n.LogKey)
 	}
@@ -187,10 +192,7 @@ func writeNode(w io.Writer, n *local.Status, counters bool) error {
 	writeProblems(w, n.Errors, "culvert status -o json")
 	var workloads, counts [][]string
 	for _, x := range worstWorkloads(n.Workloads) {
-		address := "-" // not up
-		if x.Address.IsValid() {
-			address = x.Address.String()
-		}
+		address := dash(both(x.Address, x.IPv6Address)) // none while it is not up
 		state := x.State
 		if x.Unnamed != "" {
 			state += ", without the VPC's resolver: " + x.Unnamed
@@ -208,7 +210,8 @@ func writeNode(w io.Writer, n *local.Status, counters bool) error {
 	}
 	if len(n.Peers) > 0 {
 		fmt.Fprintln(w)
-		if err := screenTable(w, []string{"PEER", "UNDERLAY", "HANDSHAKE", "RECEIVED", "SENT"}, peerRows(n.Peers), "culvert status -o json"); err != nil {
+		heads := []string{"PEER", "UNDERLAY", "PATH MTU", "HANDSHAKE", "RECEIVED", "SENT"}
+		if err := screenTable(w, heads, peerRows(n.Peers), "culvert status -o json"); err != nil {
 			return err
 		}
 	}
@@ -243,7 +246,11 @@ func peerRows(peers []local.PeerStatus) (rows [][]string) {
 		if !p.LastHandshake.IsZero() {
 			age = p.HandshakeAge.Round(time.Second).String() + " ago"
 		}
-		rows = append(rows, []string{cmp.Or(p.Name, p.Node), p.Underlay, age, size(p.RxBytes), size(p.TxBytes)})
+		mtu := "-"
+		if p.PathMTU != 0 {
+			mtu = strconv.Itoa(p.PathMTU)
+		}
+		rows = append(rows, []string{cmp.Or(p.Name, p.Node), p.Underlay, mtu, age, size(p.RxBytes), size(p.TxBytes)})
 	}
 	return rows
 }

@@ -95,7 +95,7 @@ func TestExamples(t *testing.T) {
 func TestOneWordOneThing(t *testing.T) {
 	// Where the word says the role that the thing plays.
 	roles := map[string]string{"from": "eni", "target": "eni", "allow": "account", "via": "endpoint",
-		"add-load-balancer": "load-balancer", "remove-load-balancer": "load-balancer"}
+		"add-load-balancer": "load-balancer", "remove-load-balancer": "load-balancer", "domain-list": "dns-firewall domain-list"}
 	boolean := map[string]bool{}
 	shorthand := map[string]string{}
 	where := map[string]string{}

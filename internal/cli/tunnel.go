@@ -21,11 +21,14 @@ import (
 // defaultTunnelSocket is the same for the tunnel, which listens there, and the agent, which asks.
 const defaultTunnelSocket = "/run/culvert/tunnel.sock"
 
+// mtuUsage of --mtu; 0 is chosen anew whenever a process starts.
+const mtuUsage = "of the tunnel, in `bytes`; 0: what the default route's interface has, less 80, and 1420 to 8920"
+
 func (a *app) tunnelCommand() *cobra.Command {
 	var p processFlags
 	var cfg tunnel.Config
 	var kernel, check bool
-	c := command("tunnel [--tunnel-socket PATH] [--interface culvert0] [--mtu 1420]", "Run the tunnel of this node: WireGuard", `
+	c := command("tunnel [--tunnel-socket PATH] [--interface culvert0] [--mtu BYTES]", "Run the tunnel of this node: WireGuard", `
 Run this node's WireGuard device until it is stopped. It has a process of its own so that an agent may be restarted or
 replaced without a packet noticing. Keys and peers come from the agent by --tunnel-socket; without an agent the tunnel
 goes on with what it has. Its interface stays when it ends: packets wait there for the next one.
@@ -59,7 +62,7 @@ peers.`, `
 			if err != nil {
 				return err
 			}
-			if err := cmp.Or(checkMTU(cfg.MTU), checkTunnelSocket(cfg.Socket), p.checkReady()); err != nil {
+			if err := cmp.Or(checkMTU(cfg.MTU), checkTunnelSocket(cfg.Socket), p.checkReady(), chooseMTU(&cfg.MTU, false)); err != nil {
 				return err
 			}
 			cfg.Log, cfg.ReadyFile = log, p.ready
@@ -68,7 +71,7 @@ peers.`, `
 	tunnelSocketFlag(c, &cfg.Socket)
 	f := c.Flags()
 	f.StringVar(&cfg.Interface, "interface", host.DefaultTunnel, "`name` of the network interface")
-	f.IntVar(&cfg.MTU, "mtu", host.DefaultTunnelMTU, "of the interface, in bytes: the underlay's less 80")
+	f.IntVar(&cfg.MTU, "mtu", 0, mtuUsage)
 	wireguardFlag(c)
 	f.BoolVar(&check, "check", false, "do nothing; exit status 0: the tunnel is to run here, 1: it is the kernel's")
 	p.flags(c)
@@ -110,9 +113,26 @@ func (a *app) wireguard(c *cobra.Command, kernel *bool) error {
 
 // checkMTU refuses, by flag, what the tunnel would refuse without.
 func checkMTU(mtu int) error {
-	if mtu < 1280 || mtu > 65455 {
-		return invalidFlag("--mtu", strconv.Itoa(mtu), "use 1280 to 65455")
+	if mtu != 0 && (mtu < 1280 || mtu > 65455) {
+		return invalidFlag("--mtu", strconv.Itoa(mtu), "use 1280 to 65455, or 0 for what the default route's interface has, less 80")
 	}
+	return nil
+}
+
+// chooseMTU puts in place of 0 what the default route's interface allows. The kernel's tunnel lets routers cut what it sends, so a
+// path seems as wide as that: it takes more than is usual only when told.
+func chooseMTU(mtu *int, kernel bool) error {
+	if *mtu != 0 {
+		return nil
+	}
+	if *mtu = host.DefaultTunnelMTU; kernel {
+		return nil
+	}
+	underlay, err := host.DefaultRouteMTU()
+	if err != nil {
+		return fmt.Errorf("choose the tunnel's MTU, or use --mtu: %w", err)
+	}
+	*mtu = host.TunnelMTU(underlay)
 	return nil
 }
 

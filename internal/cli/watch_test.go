@@ -24,6 +24,8 @@ func TestEveryListHasWatch(t *testing.T) {
 	each(newTree(), func(c *cobra.Command) {
 		switch c.CommandPath() {
 		case "culvert service catalogue", "culvert service connections":
+		case "culvert retention list", "culvert legal-hold list": // settings of the server, which nobody but an administrator changes
+			return
 		default:
 			if c.Name() != "list" {
 				return
@@ -34,7 +36,7 @@ func TestEveryListHasWatch(t *testing.T) {
 			t.Errorf("%s: no --watch", c.CommandPath())
 		}
 	})
-	if n != 16 {
+	if n != 23 {
 		t.Errorf("%d lists found", n)
 	}
 }
@@ -159,6 +161,8 @@ func TestAuditWatchIsShown(t *testing.T) {
 	}
 	table := startWatching(t, "audit", "list", "--account", "shop", "-w")
 	table.want("CHANGE TIME ACTOR ACTION RESOURCE OUTCOME FROM")
+	table.want(`- .* an administrator create-account \d+ success .*`)
+	table.want(`- .* list-audit - success .*`) // that somebody reads it
 	shop := client.WithAccount("shop")
 	vpc := api.CreateVPCRequest{Name: "first", CIDR: netip.MustParsePrefix("10.0.0.0/16")}
 	if _, err := c.CreateVPC(ctx, vpc, shop); err != nil {
