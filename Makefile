@@ -18,7 +18,7 @@ FUZZTIME ?= 10s
 RACE := ./api/... ./plan/... ./judge/... ./controlplane/... ./agent ./agent/flow ./agent/gossip ./agent/local \
 	./agent/state ./agent/wire ./dns/... ./internal/agree ./internal/underlay ./scripts/...
 
-.PHONY: help setup build packages test test-nightly test-unit test-kernels race demo demo-down bench generate lint fuzz-short clean
+.PHONY: help setup build packages test test-nightly test-unit test-kernels race demo demo-down bench bench-dns bench-flows generate lint fuzz-short clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -55,8 +55,14 @@ demo: setup build ## the story, on this machine; needs root
 demo-down: ## remove what the demo made
 	@scripts/demo down
 
-bench: setup ## ratios against bare WireGuard and a bare veth, into docs/PERFORMANCE.md; needs root, minutes
-	go run ./internal/bench -write docs/PERFORMANCE.md
+bench: setup ## ratios against bare WireGuard, a bare veth, nftables and peers, into docs/PERFORMANCE.md and build/bench.json; needs root, half an hour
+	go run ./internal/bench -write docs/PERFORMANCE.md -json build/bench.json -peers build/peers
+
+bench-dns: setup ## the resolver beside CoreDNS and Unbound, into docs/PERFORMANCE.md; needs root, five minutes
+	go run ./internal/bench names -write docs/PERFORMANCE.md -peers build/peers
+
+bench-flows: setup ## what recording flows costs and how long questions take, into docs/PERFORMANCE.md; needs root, 8 GB of disk, half an hour
+	go run ./internal/bench flows -write docs/PERFORMANCE.md
 
 generate: ## BPF objects and all else that is generated; needs the clang that bpf/clang-version.txt names, libbpf-dev and llvm
 	go generate ./bpf

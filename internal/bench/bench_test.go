@@ -2,6 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -96,32 +100,143 @@ func TestOthersAreNeitherOursNorTheKernels(t *testing.T) {
 	}
 }
 
-func TestMarkdown(t *testing.T) {
-	r := &results{rounds: 2, values: map[*system]map[metric][]float64{}, foreign: []float64{0, 0.5},
-		memory: []memoryOf{{"agent", memory{10.2, 20}}}}
-	for i, name := range []string{"a", "b", "c", "d"} {
-		s := &system{name: name}
-		r.systems = append(r.systems, s)
-		r.values[s] = map[metric][]float64{}
-		for _, m := range metrics {
+func TestReport(t *testing.T) {
+	r := newResults([]*system{{name: wireguardName}, {name: nebulaName}, {name: farName}, {name: nearName}, {name: vethName}}, 2)
+	r.foreign = []float64{0, 0.5}
+	r.memory = []memoryOf{{nebulaName, memory{10.2, 20}}, {agentMemory, memory{90, 127.5}}, {tunnelMemory, memory{60, 64.1}}}
+	r.costs = []cost{{"established flow", 480}}
+	for i, s := range r.systems {
+		for _, m := range []metric{throughputOf(1, forward), requestsOf(1, p50)} {
 			r.values[s][m] = []float64{float64(i + 1), float64(i+1) * 3}
 		}
 	}
+	r.pairs = []pair{{metric: throughputOf(1, forward), of: nearName, to: vethName, ofs: []float64{1}, tos: []float64{1}, least: 0.9, mid: 0.95, most: 0.98}}
 	var b bytes.Buffer
-	if err := r.table(&b); err != nil {
+	if err := r.markdown(&b); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"| | a | b | c | d | **c ÷ b** | **d ÷ a** |\n|---|---|---|---|---|---|---|\n",
-		"| TCP Gbit/s, 1 stream, client to server | 2.00 [1.00–3.00] | 4.00 [2.00–6.00] | 6.00 [3.00–9.00] | 8.00 [4.00–12.00] | " +
-			"1.50 [1.50–1.50] | 4.00 [4.00–4.00] |\n",
-		"| agent | 11 | 20 |\n",
+		"| | WireGuard | Nebula | endpoint, other node | endpoint, same node | veth |\n|---|---|---|---|---|---|\n",
+		"| TCP, 1 stream, client to server, Gbit/s | 2.00 [1.00–3.00] | 4.00 [2.00–6.00] | 6.00 [3.00–9.00] |",
+		"| TCP, 1 stream, client to server, Gbit/s | endpoint, other node ÷ WireGuard | 3.00 [3.00–3.00] | ≥ 1.60 | met |\n",
+		"| requests of 64 B, 1 connection, p50 µs | endpoint, other node ÷ Nebula | 1.50 [1.50–1.50] | ≤ 1.00 | missed |\n",
+		"24 pairs, 95 % interval of the ratio's median, Gbit/s | endpoint, same node ÷ veth | 0.95 [0.90–0.98] | ≥ 0.97 | met |\n",
+		"| established flow | 480 |\n", "| Nebula | 11 | 20 |  |  |\n",
+		"| culvert agent | 90 | 128 | ≤ 128 | met |\n", "| culvert tunnel | 60 | 65 | ≤ 64 | missed |\n",
 	} {
-		if !strings.Contains(b.String(), want) {
+		if want = strings.Replace(want, "24 pairs", "1 pairs", 1); !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
 	}
-	if have := strings.Count(b.String(), "\n"); have != 2+len(metrics)+1+2+1 {
-		t.Errorf("%d lines", have)
+	if strings.Contains(b.String(), "values") {
+		t.Errorf("a placeholder is left:\n%s", b.String())
+	}
+	path := filepath.Join(t.TempDir(), "build", "bench.json")
+	if err := r.writeJSON(path); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	var read struct{ Rows []row }
+	if err != nil || json.Unmarshal(text, &read) != nil || len(read.Rows) != len(r.rows()) {
+		t.Errorf("%d rows, %v:\n%s", len(read.Rows), err, text)
+	}
+}
+
+// What the interval is for n values, by the binomial distribution's own figures.
+func TestMedianInterval(t *testing.T) {
+	for n, want := range map[int][2]float64{1: {1, 1}, 5: {1, 5}, 6: {1, 6}, 9: {2, 8}, 20: {6, 15}, 24: {7, 18}} {
+		xs := make([]float64, n)
+		for i := range xs {
+			xs[i] = float64(n - i)
+		}
+		least, median, most := medianInterval(xs)
+		if least != want[0] || most != want[1] || median != float64(n+1)/2 {
+			t.Errorf("n = %d: %v, %v, %v; want %v", n, least, median, most, want)
+		}
+	}
+}
+
+func TestParseCosts(t *testing.T) {
+	out := []byte("goos: linux\nBenchmarkCost/established_flow,_1-2 \t 100\t 900 ns/op\t 412.5 ns/run\nPASS\n")
+	got, err := parseCosts(out)
+	if err != nil || len(got) != 1 || got[0] != (cost{"established flow, 1", 412.5}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := parseCosts([]byte("PASS\n")); err == nil {
+		t.Error("no error where there is no cost")
+	}
+}
+
+func TestOptions(t *testing.T) {
+	if err := (options{rounds: 0}).check(); err == nil || !strings.Contains(err.Error(), "-rounds") {
+		t.Errorf("0 rounds: %v", err)
+	}
+	if err := (options{rounds: 1, only: "tcp1,tpc4"}).check(); err == nil || !strings.Contains(err.Error(), "tpc4") {
+		t.Errorf("an unknown test: %v", err)
+	}
+	o := options{only: "tcp1", systems: "Wire,other"}
+	if !o.wants(tests[0]) || o.wants(tests[1]) || !o.names(wireguardName) || !o.names(farName) || o.names(nearName) || o.whole() {
+		t.Error("what is asked for is not what is taken")
+	}
+}
+
+// A flood is counted to the last datagram, whatever its rate.
+func TestFlood(t *testing.T) {
+	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	go drain(c)
+	for _, rate := range []string{"2000", "500"} {
+		var out bytes.Buffer
+		if err := flood([]string{c.LocalAddr().String(), "64", "200ms", rate}, &out); err != nil {
+			t.Fatal(err)
+		}
+		var f flooded
+		if err := json.Unmarshal(out.Bytes(), &f); err != nil || f.Sent == 0 || f.Sent != f.Arrived {
+			t.Errorf("%s a second: %+v, %v", rate, f, err)
+		}
+	}
+}
+
+// What dnsperf prints is read; answers that are none are no speed.
+func TestParseDNSPerf(t *testing.T) {
+	const text = "> NOERROR n1.bench.internal. A 0.000125\n> NOERROR n2.bench.internal. A 0.000250\nStatistics:\n\n" +
+		"  Queries sent:         3\n  Queries completed:    2 (66.67%)\n  Queries lost:         1 (33.33%)\n\n" +
+		"  Response codes:       NOERROR 2 (100.00%)\n  Queries per second:   1234.5\n"
+	got, err := parseDNSPerf([]byte(text))
+	if err != nil || got.sent != 3 || got.lost != 1 || got.perSecond != 1234.5 || !slices.Equal(got.times, []float64{0.000125, 0.00025}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, wrong := range []string{
+		"", strings.Replace(text, "sent:         3", "sent: x", 1), strings.Replace(text, "0.000125", "fast", 1),
+		strings.Replace(text, "NOERROR 2 (100.00%)", "REFUSED 2 (100.00%)", 1),
+		strings.Replace(text, "NOERROR 2 (100.00%)", "NOERROR 1 (50.00%), REFUSED 1 (50.00%)", 1),
+	} {
+		if got, err := parseDNSPerf([]byte(wrong)); err == nil {
+			t.Errorf("%q is read as %+v", wrong, got)
+		}
+	}
+}
+
+// The result says of each goal whether it is met.
+func TestNamesReport(t *testing.T) {
+	r := &namesResult{o: namesOptions{rounds: 2, names: 10}, servers: nameServers(10), values: map[namesMetric][][]float64{}, others: []float64{0}}
+	for m := range namesMetrics {
+		r.values[namesMetric(m)] = [][]float64{{30, 30}, {20, 25}, {40, 35}, {31, 33}}
+	}
+	text := r.markdown()
+	for _, line := range []string{
+		"| | Culvert | CoreDNS | Unbound | Culvert, 100 names |\n",
+		"| queries/s | 30 [30–30] | 22 [20–25] | 38 [35–40] | 32 [31–33] |\n",
+		"| queries/s | Culvert ÷ CoreDNS | 1.35 [1.20–1.50] | ≥ 1.50 | missed |\n",
+		"| queries/s | Culvert ÷ Unbound | 0.80 [0.75–0.86] | ≥ 0.80 | met |\n",
+		"| p99 µs at the fixed rate | Culvert ÷ Unbound | 0.80 [0.75–0.86] | ≤ 1.00 | met |\n",
+		"| server's CPU, µs a query | Culvert, 100 names ÷ Culvert | 1.07 [1.03–1.10] | ≤ 1.05 | missed |\n",
+	} {
+		if !strings.Contains(text, line) {
+			t.Errorf("the report lacks %q:\n%s", line, text)
+		}
 	}
 }

@@ -15,18 +15,24 @@ import (
 
 // loads are what this program does as a process inside a namespace, by its first argument.
 var loads = map[string]func(args []string, out io.Writer) error{
-	"answer": answer, "request": request, "connect": connect,
+	"answer": answer, "request": request, "connect": connect, "flood": flood, "names": benchNames, "name-server": serveNames,
+	"flows": benchFlows, "open": openFlows,
 }
 
 // messageSize of a request and of its answer, bytes.
 const messageSize = 64
 
-// answer ADDRESS sends back what each connection sends it, until it is ended.
+// answer ADDRESS sends back what each connection sends it, and counts datagrams, until it is ended.
 func answer(args []string, _ io.Writer) error {
 	l, err := net.Listen("tcp4", args[0])
 	if err != nil {
 		return err
 	}
+	sink, err := net.ListenPacket("udp4", args[0])
+	if err != nil {
+		return err
+	}
+	go drain(sink)
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -46,37 +52,66 @@ func answer(args []string, _ io.Writer) error {
 	}
 }
 
-// latency of requests, µs.
+// latency of requests, µs, and how many there were a second.
 type latency struct {
-	P50 float64 `json:"p50"`
-	P99 float64 `json:"p99"`
+	P50  float64 `json:"p50"`
+	P99  float64 `json:"p99"`
+	Rate float64 `json:"rate"`
 }
 
-// request ADDRESS DURATION sends one request after the other over one connection and reports the latency.
+// request ADDRESS DURATION CONNECTIONS sends one request after the other over each connection and reports the latency.
 func request(args []string, out io.Writer) error {
 	within, err := time.ParseDuration(args[1])
 	if err != nil {
 		return err
 	}
-	c, err := net.DialTimeout("tcp4", args[0], dialTime)
+	conns, err := strconv.Atoi(args[2])
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(within + dialTime)); err != nil {
+	took, errs := make([][]float64, conns), make([]error, conns)
+	var ready, done sync.WaitGroup
+	begin := make(chan struct{})
+	ready.Add(conns)
+	for i := range conns {
+		done.Go(func() { took[i], errs[i] = requestOver(args[0], within, &ready, begin) })
+	}
+	ready.Wait()
+	start := time.Now()
+	close(begin)
+	done.Wait()
+	all := slices.Concat(took...)
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	return json.NewEncoder(out).Encode(latency{
+		P50: quantile(all, 0.5), P99: quantile(all, 0.99), Rate: float64(len(all)) / time.Since(start).Seconds(),
+	})
+}
+
+// requestOver is one connection's part, which begins when all are connected: how long each request took, in µs.
+func requestOver(address string, within time.Duration, ready *sync.WaitGroup, begin <-chan struct{}) ([]float64, error) {
+	c, err := net.DialTimeout("tcp", address, dialTime)
+	ready.Done()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	<-begin
 	buf, start := make([]byte, messageSize), time.Now()
+	if err := c.SetDeadline(start.Add(within + dialTime)); err != nil {
+		return nil, err
+	}
 	var took []float64
 	for last := start; last.Sub(start) < within; {
 		if err := ask(c, buf); err != nil {
-			return err
+			return nil, err
 		}
 		now := time.Now()
 		took = append(took, float64(now.Sub(last).Nanoseconds())/1e3)
 		last = now
 	}
-	return json.NewEncoder(out).Encode(latency{P50: quantile(took, 0.5), P99: quantile(took, 0.99)})
+	return took, nil
 }
 
 func ask(c net.Conn, buf []byte) error {
@@ -95,16 +130,25 @@ const (
 	calls = 1000
 )
 
-// connect ADDRESS opens connections, each for one request, and reports how many it had in a second.
+// connect ADDRESS [DURATION] opens connections, each for one request, and reports how many it had in a second: so many as
+// calls says, or as there is time for.
 func connect(args []string, out io.Writer) error {
 	var begun atomic.Int64
 	errs := make([]error, callers)
 	start := time.Now()
+	goOn := func() bool { return begun.Add(1) <= calls }
+	if len(args) > 1 {
+		within, err := time.ParseDuration(args[1])
+		if err != nil {
+			return err
+		}
+		goOn = func() bool { return time.Since(start) < within && begun.Add(1) > 0 }
+	}
 	var wg sync.WaitGroup
 	for i := range callers {
 		wg.Go(func() {
 			buf := make([]byte, messageSize)
-			for begun.Add(1) <= calls && errs[i] == nil {
+			for goOn() && errs[i] == nil {
 				errs[i] = once(args[0], buf)
 			}
 		})
@@ -114,12 +158,16 @@ func connect(args []string, out io.Writer) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(out, strconv.FormatFloat(calls/took, 'f', 1, 64))
+	had := begun.Load()
+	if len(args) == 1 {
+		had = calls
+	}
+	_, err := fmt.Fprintln(out, strconv.FormatFloat(float64(had)/took, 'f', 1, 64))
 	return err
 }
 
 func once(address string, buf []byte) error {
-	c, err := net.DialTimeout("tcp4", address, dialTime)
+	c, err := net.DialTimeout("tcp", address, dialTime)
 	if err != nil {
 		return err
 	}

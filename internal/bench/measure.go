@@ -13,59 +13,36 @@ import (
 	"time"
 )
 
-// turn is how long one system is measured at a time; iperf3 takes whole seconds.
-const turn = time.Second
-
-// metric is one thing measured.
-type metric struct {
-	name     string
-	decimals int
-}
-
-var (
-	latencyHalf  = metric{"request, 64 B: p50, µs", 0}
-	latencyMost  = metric{"request, 64 B: p99, µs", 0}
-	connections  = metric{fmt.Sprintf("new connections a second, %d at a time", callers), 0}
-	cpuForward   = metric{"CPU ms per Gbit, 1 stream, client to server", 0}
-	cpuBackward  = metric{"CPU ms per Gbit, 1 stream, server to client", 0}
-	throughputOf = func(streams int, way string) metric {
-		return metric{fmt.Sprintf("TCP Gbit/s, %s, %s", plural(streams, "stream"), way), 2}
-	}
-)
-
-// metrics in the order of the report; of all but the connections and the throughput, less is better.
-var metrics = []metric{
-	throughputOf(1, forward), throughputOf(1, backward), throughputOf(4, forward), throughputOf(4, backward),
-	cpuForward, cpuBackward, latencyHalf, latencyMost, connections,
-}
-
-const (
-	forward  = "client to server"
-	backward = "server to client"
-)
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return fmt.Sprintf("%d %s", n, noun)
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
 // test measures one system once, which gives one or more values.
-type test func(ctx context.Context, s *system) (map[metric]float64, error)
+type test struct {
+	name string
+	run  func(ctx context.Context, s *system) (map[metric]float64, error)
+	warm bool // once before the first round
+}
 
+// tests of every round, on every system; those with datagrams only between nodes.
 var tests = []test{
-	throughput(1, forward), throughput(1, backward), throughput(4, forward), throughput(4, backward), requests, connects,
+	{"tcp1", throughput(1, forward), true}, {"tcp1r", throughput(1, backward), false},
+	{"tcp4", throughput(4, forward), false}, {"tcp4r", throughput(4, backward), false},
+	{"tcp64", throughput(64, forward), false}, {"tcp64r", throughput(64, backward), false},
+	{"rr1", requests(1), false}, {"rr32", requests(32), false},
+	{"udp1200", flooding(1200), false}, {"udp64", flooding(64), false},
+	{"kept1200", keeping(1200), false}, {"kept64", keeping(64), false},
+	{"connect", connects, true}, {"share", sharing, false},
 }
 
 // results are the values of each metric, by system and round.
 type results struct {
-	where   string // circumstances
-	systems []*system
-	rounds  int
-	values  map[*system]map[metric][]float64
-	foreign []float64 // CPUs that other programs took meanwhile, per test
-	memory  []memoryOf
+	where    string // circumstances
+	systems  []*system
+	rounds   int
+	values   map[*system]map[metric][]float64
+	underlay *underlay // nil: the usual one
+	foreign  []float64 // CPUs that other programs took meanwhile, per test
+	pairs    []pair
+	memory   []memoryOf
+	costs    []cost
+	variants []*results // on other underlays
 }
 
 // memoryOf one kind of process, the larger where there are two.
@@ -74,32 +51,39 @@ type memoryOf struct {
 	memory
 }
 
-// measure runs every test on every system once unmeasured and then for so many rounds, systems in turns.
-func measure(ctx context.Context, systems []*system, rounds int) (*results, error) {
+func newResults(systems []*system, rounds int) *results {
 	r := &results{systems: systems, rounds: rounds, values: map[*system]map[metric][]float64{}}
 	for _, s := range systems {
 		r.values[s] = map[metric][]float64{}
 	}
-	for round := range rounds + 1 {
+	return r
+}
+
+// measure runs the tests that are asked for on every system, once unmeasured and then for so many rounds, systems in turns.
+func (r *results) measure(ctx context.Context, wanted func(test) bool) error {
+	for round := range r.rounds + 1 {
 		if round > 0 {
-			log.Printf("round %d of %d", round, rounds)
+			log.Printf("round %d of %d", round, r.rounds)
 		}
-		order := slices.Clone(systems)
+		order := slices.Clone(r.systems)
 		if round%2 == 0 {
 			slices.Reverse(order)
 		}
-		for i, t := range tests {
-			if round == 0 && i != 0 && i != len(tests)-1 {
-				continue // warming up needs no more than a stream and a burst of connections
+		for _, t := range tests {
+			if !wanted(t) || round == 0 && !t.warm {
+				continue
 			}
 			for _, s := range order {
+				if !s.does(t) {
+					continue
+				}
 				if err := r.one(ctx, t, s, round > 0); err != nil {
-					return nil, fmt.Errorf("%s: %w", s.name, err)
+					return fmt.Errorf("%s, %s: %w", s.name, t.name, err)
 				}
 			}
 		}
 	}
-	return r, nil
+	return nil
 }
 
 func (r *results) one(ctx context.Context, t test, s *system, keep bool) error {
@@ -108,7 +92,7 @@ func (r *results) one(ctx context.Context, t test, s *system, keep bool) error {
 		return err
 	}
 	start := time.Now()
-	values, err := t(ctx, s)
+	values, err := t.run(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -124,7 +108,7 @@ func (r *results) one(ctx context.Context, t test, s *system, keep bool) error {
 }
 
 // throughput is iperf3's, with the same congestion control on every machine.
-func throughput(streams int, way string) test {
+func throughput(streams int, way string) func(ctx context.Context, s *system) (map[metric]float64, error) {
 	return func(ctx context.Context, s *system) (map[metric]float64, error) {
 		argv := []string{
 			"iperf3", "-J", "-C", "cubic", "-c", s.dial.String(), "-p", strconv.Itoa(iperfPort),
@@ -149,15 +133,10 @@ func throughput(streams int, way string) test {
 		if err != nil {
 			return nil, err
 		}
-		values := map[metric]float64{throughputOf(streams, way): rate / 1e9}
-		cpu := (after.busy - before.busy - (after.others - before.others)) * 1e3 / (bits / 1e9)
-		switch {
-		case streams == 1 && way == forward:
-			values[cpuForward] = cpu
-		case streams == 1:
-			values[cpuBackward] = cpu
-		}
-		return values, nil
+		cpu := after.busy - before.busy - (after.others - before.others)
+		return map[metric]float64{
+			throughputOf(streams, way): rate / 1e9, cpuOf(streams, way): cpu / (bits / 8 / (1 << 30)),
+		}, nil
 	}
 }
 
@@ -181,36 +160,82 @@ func parseIperf(out []byte) (rate, bits float64, err error) {
 	return r.End.Received.Rate, r.End.Received.Bytes * 8, nil
 }
 
-func requests(ctx context.Context, s *system) (map[metric]float64, error) {
-	out, err := s.load(ctx, "request", turn.String())
-	if err != nil {
-		return nil, err
+func requests(conns int) func(ctx context.Context, s *system) (map[metric]float64, error) {
+	return func(ctx context.Context, s *system) (map[metric]float64, error) {
+		var l latency
+		if err := s.load(ctx, &l, "request", turn.String(), strconv.Itoa(conns)); err != nil {
+			return nil, err
+		}
+		return map[metric]float64{
+			requestsOf(conns, p50): l.P50, requestsOf(conns, p99): l.P99, requestsOf(conns, perSecond): l.Rate,
+		}, nil
 	}
-	var l latency
-	if err := json.Unmarshal(out, &l); err != nil {
-		return nil, fmt.Errorf("requests: %w", err)
-	}
-	return map[metric]float64{latencyHalf: l.P50, latencyMost: l.P99}, nil
 }
 
 func connects(ctx context.Context, s *system) (map[metric]float64, error) {
-	out, err := s.load(ctx, "connect")
-	if err != nil {
-		return nil, err
-	}
-	n, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
-	if err != nil {
-		return nil, fmt.Errorf("connections: %w", err)
-	}
-	return map[metric]float64{connections: n}, nil
+	n := 0.0
+	err := s.load(ctx, &n, "connect")
+	return map[metric]float64{connections: n}, err
 }
 
-// load runs this program in the client's namespace.
-func (s *system) load(ctx context.Context, kind string, args ...string) ([]byte, error) {
+func flooding(size int) func(ctx context.Context, s *system) (map[metric]float64, error) {
+	return func(ctx context.Context, s *system) (map[metric]float64, error) {
+		f, err := s.flood(ctx, size, 0)
+		return map[metric]float64{floodOf(size): float64(f.Arrived) / f.Seconds / 1e3}, err
+	}
+}
+
+const (
+	mostLost  = 0.005
+	mostRate  = 200e3 // datagrams a second; no system here carries as many
+	leastStep = 0.04  // of the rate found
+)
+
+// keeping searches the largest rate of which at most mostLost is lost.
+func keeping(size int) func(ctx context.Context, s *system) (map[metric]float64, error) {
+	return func(ctx context.Context, s *system) (map[metric]float64, error) {
+		low, high, best := 0.0, mostRate, 0.0
+		for high-low > leastStep*high && high > 1e3 {
+			rate := (low + high) / 2
+			f, err := s.flood(ctx, size, rate)
+			if err != nil {
+				return nil, err
+			}
+			if lost := 1 - float64(f.Arrived)/float64(f.Sent); lost <= mostLost && float64(f.Sent) > 0.95*rate*f.Seconds {
+				low, best = rate, float64(f.Arrived)/f.Seconds/1e3
+			} else {
+				high = rate
+			}
+		}
+		return map[metric]float64{keptOf(size): best}, nil
+	}
+}
+
+func (s *system) flood(ctx context.Context, size int, rate float64) (f flooded, err error) {
+	within := turn
+	if rate > 0 {
+		within /= 2
+	}
+	err = s.load(ctx, &f, "flood", strconv.Itoa(size), within.String(), strconv.FormatFloat(rate, 'f', 0, 64))
+	if err == nil && (f.Seconds <= 0 || f.Sent == 0) {
+		err = fmt.Errorf("nothing was sent")
+	}
+	return f, err
+}
+
+// load runs this program in the client's namespace; what it reports goes to v.
+func (s *system) load(ctx context.Context, v any, kind string, args ...string) error {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	argv := append([]string{self, kind, netip.AddrPortFrom(s.dial, echoPort).String()}, args...)
-	return output(ctx, s.client, argv...)
+	out, err := output(ctx, s.client, argv...)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(out, v); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(argv[1:], " "), err, out)
+	}
+	return nil
 }

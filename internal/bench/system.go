@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -26,7 +28,17 @@ type system struct {
 	name           string
 	client, server string     // names of namespaces
 	dial           netip.Addr // what the client connects to
+	host           bool       // all of it is one host's: no datagrams are measured
 	servers        []*exec.Cmd
+	crowd          *system // of another account, on the same nodes, or nil
+}
+
+// does says whether a test is one of this system's.
+func (s *system) does(t test) bool {
+	if t.name == "share" {
+		return s.crowd != nil
+	}
+	return !s.host || !strings.HasPrefix(t.name, "udp") && !strings.HasPrefix(t.name, "kept")
 }
 
 // serve starts the servers and returns when clients reach both.
@@ -36,7 +48,7 @@ func (s *system) serve(ctx context.Context) error {
 		return err
 	}
 	for _, argv := range [][]string{
-		{"iperf3", "-s", "-p", fmt.Sprint(iperfPort)},
+		{"iperf3", "-s", "-p", strconv.Itoa(iperfPort)},
 		{self, "answer", fmt.Sprintf("0.0.0.0:%d", echoPort)},
 	} {
 		cmd, err := start(ctx, s.server, argv...)
@@ -50,10 +62,18 @@ func (s *system) serve(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	return manyPorts(s.client)
+	if s.crowd != nil {
+		if err := s.crowd.serve(ctx); err != nil {
+			return err
+		}
+	}
+	return errors.Join(manyPorts(s.client), manyPorts(s.server))
 }
 
 func (s *system) stop() {
+	if s.crowd != nil {
+		s.crowd.stop()
+	}
 	for _, cmd := range s.servers {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -64,7 +84,7 @@ func (s *system) stop() {
 func (s *system) reach(ctx context.Context, port uint16) error {
 	return eventually(ctx, 20*time.Second, func() error {
 		return netns.Do(netns.Path(s.client), func() error {
-			c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(s.dial, port).String(), time.Second)
+			c, err := net.DialTimeout("tcp", netip.AddrPortFrom(s.dial, port).String(), time.Second)
 			if err != nil {
 				return err
 			}
@@ -73,12 +93,15 @@ func (s *system) reach(ctx context.Context, port uint16) error {
 	})
 }
 
-// manyPorts lets a client open some thousand connections a minute to one address: each port rests for one.
+// manyPorts lets a namespace open thousands of connections a second to one address: each port rests for a second only
+// (RFC 6191).
 func manyPorts(namespace string) error {
 	return netns.Do(netns.Path(namespace), func() error {
-		// The file speaks of the namespace of the thread that opens it.
-		if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("1100 65000"), 0); err != nil {
-			return fmt.Errorf("namespace %s: %w", namespace, err)
+		for name, value := range map[string]string{"ip_local_port_range": "1100 65000", "tcp_tw_reuse": "1"} {
+			// The file speaks of the namespace of the thread that opens it.
+			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
+				return fmt.Errorf("namespace %s: %w", namespace, err)
+			}
 		}
 		return nil
 	})
