@@ -39,6 +39,14 @@ var theWorld struct {
 	err  error
 }
 
+// beside lets a test run while others do: they wait for processes and times more than they compute. Those that demand that nothing
+// stands still for long do not ask for it. In a guest of scripts/test-kernels nothing runs beside.
+func beside(t *testing.T) {
+	if slowness() == 1 {
+		t.Parallel()
+	}
+}
+
 func TestMain(m *testing.M) {
 	unlock, err := alone()
 	if err != nil {
@@ -328,6 +336,30 @@ func (w *world) start(t *testing.T, workload string, argv ...string) *exec.Cmd {
 		}
 	})
 	return cmd
+}
+
+// keepRunning runs a command until the test ends.
+func keepRunning(t *testing.T, workload string, cmd *exec.Cmd) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		select {
+		case <-done:
+		case <-time.After(5 * time.Second):
+			_ = cmd.Process.Kill()
+			<-done
+		}
+		if t.Failed() {
+			t.Logf("%s$ %s\n%s", workload, strings.Join(cmd.Args, " "), out.String())
+		}
+	})
 }
 
 // slowness is how many times longer things may take: in a guest of scripts/test-kernels the processors are emulated.
