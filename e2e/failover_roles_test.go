@@ -1,0 +1,192 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The failover test needs servers and clients that are processes in workloads, so that they can be killed and stopped. They are
+// this program, told by its environment what to be.
+const (
+	roleVariable = "CULVERT_E2E_ROLE"
+	roleServer   = "server" // arguments: its name, then ADDRESS:PORT where it answers HTTP; SIGUSR1 makes it slow
+	roleClient   = "client" // see playClient
+)
+
+// playRole runs a role to its end.
+func playRole(role string, args []string) error {
+	switch role {
+	case roleServer:
+		return playServer(args[0], args[1:])
+	case roleClient:
+		return playClient(os.Stdin, os.Stdout)
+	case roleAsker:
+		return playAsker(os.Stdin, os.Stdout, args[0], args[1])
+	}
+	return fmt.Errorf("role %q is unknown", role)
+}
+
+// slowAnswer is how long a slow server takes: longer than clients and checks wait.
+const slowAnswer = 5 * time.Second
+
+func playServer(name string, addresses []string) error {
+	var slow atomic.Bool
+	usr1 := make(chan os.Signal, 1)
+	signal.Notify(usr1, unix.SIGUSR1)
+	go func() {
+		for range usr1 {
+			slow.Store(true)
+		}
+	}()
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if slow.Load() {
+			select {
+			case <-time.After(slowAnswer):
+			case <-r.Context().Done():
+			}
+		}
+		_, _ = io.WriteString(w, name)
+	})
+	errs := make(chan error, len(addresses))
+	for _, a := range addresses {
+		l, err := net.Listen("tcp", a)
+		if err != nil {
+			return err
+		}
+		go func() { errs <- (&http.Server{Handler: answer, ReadHeaderTimeout: time.Minute}).Serve(l) }()
+	}
+	fmt.Println("ready")
+	return <-errs
+}
+
+// request is one that a client made.
+type request struct {
+	URL    string
+	Load   int // the number of the command that began to load it
+	Long   int // the number of the long connection that it went by; 0: by one of its own
+	Begun  time.Time
+	Took   time.Duration
+	Server string // that answered
+	Err    string `json:",omitempty"`
+}
+
+// How a client loads a URL: a request every shortEvery whatever became of those before, each on a connection of its own, and on
+// longConnections others one every longEvery. None waits for longer than patience.
+const (
+	shortEvery      = 40 * time.Millisecond
+	longConnections = 2
+	longEvery       = 100 * time.Millisecond
+	patience        = time.Second
+)
+
+// playClient takes lines: "load NUMBER URL" begins to load it, "stop NUMBER URL" ends that. Each request is written when it is over,
+// as JSON.
+func playClient(in io.Reader, out io.Writer) error {
+	stops := map[string]context.CancelFunc{}
+	var mu sync.Mutex
+	w := json.NewEncoder(out)
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		var command, url string
+		var number int
+		if _, err := fmt.Sscan(lines.Text(), &command, &number, &url); err != nil {
+			return fmt.Errorf("%q: %w", lines.Text(), err)
+		}
+		keep := func(r request) {
+			mu.Lock()
+			defer mu.Unlock()
+			r.Load = number
+			_ = w.Encode(r) // without a reader the input ends, too
+		}
+		if stop := stops[url]; stop != nil {
+			stop()
+		}
+		if command != "load" {
+			continue
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		stops[url] = cancel
+		go loadShort(ctx, url, keep)
+		for n := range longConnections {
+			go loadLong(ctx, url, n+1, keep)
+		}
+	}
+	return lines.Err()
+}
+
+// ask makes one request.
+func ask(t *http.Transport, url string) (r request) {
+	r = request{URL: url, Begun: time.Now()}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return request{URL: url, Err: err.Error()}
+	}
+	answer, err := t.RoundTrip(q)
+	if err == nil {
+		var body []byte
+		body, err = io.ReadAll(answer.Body)
+		answer.Body.Close()
+		r.Server = string(body)
+	}
+	if err != nil {
+		r.Err = err.Error()
+	}
+	r.Took = time.Since(r.Begun)
+	return r
+}
+
+func loadShort(ctx context.Context, url string, keep func(request)) {
+	t := &http.Transport{DisableKeepAlives: true}
+	tick := time.NewTicker(shortEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			go func() { keep(ask(t, url)) }()
+		}
+	}
+}
+
+// loadLong ends with its connection, which is never made anew.
+func loadLong(ctx context.Context, url string, n int, keep func(request)) {
+	dialled := false
+	t := &http.Transport{MaxIdleConns: 1, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if dialled {
+			return nil, fmt.Errorf("connection %s has ended", strconv.Itoa(n))
+		}
+		dialled = true
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+	defer t.CloseIdleConnections()
+	tick := time.NewTicker(longEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		r := ask(t, url)
+		r.Long = n
+		if keep(r); r.Err != "" {
+			return
+		}
+	}
+}
