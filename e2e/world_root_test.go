@@ -99,6 +99,30 @@ func mesh(t *testing.T) *world {
 	return theWorld.w
 }
 
+// meshAlone is mesh for a test that demands that nothing stands still for long: nothing runs beside it, since those that do wait until all
+// such tests are over.
+func meshAlone(t *testing.T) *world { t.Helper(); return sharedWorld(t) }
+
+func sharedWorld(t *testing.T) *world {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: namespaces, BPF")
+	}
+	theWorld.once.Do(func() { theWorld.w, theWorld.err = build(context.Background()) })
+	if theWorld.err != nil {
+		if theWorld.w != nil {
+			theWorld.w.logs(t)
+		}
+		t.Fatalf("mesh: %v", theWorld.err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			theWorld.w.logs(t)
+		}
+	})
+	return theWorld.w
+}
+
 func build(ctx context.Context) (*world, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute*slowness())
 	defer cancel()
@@ -284,6 +308,17 @@ func (w *world) converge(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second*slowness())
 	defer cancel()
 	return w.as("").WaitConverged(ctx, s.Revision)
+}
+
+// undo is run when the test ends, the last thing first.
+func undo(t *testing.T, what string, remove func(context.Context) error) {
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second*slowness())
+		defer cancel()
+		if err := remove(ctx); err != nil {
+			t.Errorf("remove %s: %v", what, err)
+		}
+	})
 }
 
 // in is a command inside a workload.

@@ -1,0 +1,5 @@
+package e2e
+
+import ()
+
+func gone[T any](_ *T, err error) error { return err }
