@@ -24,7 +24,13 @@ import (
 // points kills at every failpoint, one after the other.
 func (m *crashMesh) everyPoint(t *testing.T) {
 	code := codePoints(t)
-	r := &pointRun{killed: map[string]int{}}
+	r, made := &pointRun{killed: map[string]int{}}, &pointRun{killed: map[string]int{}}
+	over := make(chan struct{})
+	go func() { // beside all others: it is about a mesh of its own
+		defer close(over)
+		t.Run("dev", func(t *testing.T) { m.devPoints(t, made) })
+	}()
+	defer func() { <-over }()
 	for _, p := range crashProcesses { // from now on processes with failpoints
 		if err := m.lab.Kill(p[0], p[1], false); err != nil {
 			t.Fatal(err)
@@ -42,12 +48,12 @@ func (m *crashMesh) everyPoint(t *testing.T) {
 				}
 				pause(t.Context(), 2500*time.Millisecond) // a tick: pins of a link that went go with the next round
 			}
-			before, err := traces(crashPrefix)
+			before, err := traces(m.prefix)
 			if err != nil {
 				t.Fatal(err)
 			}
 			r.run(t, c)
-			same(t, crashPrefix, c.name, before)
+			same(t, m.prefix, c.name, before)
 		})
 	}
 	r.w.stop(t)
@@ -62,7 +68,10 @@ func (m *crashMesh) everyPoint(t *testing.T) {
 			r.run(t, c)
 		})
 	}
-	t.Run("dev", func(t *testing.T) { m.devPoints(t, r) })
+	<-over
+	for point, n := range made.killed {
+		r.killed[point] += n
+	}
 	total := 0
 	for _, n := range r.killed {
 		total += n
@@ -139,21 +148,32 @@ func (m *crashMesh) agentCases(t *testing.T) []crashCase {
 	side := func(yes bool) func(context.Context) error {
 		return func(ctx context.Context) error { return m.side(ctx, yes) }
 	}
+	idle := m.listenIdle(t)
+	opened := func(ctx context.Context) error {
+		if err := m.side(ctx, true); err != nil {
+			return err
+		}
+		return idle.open(ctx, m.address("side", 444))
+	}
 	restart := func(ctx context.Context) error {
 		return errors.Join(m.points.Kill("host-a", "agent", false), m.points.Start(ctx, "host-a", "agent"))
 	}
 	nothing := func(context.Context) error { return nil }
-	wait := func(ctx context.Context) error { pause(ctx, 1500*time.Millisecond); return nil }
+	record := func(ctx context.Context) error { // the first reading of a run is sealed
+		err := restart(ctx)
+		pause(ctx, 1500*time.Millisecond)
+		return err
+	}
 	return []crashCase{
 		{name: "detach", dir: a, do: attach(false), undo: attach(true), revive: m.revive("host-a", "agent"), check: m.settled,
 			only: of("round", "detach", "unveth", "datapath", "tunnel", "hostlink", "infrastructure", "resolver")},
 		{name: "attach", dir: a, first: attach(false), do: attach(true), undo: attach(false), revive: m.revive("host-a", "agent"),
 			check: m.settled, only: of("attach", "veth", "link", "secure", "resolver", "state", "apply")},
-		{name: "reject at the provider", dir: b, first: side(true), do: side(false), undo: side(true), revive: m.revive("host-b", "agent"), check: m.settled,
-			only: of("apply")},
+		{name: "reject at the provider", dir: b, first: opened, do: side(false), undo: opened, revive: m.revive("host-b", "agent"),
+			check: func(ctx context.Context) error { return errors.Join(m.settled(ctx), idle.cut()) }, only: of("apply")},
 		{name: "restart of an agent", dir: a, do: restart, undo: nothing, revive: m.revive("host-a", "agent"), check: m.settled,
 			only: of("open", "infrastructure")},
-		{name: "flow records", dir: a, do: wait, undo: nothing, revive: m.revive("host-a", "agent"), check: m.settled,
+		{name: "flow records", dir: a, do: record, undo: nothing, revive: m.revive("host-a", "agent"), check: m.settled,
 			only: of("flow")},
 	}
 }
@@ -210,11 +230,25 @@ func (m *crashMesh) serverCases(t *testing.T) []crashCase {
 		return err
 	}
 	refused := func(ctx context.Context) error {
-		n++ // refusals of one kind are counted: each is of another
-		_, err := shop.CreateEndpoint(ctx, api.CreateEndpointRequest{VPC: "shop", Service: fmt.Sprintf("pay/none-%d", n)})
+		n++
+		before, err := passings(dir)
+		if err != nil {
+			return err
+		}
+		// Refusals of one kind are counted, so that not each is an event: one that changes something goes into the Merkle log in any case.
+		_, err = shop.CreateEndpoint(ctx, api.CreateEndpointRequest{VPC: "shop", Service: fmt.Sprintf("pay/none-%d", n)})
 		var e *api.Error
 		if errors.As(err, &e) && e.Code != api.CodeUnavailable {
-			return nil
+			if _, err := m.as("").CreateToken(ctx, api.CreateTokenRequest{}); err != nil {
+				return err
+			}
+			for ctx.Err() == nil {
+				if now, err := passings(dir); err != nil || now["audit.sealed"] > before["audit.sealed"] {
+					return err
+				}
+				pause(ctx, 20*time.Millisecond)
+			}
+			return ctx.Err()
 		}
 		return errors.Join(errors.New("not refused"), err)
 	}
@@ -235,13 +269,14 @@ func (m *crashMesh) serverCases(t *testing.T) []crashCase {
 	server := m.revive("server", "server")
 	return []crashCase{
 		{name: "a write", dir: dir, do: create, undo: remove, revive: server, check: one},
-		{name: "a refusal", dir: dir, do: refused, undo: nothing, revive: server, only: func(p string) bool { return p == "audit.refusal" }},
+		{name: "a refusal", dir: dir, do: refused, undo: nothing, revive: server,
+			only: func(p string) bool { return p == "audit.refusal" || p == "audit.sealed" }},
 	}
 }
 
 // hostCases are of a third host: it joins, starts on a machine without anything of ours, and leaves.
 func (m *crashMesh) hostCases(t *testing.T) []crashCase {
-	data, ns := m.lab.StateDir("nodes", "host-c"), crashPrefix+"-host-c"
+	data, ns := m.lab.StateDir("nodes", "host-c"), m.prefix+"-host-c"
 	joinDir, leaveDir := m.pointDir(t, "host-c", "join"), m.pointDir(t, "host-c", "leave")
 	socket := m.lab.RunDir("host-c", "tunnel.sock")
 	nothing := func(context.Context) error { return nil }
@@ -276,7 +311,7 @@ func (m *crashMesh) hostCases(t *testing.T) []crashCase {
 			return err
 		}
 		return m.command(ctx, ns, leaveDir, nil, "agent", "leave", "--force", "--data-dir", data, "--pin-dir",
-			"/sys/fs/bpf/"+crashPrefix+"-dev/host-c", "--tunnel-socket", socket)
+			"/sys/fs/bpf/"+m.prefix+"-dev/host-c", "--tunnel-socket", socket)
 	}
 	start := func(ctx context.Context) error {
 		return errors.Join(m.points.Start(ctx, "host-c", ""), m.well(ctx, "host-c"))
@@ -307,14 +342,14 @@ func (m *crashMesh) guest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.points.AddWorkload(ctx, m.as("shop"), dev.Workload{Name: crashNS("guest"), Host: "host-c", ENI: "guest"})
+	_, err = m.points.AddWorkload(ctx, m.as("shop"), dev.Workload{Name: m.ns("guest"), Host: "host-c", ENI: "guest"})
 	return err
 }
 
 // boot takes from a host what the kernel would not have after a boot.
 func (m *crashMesh) boot(ctx context.Context, host string) error {
-	ns := crashPrefix + "-" + host
-	if err := errors.Join(m.points.Kill(host, "", false), os.RemoveAll("/sys/fs/bpf/"+crashPrefix+"-dev/"+host)); err != nil {
+	ns := m.prefix + "-" + host
+	if err := errors.Join(m.points.Kill(host, "", false), os.RemoveAll("/sys/fs/bpf/"+m.prefix+"-dev/"+host)); err != nil {
 		return err
 	}
 	out, err := exec.CommandContext(ctx, "ip", "-n", ns, "-brief", "link").Output()
@@ -329,12 +364,12 @@ func (m *crashMesh) boot(ctx context.Context, host string) error {
 
 // nothingLeft of ours is on the third host.
 func (m *crashMesh) nothingLeft(ctx context.Context) error {
-	ns := crashPrefix + "-host-c"
+	ns := m.prefix + "-host-c"
 	links, err := exec.CommandContext(ctx, "ip", "-n", ns, "-brief", "link").Output()
 	rules, err2 := exec.CommandContext(ctx, "ip", "netns", "exec", ns, "nft", "list", "ruleset").Output()
 	var files []string
-	for _, pattern := range []string{"/sys/fs/bpf/" + crashPrefix + "-dev/host-c/*", m.lab.StateDir("nodes", "host-c", "*"),
-		netns.ConfigDir + "/" + crashNS("guest"), netns.ConfigDir + "/.culvert*guest*"} {
+	for _, pattern := range []string{"/sys/fs/bpf/" + m.prefix + "-dev/host-c/*", m.lab.StateDir("nodes", "host-c", "*"),
+		netns.ConfigDir + "/" + m.ns("guest"), netns.ConfigDir + "/.culvert*guest*"} {
 		found, errGlob := filepath.Glob(pattern)
 		files, err = append(files, found...), errors.Join(err, errGlob)
 	}
@@ -370,7 +405,7 @@ func (m *crashMesh) firstStart(t *testing.T) crashCase {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		ctx, cancel := context.WithCancel(ctx)
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		ended := make(chan error, 1)
 		go func() {
 			ended <- m.command(ctx, "", points, nil, "server", "--data-dir", filepath.Join(dir, "data"), "--listen", address,

@@ -23,11 +23,15 @@ import (
 	"github.com/culvert-net/culvert/internal/oracle"
 )
 
-// crashPrefix names the mesh of the crash tests: what they do to it, no other test should find.
-const crashPrefix = "cvcrash"
+// The crash tests have a mesh each: what they do to it, no other test should find.
+const (
+	crashKillPrefix  = "cvcrash"
+	crashPointPrefix = "cvpoint"
+)
 
 // crashMesh is a mesh of two hosts with a service for TCP and one for UDP, whose processes can be killed at will.
 type crashMesh struct {
+	prefix  string
 	dir     string
 	lab     *dev.Lab // processes as they are shipped
 	points  *dev.Lab // the same mesh; processes that it starts have failpoints
@@ -46,15 +50,15 @@ var crashWorkloads = []workloadSpec{
 	{"stranger", "visitor", "host-a", "10.0.1.5"},
 }
 
-func crashNS(workload string) string { return crashPrefix + "-w-" + workload }
+func (m *crashMesh) ns(workload string) string { return m.prefix + "-w-" + workload }
 
 // newCrashMesh builds it; it goes with the test, and so does what a run that was killed has left.
-func newCrashMesh(t *testing.T) *crashMesh {
+func newCrashMesh(t *testing.T, prefix string) *crashMesh {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: namespaces, BPF")
 	}
-	m := &crashMesh{dir: t.TempDir(), clients: map[string]*client.Client{}, vip: map[string]netip.Addr{}}
+	m := &crashMesh{prefix: prefix, dir: t.TempDir(), clients: map[string]*client.Client{}, vip: map[string]netip.Addr{}}
 	m.lab, m.points = m.build(t, "culvert"), m.build(t, "culvert-points", "-tags", "failpoints")
 	down := func() {
 		if err := m.lab.Down(); err != nil {
@@ -64,7 +68,7 @@ func newCrashMesh(t *testing.T) *crashMesh {
 	down()
 	t.Cleanup(func() {
 		down()
-		if left, err := filepath.Glob(netns.ConfigDir + "/*" + crashPrefix + "*"); err != nil || len(left) > 0 {
+		if left, err := filepath.Glob(netns.ConfigDir + "/*" + m.prefix + "*"); err != nil || len(left) > 0 {
 			t.Errorf("left: %v, %v", left, err)
 		}
 	})
@@ -91,7 +95,7 @@ func (m *crashMesh) build(t *testing.T, name string, flags ...string) *dev.Lab {
 	if out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput(); err != nil {
 		t.Fatalf("go %v: %v\n%s", args, err, out)
 	}
-	cfg := dev.Config{Prefix: crashPrefix, Program: program}
+	cfg := dev.Config{Prefix: m.prefix, Program: program}
 	if len(flags) > 0 {
 		cfg.Environment = func(host, role string) []string { return []string{failpoint.Env + "=" + m.pointDir(t, host, role)} }
 	}
@@ -157,7 +161,7 @@ func (m *crashMesh) populate(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err = m.lab.AddWorkload(ctx, m.as(s.account), dev.Workload{Name: crashNS(s.name), Host: s.host, ENI: eni.ID}); err != nil {
+		if _, err = m.lab.AddWorkload(ctx, m.as(s.account), dev.Workload{Name: m.ns(s.name), Host: s.host, ENI: eni.ID}); err != nil {
 			return err
 		}
 	}
@@ -236,7 +240,7 @@ func (m *crashMesh) probes() ([]oracle.Probe, []oracle.Place) {
 	at := netip.MustParseAddrPort
 	from := func(workload string) (string, netip.Addr) {
 		i := slices.IndexFunc(crashWorkloads, func(s workloadSpec) bool { return s.name == workload })
-		return crashNS(workload), netip.MustParseAddr(crashWorkloads[i].address)
+		return m.ns(workload), netip.MustParseAddr(crashWorkloads[i].address)
 	}
 	var probes []oracle.Probe
 	add := func(workload string, allowed bool, to ...netip.AddrPort) {
@@ -249,16 +253,16 @@ func (m *crashMesh) probes() ([]oracle.Probe, []oracle.Place) {
 	add("cart", true, netip.AddrPortFrom(echo, 7777))
 	add("cart", false, netip.AddrPortFrom(ledger, 22), at("10.0.1.6:443"), at("10.99.0.1:7443"))
 	add("visitor", false, netip.AddrPortFrom(ledger, 443), netip.AddrPortFrom(echo, 7777), at("10.0.1.77:9"), at("10.0.1.6:443"))
-	add("ledger-1", false, at("10.0.1.77:9"), at("10.0.1.9:9"), netip.AddrPortFrom(ledger, 443))
+	add("ledger-1", false, at("10.0.1.77:9"), at("10.0.1.9:9"), netip.AddrPortFrom(ledger, 22)) // 443: a load balancer of its own VPC
 	add("ledger-2", false, at("10.0.1.77:443"), at("10.99.0.10:51820"))
 	var places []oracle.Place
 	for _, s := range crashWorkloads {
 		if s.name != "spare" { // which comes and goes
-			places = append(places, oracle.Place{Namespace: crashNS(s.name), Interface: "eni0"})
+			places = append(places, oracle.Place{Namespace: m.ns(s.name), Interface: "eni0"})
 		}
 	}
 	for _, host := range []string{"host-a", "host-b"} {
-		places = append(places, oracle.Place{Namespace: crashPrefix + "-" + host, Interface: hostLink})
+		places = append(places, oracle.Place{Namespace: m.prefix + "-" + host, Interface: hostLink})
 	}
 	return probes, places
 }
@@ -314,6 +318,6 @@ func (m *crashMesh) spare(ctx context.Context, attach bool) error {
 	if !attach {
 		return agent.Detach(ctx, local.DetachRequest{ENI: eni.ID})
 	}
-	_, err = agent.Attach(ctx, local.AttachRequest{ENI: eni.ID, Netns: netns.Path(crashNS("spare")), DefaultRoute: true})
+	_, err = agent.Attach(ctx, local.AttachRequest{ENI: eni.ID, Netns: netns.Path(m.ns("spare")), DefaultRoute: true})
 	return err
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/culvert-net/culvert/agent/local"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
+	"github.com/culvert-net/culvert/audit/verify"
 	"github.com/culvert-net/culvert/internal/dev"
 	"github.com/culvert-net/culvert/internal/netns"
 	"github.com/culvert-net/culvert/internal/oracle"
@@ -251,10 +252,31 @@ func (w *writer) check(t *testing.T, m *diskMesh) {
 // TestKilledOnAFullDisk kills the server and the agent while their disks are full and while they become full. What was
 // acknowledged is there afterwards, what was refused is not, and no flow record is missing or there twice.
 func TestKilledOnAFullDisk(t *testing.T) {
+	beside(t)
 	m := newDiskMesh(t)
 	t.Run("server", m.serverKilled)
 	t.Run("agent", m.agentKilled)
 	t.Run("records", m.everyRecordOnce)
+	t.Run("evidence", m.proven)
+}
+
+// proven: what the server keeps of the node's log proves itself by the log's public key alone.
+func (m *diskMesh) proven(t *testing.T) {
+	key, err := m.admin.LogKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := verify.ParseKeys(key.VerifierKey + "\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 90*time.Second, "evidence proves itself", func() error {
+		r := verify.Run(os.DirFS(filepath.Join(m.serverDir(), "evidence")), keys, verify.Options{})
+		if !r.OK || r.Segments < 2 || r.Records < 40 || r.Balanced == 0 {
+			return fmt.Errorf("%d segments, %d records, %d compared, findings %+v", r.Segments, r.Records, r.Balanced, r.Findings)
+		}
+		return nil
+	})
 }
 
 func (m *diskMesh) serverKilled(t *testing.T) {
@@ -405,7 +427,8 @@ func (m *diskMesh) agentKilledWhileItBecomesFull(t *testing.T) {
 	t.Logf("%d wishes fulfilled, one unanswered: %t", wishes, unanswered)
 }
 
-// everyRecordOnce waits until the server has what the node recorded; records are numbered without gaps.
+// everyRecordOnce waits until the server has what the node recorded; records are numbered without gaps, and what is sealed of them fits the
+// counters.
 func (m *diskMesh) everyRecordOnce(t *testing.T) {
 	m.knock(t)
 	eventually(t, 30*time.Second, "all records at the server", func() error {
@@ -427,4 +450,7 @@ func (m *diskMesh) everyRecordOnce(t *testing.T) {
 		}
 		return nil
 	})
+	if books, err := oracle.ReadSealed(m.nodeDir()); err != nil || books.Seals == 0 {
+		t.Errorf("the node's log does not prove itself: %+v, %v", books, err)
+	}
 }

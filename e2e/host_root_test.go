@@ -28,6 +28,8 @@ import (
 const (
 	// putRightBound is promised: a tick of the agent. The test fails at failAt times as much.
 	putRightBound = 2 * time.Second
+	// wellWithin is for what is waited for before the next fault, and no promise: machines are busy.
+	wellWithin = time.Minute
 	// otherNet is another network of host-a's, with one neighbour.
 	otherHost, otherNeighbour = "192.0.2.1", "192.0.2.2"
 )
@@ -333,7 +335,7 @@ func TestHostOfOthers(t *testing.T) {
 		undo()
 		w.host(t, f.undo)
 	}
-	eventually(t, 30*time.Second, "culvert status is clear again", func() error {
+	eventually(t, wellWithin, "culvert status is clear again", func() error {
 		if errs := w.status(t).Errors; len(errs) > 0 {
 			return errors.New(strings.Join(errs, "; "))
 		}
@@ -373,17 +375,24 @@ func (w *hostWorld) told(t *testing.T, f hostFault, began time.Time) time.Durati
 	return time.Since(began)
 }
 
-// before tells whether what status says was put right before a moment, in whole seconds.
+// before tells whether what status says was put right before a moment, in whole seconds, of which it tells the time of day.
 func before(said string, moment time.Time) bool {
 	_, rest, found := strings.Cut(said, "put right at ")
-	at, _, _ := strings.Cut(rest, ": ")
-	return found && at < moment.UTC().Format(time.TimeOnly)
+	word, _, _ := strings.Cut(rest, ": ")
+	at, err := time.Parse(time.TimeOnly, word)
+	if !found || err != nil {
+		return false
+	}
+	const day = 24 * 60 * 60
+	seconds := func(t time.Time) int { h, m, s := t.Clock(); return h*3600 + m*60 + s }
+	age := (seconds(moment.UTC()) - seconds(at) + day) % day
+	return age > 0 && age < day/2
 }
 
 // whole waits until all is in place again: status may have told of one link's part a moment before that of the others.
 func (w *hostWorld) whole(t *testing.T) {
 	t.Helper()
-	eventually(t, failAt*putRightBound, "all is in place", func() error {
+	eventually(t, wellWithin, "all is in place", func() error {
 		out, err := w.try(w.ns, w.expand(`for l in LINKS; do tc qdisc show dev $l | grep clsact; nft list chain netdev culvert $l; done
 			nft list table inet culvert`))
 		pins, errPins := filepath.Glob(filepath.Join(w.names["PINS"], "links", "*"))
@@ -400,7 +409,7 @@ func (w *hostWorld) whole(t *testing.T) {
 // settle waits until what is allowed has passed for half a second without loss, after a moment.
 func (w *hostWorld) settle(t *testing.T, since time.Time) {
 	t.Helper()
-	eventually(t, failAt*putRightBound, "what is allowed passes", func() error {
+	eventually(t, wellWithin, "what is allowed passes", func() error {
 		now := time.Now()
 		if now.Sub(since) < 700*time.Millisecond {
 			return errors.New("too early to tell")

@@ -65,16 +65,21 @@ var hostFaults = []hostFault{
 	{name: "addresses flushed", script: `ip addr flush dev culvert-host`,
 		says: []string{" of culvert-host was gone; added again"}},
 	{name: "addresses and IPv6 added",
-		script: `for l in CART culvert-dp; do sysctl -qw net.ipv6.conf.$l.disable_ipv6=0
-			ip addr add 192.0.2.129/25 dev $l; ip -6 addr add 2001:db8:7::1/64 dev $l nodad; done`,
+		// The agent may put IPv6 back before the address is there: then again.
+		script: `for l in CART culvert-dp; do ip addr add 192.0.2.129/25 dev $l; added=
+			for n in 1 2 3 4 5 6 7 8; do sysctl -qw net.ipv6.conf.$l.disable_ipv6=0
+				ip -6 addr add 2001:db8:7::1/64 dev $l nodad 2>/dev/null && added=1 && break; done
+			[ $added ] || exit 1; done`,
 		says: []string{"net/ipv6/conf/CART/disable_ipv6 was 0; set to 1", "CART had been given the address 192.0.2.129/25"}},
 	{name: "links down", script: `for l in CART culvert0 culvert-dp culvert-host; do ip link set $l down; done`,
 		says: []string{"CART of ", "culvert0 was down; put up again"}},
 	{name: "host link deleted", script: `ip link del culvert-host`,
 		says: []string{"culvert-dp was gone; there is a new one"}},
 	{name: "links renamed",
-		script: `for l in culvert0 culvert-dp culvert-host; do ip link set $l down; ip link set $l name x-$l
-			ip link set x-$l up; done`,
+		// The agent may come in between, put it up and give it back its name.
+		script: `for l in culvert0 culvert-dp culvert-host; do
+			for n in 1 2 3 4 5 6 7 8; do ip link set $l down; ip link set $l name x-$l && break; done
+			ip link set x-$l up || ip link set $l up; done`,
 		says: []string{"culvert0 had been renamed to x-culvert0", "culvert-host had been renamed to x-culvert-host"}},
 	{name: "mtu", script: `for l in LINKS culvert-host; do ip link set $l mtu 1300; done`,
 		says: []string{"mtu of culvert0 was 1300; set to 1420"}},

@@ -11,26 +11,6 @@ import (
 
 // figure sums up the lines of a process's metrics that a pattern describes, from its namespace's loopback: tests before this one may
 // have had endpoints of their own for the same service.
-func (w *world) figure(t *testing.T, namespace, port, line string) float64 {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "ip", "netns", "exec", prefix+"-"+namespace, "curl", "-sS", "--fail", "--max-time", "5",
-		"http://127.0.0.1:"+port+"/metrics").Output()
-	if err != nil {
-		t.Fatalf("metrics of %s: %v", namespace, err)
-	}
-	sum := 0.0
-	for _, m := range regexp.MustCompile(`(?m)^`+line+` (\S+)$`).FindAllSubmatch(out, -1) {
-		v, err := strconv.ParseFloat(string(m[1]), 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += v
-	}
-	return sum
-}
-
-// figure sums up the lines of a process's metrics that a pattern describes, from its namespace's loopback: tests before this one may
-// have had endpoints of their own for the same service.
 func figure(t *testing.T, namespace, port, line string) float64 {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "ip", "netns", "exec", namespace, "curl", "-sS", "--fail", "--max-time", seconds(5),
@@ -67,7 +47,7 @@ func TestMetricsCountTraffic(t *testing.T) {
 		return counter{"host-b", `culvert_service_` + name + `\{service_id="[^"]*",service_name="pay/ledger",.*\}`}
 	}
 	other := counter{"host-a", `culvert_endpoint_new_connections_total\{service_name="pay/books",.*\}`}
-	read := func(c counter) float64 { return w.figure(t, c.namespace, "7445", c.line) }
+	read := func(c counter) float64 { return figure(t, prefix+"-"+c.namespace, "7445", c.line) }
 	settled := func() error { // the flows before have been recorded as ended
 		if a, s := read(endpoint("active_connections")), read(service("active_connections")); a != 0 || s != 0 {
 			return fmt.Errorf("%v and %v active", a, s)
@@ -118,10 +98,10 @@ func TestMetricsCountTraffic(t *testing.T) {
 	if got := read(other); got != before[other] {
 		t.Errorf("another endpoint counted %v", got-before[other])
 	}
-	if n := w.figure(t, "server", "7444", `culvert_service_endpoints\{service_id="[^"]*",service_name="pay/ledger"\}`); n != 1 {
+	if n := figure(t, prefix+"-server", "7444", `culvert_service_endpoints\{service_id="[^"]*",service_name="pay/ledger"\}`); n != 1 {
 		t.Errorf("the server counts %v endpoints of the service", n)
 	}
-	if up := w.figure(t, "host-a", "7445", "culvert_tunnel_up"); up != 1 {
+	if up := figure(t, prefix+"-host-a", "7445", "culvert_tunnel_up"); up != 1 {
 		t.Errorf("tunnel up: %v", up)
 	}
 }

@@ -82,6 +82,7 @@ func (h workloadHost) works(inside string) {
 }
 
 func TestWorkloads(t *testing.T) {
+	beside(t)
 	h := newWorkloadHost(t)
 	before := h.sh("cat /etc/resolv.conf")
 	for file, text := range workloadFiles {
@@ -141,16 +142,17 @@ systemctl daemon-reload; systemctl start cart`)
 	h.works(inside)
 	h.sh("systemctl restart cart")
 	h.works(inside)
+	h.sh("on culvert eni detach unit; systemctl stop cart")
 	// One that does not run, and one that is in the host's own network, are refused.
 	h.sh("systemd-run --unit=plain --property=NetworkNamespacePath=/run/netns/cvw-host-a sleep infinity")
 	for unit, want := range map[string]string{
 		"none.service": "has no main process", "plain.service": "host's own namespace",
 	} {
-		if out, err := h.try("on culvert eni attach podman --unit " + unit); err == nil || !strings.Contains(out, want) {
+		if out, err := h.try("on culvert eni attach unit --unit " + unit); err == nil || !strings.Contains(out, want) {
 			h.t.Errorf("attach --unit %s: %v %s", unit, err, out)
 		}
 	}
-	h.sh("on culvert eni detach unit; systemctl stop cart plain")
+	h.sh("systemctl stop plain")
 }
 
 const podman = `podman() { CONTAINERS_CONF=/srv/podman.conf command podman --cgroup-manager cgroupfs --storage-driver vfs --runtime crun "$@"; }

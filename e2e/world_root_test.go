@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -39,6 +40,9 @@ var theWorld struct {
 	err  error
 }
 
+// turn ends when the last test that has asked for the shared mesh is done with it.
+var turn chan struct{}
+
 // beside lets a test run while others do: they wait for processes and times more than they compute. Those that demand that nothing
 // stands still for long do not ask for it. In a guest of scripts/test-kernels nothing runs beside.
 func beside(t *testing.T) {
@@ -48,6 +52,22 @@ func beside(t *testing.T) {
 }
 
 func TestMain(m *testing.M) {
+	if code, asked := lookUpAndLeave(); asked {
+		os.Exit(code)
+	}
+	if role := os.Getenv(roleVariable); role != "" {
+		if err := playRole(role, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	flag.Parse()
+	// All tests that may run beside others begin at once. Those of the shared mesh wait for each other, in order, so one that waits
+	// must not keep an earlier one from beginning.
+	if err := flag.Set("test.parallel", "100"); err != nil {
+		panic(err)
+	}
 	unlock, err := alone()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -78,25 +98,16 @@ func alone() (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// mesh returns the shared world with everything in the story in place.
+// mesh returns the shared world with everything in the story in place, once the tests before are done with it.
 func mesh(t *testing.T) *world {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: namespaces, BPF")
+	before, done := turn, make(chan struct{})
+	turn = done
+	t.Cleanup(func() { close(done) }) // registered first, so it is the last thing
+	if beside(t); before != nil {
+		<-before
 	}
-	theWorld.once.Do(func() { theWorld.w, theWorld.err = build(context.Background()) })
-	if theWorld.err != nil {
-		if theWorld.w != nil {
-			theWorld.w.logs(t)
-		}
-		t.Fatalf("mesh: %v", theWorld.err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			theWorld.w.logs(t)
-		}
-	})
-	return theWorld.w
+	return sharedWorld(t)
 }
 
 // meshAlone is mesh for a test that demands that nothing stands still for long: nothing runs beside it, since those that do wait until all
@@ -143,7 +154,8 @@ func build(ctx context.Context) (*world, error) {
 		}
 	}
 	if w.lab, err = dev.New(dev.Config{
-		Prefix: prefix, Program: w.bin, KernelTunnel: os.Getenv("CULVERT_KERNEL_WIREGUARD") != "",
+		Prefix: prefix, Program: w.bin, KernelTunnel: kernelTunnel(),
+		ServerFlags: []string{"--verification-resolver", verificationResolver},
 	}); err != nil {
 		return w, err
 	}
@@ -351,25 +363,7 @@ func (w *world) must(t *testing.T, workload string, argv ...string) string {
 func (w *world) start(t *testing.T, workload string, argv ...string) *exec.Cmd {
 	t.Helper()
 	cmd := w.in(context.Background(), workload, argv...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = cmd.Wait() }()
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case <-done:
-		case <-time.After(5 * time.Second):
-			_ = cmd.Process.Kill()
-			<-done
-		}
-		if t.Failed() {
-			t.Logf("%s$ %s\n%s", workload, strings.Join(argv, " "), out.String())
-		}
-	})
+	keepRunning(t, workload, cmd)
 	return cmd
 }
 
@@ -396,6 +390,9 @@ func keepRunning(t *testing.T, workload string, cmd *exec.Cmd) {
 		}
 	})
 }
+
+// kernelTunnel says that the mesh's tunnels are the kernel's WireGuard, which a guest of scripts/test-kernels has.
+func kernelTunnel() bool { return os.Getenv("CULVERT_KERNEL_WIREGUARD") != "" }
 
 // slowness is how many times longer things may take: in a guest of scripts/test-kernels the processors are emulated.
 func slowness() time.Duration {

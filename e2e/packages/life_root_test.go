@@ -199,14 +199,15 @@ func upgrade(t *testing.T, a, b *host) {
 	for _, h := range []*host{a, b} {
 		tunnel, agent := h.pid("culvert-tunnel"), h.pid("culvert-agent")
 		began := time.Now()
-		h.Run("dpkg", "-i", "/opt/b.deb")
+		said := h.Run("dpkg", "-i", "/opt/b.deb")
 		a.talks()
 		t.Logf("upgrade of %s: goes on after %v", h.name, time.Since(began).Round(time.Millisecond))
 		if got := h.Run("culvert", "version"); strings.TrimSpace(got) != versionB {
 			t.Errorf("%s: version %s", h.name, got)
 		}
 		if h.pid("culvert-tunnel") != tunnel {
-			t.Errorf("%s: the tunnel was restarted, not replaced", h.name)
+			t.Errorf("%s: the tunnel was restarted, not replaced: %s\n%s", h.name, said,
+				h.Run("journalctl", "--no-pager", "-o", "short-precise", "-u", "culvert-tunnel.service", "-n", "40"))
 		}
 		if h.pid("culvert-agent") == agent {
 			t.Errorf("%s: the old agent still runs", h.name)
@@ -246,7 +247,9 @@ func leave(t *testing.T, a, b *host, eni string) {
 	refused("without a server", "--local", "culvert node revoke node-b")
 	a.Run("systemctl", "start", "culvert-server.service")
 	b.eventually("node-b leaves", "culvert agent leave")
-	if out := a.sh(adminEnv + "for i in $(seq 50); do culvert node list && break; done"); strings.Contains(out, "node-b") || !strings.Contains(out, "node-a") {
+	named := regexp.MustCompile(`(?m)^\S+ +node-[ab] `) // ids begin with node-, too
+	out := a.sh(adminEnv + "for i in $(seq 50); do culvert node list && break; done")
+	if rows := named.FindAllString(out, -1); len(rows) != 1 || !strings.HasSuffix(rows[0], " node-a ") {
 		t.Errorf("nodes after the leave: %s", out)
 	}
 	if audit := a.admin("audit list"); !regexp.MustCompile(`(?m)\bleave\b.*\bsuccess\b`).MatchString(audit) {
