@@ -37,13 +37,16 @@ packages: ## deb and rpm for amd64 and arm64, into dist/
 test: setup ## everything CI runs; needs root, skips nothing
 	@scripts/test
 
-test-nightly: setup ## the crash tests with 300 kills of each process; needs root
+test-nightly: setup ## 10 million packets through programs and oracle, the crash tests with 300 kills of each process, 100 failovers of each kind; needs root
+	CULVERT_SEED=$$(date +%s%N) CULVERT_FUZZ_PACKETS=10000000 go test -count=1 -timeout 5h -v -run '^TestProgramsAgreeWithTheOracle$$' ./bpf
 	CULVERT_KILLS=300 go test -count=1 -timeout 90m -v -run '^TestCrash$$' ./e2e
+	CULVERT_FAULTS=100 go test -count=1 -timeout 90m -v -run '^TestFailover$$' ./e2e
 
 test-unit: ## the packages whose tests need no root
 	go test $$(go list -f '{{.ImportPath}} {{.TestGoFiles}} {{.XTestGoFiles}}' ./... | grep -v _root_test.go | cut -d ' ' -f 1)
+	go test -skip '^TestTruthTable$$' ./internal/agree
 
-test-kernels: ## what depends on the kernel, on Debian's 6.1 and 6.12 in QEMU; needs root, half an hour
+test-kernels: ## what depends on the kernel, on Debian's 6.1 and 6.12 in QEMU; needs root, an hour
 	@scripts/test-kernels
 
 race: ## packages without a kernel of their own under the race detector; needs a C compiler
