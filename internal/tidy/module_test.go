@@ -2,7 +2,10 @@ package tidy
 
 import (
 	"encoding/json"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 )
@@ -54,6 +57,38 @@ func TestRequirements(t *testing.T) {
 		direct := slices.ContainsFunc(imports, func(i string) bool { return provider(mod.Require, i) == r.Path })
 		if direct == r.Indirect {
 			t.Errorf("go.mod: %s is marked indirect: %v; imported here: %v; go mod tidy", r.Path, r.Indirect, direct)
+		}
+	}
+}
+
+// TestNestedModules loads the packages of every module within this one. They build against the tree through a `replace`:
+// what this module newly requires, theirs must, or nothing of them builds, and only the test that needs them says so.
+func TestNestedModules(t *testing.T) {
+	top := root(t)
+	var dirs []string
+	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && d.Name() == ".git":
+			return fs.SkipDir
+		case d.Name() == "go.mod" && filepath.Dir(path) != top:
+			dirs = append(dirs, filepath.Dir(path))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(dirs) == 0 {
+		t.Fatal("no module within this one was found")
+	}
+	for _, dir := range dirs {
+		cmd := exec.Command("go", "list", "-mod=readonly", "-deps", "./...")
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1") // one of them is of files for cgo only; nothing is compiled
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s(cd there and go mod tidy)", dir, err, out)
 		}
 	}
 }
