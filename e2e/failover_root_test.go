@@ -171,9 +171,8 @@ const batch = 10
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	m := newFailoverMesh(t)
-	left := faultsPerKind(t)
 	var all []*fault
-	for ; left > 0; left -= batch {
+	for left := faultsPerKind(t); left > 0 && !t.Failed(); left -= batch {
 		m.startBackends(t)
 		m.awaitHealthy(t, 60*time.Second)
 		if err := m.lab.Kill("server", "server", false); err != nil { // from the second time on it is dead
@@ -194,7 +193,7 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// report shows the distribution of a kind's faults.
+// report shows the distribution of a kind's faults: of how long after a fault the last new flow began that failed.
 func (k *faultKind) report(t *testing.T, all []*fault) {
 	var took, ended []time.Duration
 	failed, requests := 0, 0
@@ -206,9 +205,10 @@ func (k *faultKind) report(t *testing.T, all []*fault) {
 	}
 	slices.Sort(took)
 	slices.Sort(ended)
-	t.Logf("%-15s n=%d: new flows fail for p50 %s p90 %s p99 %s max %s (bound %s); %d of %d new flows failed; "+
-		"long connections to it: n=%d, last used after p50 %s max %s", k.name, len(took), at(took, 50), at(took, 90), at(took, 99),
-		at(took, 100), k.bound, failed, requests, len(ended), at(ended, 50), at(ended, 100))
+	beyond := len(slices.DeleteFunc(slices.Clone(took), func(d time.Duration) bool { return d <= k.bound }))
+	t.Logf("%-15s n=%d: new flows fail for p50 %s p90 %s p99 %s max %s, %d for more than %s; %d of %d new flows failed; "+
+		"long connections to it: n=%d, ended after p50 %s p99 %s max %s", k.name, len(took), at(took, 50), at(took, 90), at(took, 99),
+		at(took, 100), beyond, k.bound, failed, requests, len(ended), at(ended, 50), at(ended, 99), at(ended, 100))
 	if worst := at(took, 100); worst > 5*k.bound {
 		t.Errorf("%s: new flows failed for %s, more than five times %s", k.name, worst, k.bound)
 	}
@@ -222,7 +222,8 @@ func at(sorted []time.Duration, percent int) time.Duration {
 	return sorted[max(0, (len(sorted)*percent+99)/100-1)].Round(time.Millisecond)
 }
 
-// faults does so many of each kind. Of backends two of a kind at a time, of a host one after the other.
+// faults does so many of each kind. Of backends two of a kind at a time, of a host one after the other. One that goes wrong fails the
+// test and is not among those that are returned.
 func (m *failoverMesh) faults(t *testing.T, n int) (all []*fault) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -252,9 +253,6 @@ func (m *failoverMesh) faults(t *testing.T, n int) (all []*fault) {
 		}
 	}
 	wg.Wait()
-	if t.Failed() {
-		t.FailNow()
-	}
 	return all
 }
 

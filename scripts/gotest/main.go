@@ -1,6 +1,6 @@
 // Gotest runs `go test` with the arguments given and demands that nothing is skipped. It prints what go test prints
-// without -v: a line per package and, of failures only, the output. It exits with 1 when a test failed or was skipped, or
-// when none ran.
+// without -v: a line per package and, of failures only, the output; and of tests that passed the lines with a figure, which are
+// those that say of how many events it is ("n=10"). It exits with 1 when a test failed or was skipped, or when none ran.
 package main
 
 import (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -103,11 +104,27 @@ func (r *report) pass(k key) {
 	text := r.end(k)
 	if k.test != "" {
 		r.passed++
+		r.figures(k.test, text)
 		return
 	}
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "ok ") {
 			fmt.Fprint(r.w, line)
+		}
+	}
+}
+
+// logged is a line of a test's log, behind its place in the source; measured are lines that tell of how many events a figure is.
+var (
+	logged   = regexp.MustCompile(`^ +[a-z0-9_]+\.go:[0-9]+: (.*)`)
+	measured = regexp.MustCompile(`\bn ?= ?[0-9]`)
+)
+
+// figures prints what a test that passed has measured.
+func (r *report) figures(test, text string) {
+	for line := range strings.Lines(text) {
+		if m := logged.FindStringSubmatch(line); m != nil && measured.MatchString(m[1]) {
+			fmt.Fprintf(r.w, "%s: %s\n", test, m[1])
 		}
 	}
 }
