@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/culvert-net/culvert/api"
 )
@@ -35,17 +34,6 @@ type HealthFact struct {
 
 // wholeShare is a share that is not reduced, in HealthFact.Weight's unit.
 const wholeShare = 1000
-
-// SlowStart is the part of its share that a target gets which has been healthy for a time, per mille: a tenth more with each
-// tenth of slowStart, so that a table is built anew ten times and not more. 0: all.
-func SlowStart(age, slowStart time.Duration) uint16 {
-	if age < 0 || age >= slowStart {
-		return 0
-	}
-	const steps = 10
-	step := int64(age)*steps/int64(slowStart) + 1
-	return uint16(step * wholeShare / steps % wholeShare)
-}
 
 // pool are a listener's targets, with what is known of the health of each.
 type pool struct {

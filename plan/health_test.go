@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -187,18 +186,8 @@ func TestIllTargetMovesItsSlotsOnly(t *testing.T) {
 	}
 }
 
+// What a target gets that starts slowly: the judgement of agent/health says which part.
 func TestSlowStart(t *testing.T) {
-	for age, want := range map[time.Duration]uint16{
-		-1: 0, 0: 100, 2999 * time.Millisecond: 100, 3 * time.Second: 200, 15 * time.Second: 600, 26 * time.Second: 900, 27 * time.Second: 0,
-		30 * time.Second: 0, time.Hour: 0,
-	} {
-		if got := SlowStart(age, 30*time.Second); got != want {
-			t.Errorf("after %s of 30 s: %d ‰, want %d", age, got, want)
-		}
-	}
-	if got := SlowStart(0, 0); got != 0 {
-		t.Errorf("without slow start: %d ‰", got)
-	}
 	for _, c := range [][3]uint16{{100, 0, 100}, {100, 500, 50}, {1, 100, 1}, {999, 900, 899}, {100, 1000, 100}} {
 		if got := slowed(c[0], c[1]); got != c[2] {
 			t.Errorf("weight %d at %d ‰ is %d, want %d", c[0], c[1], got, c[2])
