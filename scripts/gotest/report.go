@@ -29,6 +29,7 @@ type report struct {
 	failed  int            // tests, and packages of which no test failed
 	blamed  map[string]int // failed tests by package
 	skipped []string
+	what    []failure // that failed or was skipped, in order
 }
 
 type key struct{ pkg, test string }
@@ -134,6 +135,7 @@ func (r *report) skip(k key) {
 	text := r.end(k)
 	if k.test != "" {
 		r.skipped = append(r.skipped, k.pkg+" "+k.test+"\n"+text)
+		r.what = append(r.what, failure{k.pkg, k.test, text})
 		return
 	}
 	fmt.Fprint(r.w, text)
@@ -157,11 +159,14 @@ func (r *report) fail(k key) {
 	fmt.Fprint(r.w, whole)
 	if r.blamed[k.pkg] == 0 {
 		r.failed++
+		r.what = append(r.what, failure{k.pkg, "", whole})
 	}
 }
 
 func (r *report) blame(k key) {
-	fmt.Fprint(r.w, r.end(k))
+	text := r.end(k)
+	fmt.Fprint(r.w, text)
+	r.what = append(r.what, failure{k.pkg, k.test, text})
 	r.blamed[k.pkg]++
 	r.failed++
 }
@@ -170,7 +175,9 @@ func (r *report) blame(k key) {
 func (r *report) finish() bool {
 	for _, k := range slices.Clone(r.order) {
 		r.failed++
-		fmt.Fprintf(r.w, "never ended: %s %s\n%s", k.pkg, k.test, r.end(k))
+		text := r.end(k)
+		fmt.Fprintf(r.w, "never ended: %s %s\n%s", k.pkg, k.test, text)
+		r.what = append(r.what, failure{k.pkg, k.test, text})
 	}
 	for _, s := range r.skipped {
 		fmt.Fprintf(r.w, "skipped: %s", s)

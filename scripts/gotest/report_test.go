@@ -1,8 +1,11 @@
 package main
 
 import (
+	"io"
+	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 )
 
 const passing = `{"Action":"start","Package":"p"}
@@ -70,5 +73,68 @@ no event
 				t.Errorf("ok %v, want %v\n%s\nwant\n%s", ok, c.ok, out.String(), c.want)
 			}
 		})
+	}
+}
+
+// What failed is told again in few lines: what tests say of themselves, and why a process was stopped; not what they logged.
+func TestDigest(t *testing.T) {
+	tree := fstest.MapFS{
+		"p/a_test.go":       {Data: []byte("package p\n\tt.Errorf(`bad`)\n\tt.Logf(`seed`)\n\teventually(t, ok)\n")},
+		"internal/logs.go":  {Data: []byte("package internal\n\tt.Log(output)\n")},
+		".git/p/a_test.go":  {Data: []byte("package p\n\tt.Log(`not of this tree`)\n")},
+		"internal/other.md": {Data: []byte("t.Log(")},
+	}
+	for name, c := range map[string]struct {
+		in   failure
+		want string
+	}{
+		"errors and logs": {failure{"p", "TestA", "    a_test.go:3: seed 1\n        of two\n    a_test.go:2: bad\n        worse\n" +
+			"    logs.go:2: output:\n        level=ERROR\n    a_test.go:4: not within 1s\n--- FAIL: TestA (1s)\n"},
+			"what failed:\n--- p TestA\n    a_test.go:2: bad\n        worse\n    a_test.go:4: not within 1s\n"},
+		"a panic": {failure{"p", "TestA", "    a_test.go:3: seed\n--- FAIL: TestA\npanic: no\n\ngoroutine 9 [running]:\n"},
+			"what failed:\n--- p TestA\npanic: no\n\ngoroutine 9 [running]:\n"},
+		"a test whose parts failed": {failure{"p", "TestA", "--- FAIL: TestA (1s)\n"}, "what failed:\n--- p TestA\n"},
+		"a package":                 {failure{"p", "", "mesh not taken down\nFAIL\tp\t1s\n"}, "what failed:\n--- p\nmesh not taken down\nFAIL\tp\t1s\n"},
+		"a long message": {failure{"p", "TestA", "    a_test.go:2: " + strings.Repeat("x", 1000) + "\n" + strings.Repeat("        more\n", 100)},
+			"what failed:\n--- p TestA\n    a_test.go:2: " + strings.Repeat("x", lineBytes-len("    a_test.go:2: ")) + "…\n" +
+				strings.Repeat("        more\n", messageLines-1)},
+		"many messages": {failure{"p", "TestA", strings.Repeat("    a_test.go:2: bad\n", 100)},
+			"what failed:\n--- p TestA\n" + strings.Repeat("    a_test.go:2: bad\n", failureLines)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out strings.Builder
+			(&sources{tree: tree}).digest(&out, []failure{c.in})
+			if out.String() != c.want {
+				t.Errorf("%s\nwant\n%s", out.String(), c.want)
+			}
+		})
+	}
+	var out strings.Builder
+	if (&sources{tree: tree}).digest(&out, nil); out.Len() > 0 {
+		t.Errorf("nothing failed: %s", out.String())
+	}
+}
+
+// All that makes a run fail is in what is told again, in order.
+func TestFailuresAreKept(t *testing.T) {
+	r := newReport(io.Discard)
+	in := passing + `{"Action":"run","Package":"r","Test":"TestB"}
+{"Action":"output","Package":"r","Test":"TestB","Output":"no\n"}
+{"Action":"fail","Package":"r","Test":"TestB"}
+{"Action":"fail","Package":"r"}
+{"Action":"run","Package":"s","Test":"TestC"}
+{"Action":"skip","Package":"s","Test":"TestC"}
+{"Action":"start","Package":"u"}
+{"Action":"output","Package":"u","Output":"FAIL\tu [build failed]\n"}
+{"Action":"fail","Package":"u"}
+{"Action":"run","Package":"v","Test":"TestD"}
+`
+	if err := r.read(strings.NewReader(in)); err != nil {
+		t.Fatal(err)
+	}
+	r.finish()
+	want := []failure{{"r", "TestB", "no\n"}, {"s", "TestC", ""}, {"u", "", "FAIL\tu [build failed]\n"}, {"v", "TestD", ""}}
+	if !slices.Equal(r.what, want) {
+		t.Errorf("%q\nwant\n%q", r.what, want)
 	}
 }
