@@ -246,7 +246,11 @@ func (c *call) groupHealth(g *api.TargetGroup, used bool) *api.TargetGroupHealth
 	for _, t := range g.Targets {
 		d := c.describedTarget(g, t.ENI, cmp.Or(t.Port, g.Port))
 		d.Weight = t.Weight
-		if d.State, d.Reason, d.Description, d.Since = c.targetHealth(g, t, used); t.Weight > 0 && d.State != api.TargetUnused {
+		d.State, d.Reason, d.Description, d.Since = c.targetHealth(g, t, used)
+		if d.State == api.TargetUnhealthy && c.keepsFlows(g, d.Since) {
+			d.State = api.TargetUnhealthyDraining
+		}
+		if t.Weight > 0 && d.State != api.TargetUnused {
 			out.Registered++
 			if d.State != api.TargetInitial {
 				all++
@@ -271,6 +275,12 @@ func (c *call) groupHealth(g *api.TargetGroup, used bool) *api.TargetGroupHealth
 		return cmp.Or(cmp.Compare(a.ENI, b.ENI), cmp.Compare(a.Port, b.Port))
 	})
 	return out
+}
+
+// keepsFlows tells whether a target that is unhealthy since then keeps its flows for now, of a group that will end them.
+func (c *call) keepsFlows(g *api.TargetGroup, since time.Time) bool {
+	interval := time.Duration(g.UnhealthyDrainingIntervalSeconds) * time.Second
+	return g.UnhealthyConnectionTermination && !since.IsZero() && c.now.Sub(since) < interval
 }
 
 // failsOpen tells whether a group behind a service has so many unhealthy targets that all are used.

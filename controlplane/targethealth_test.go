@@ -122,6 +122,37 @@ func TestTargetHealthIsShown(t *testing.T) {
 	h.expect("its node is silent", "unavailable Target.HostUnreachable 1 false")
 }
 
+// An unhealthy target whose group ends its flows later drains until then, and is unhealthy in metrics all the while.
+func TestUnhealthyTargetDrains(t *testing.T) {
+	h := newHealthLab(t)
+	attributes := func(ends bool, interval uint32) {
+		t.Helper()
+		must(h.pay.ModifyTargetGroup(h.ctx(), "ledger", api.ModifyTargetGroupRequest{GroupHealthRequest: api.GroupHealthRequest{
+			UnhealthyConnectionTermination: &ends, UnhealthyDrainingIntervalSeconds: &interval}}))(t)
+	}
+	ill := func() {
+		h.report(h.host, []api.TargetHealth{{TargetGroup: h.group, ENI: h.eni, Port: 443, State: api.TargetUnhealthy,
+			Reason: api.ReasonTimeout, Since: time.Now()}})
+	}
+	attributes(true, 600)
+	ill()
+	h.expect("its flows go on for ten minutes", "unhealthy.draining Target.Timeout 0 true")
+	w := httptest.NewRecorder()
+	metrics.Handler(h.s.registry()).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if got := figure(t, w.Body.String(), `culvert_target_group_targets{state="unhealthy",target_group_id="`+h.group+`"}`); got != "1" {
+		t.Errorf("%s targets are unhealthy in metrics, want 1", got)
+	}
+	attributes(true, 0)
+	h.expect("its flows have ended", "unhealthy Target.Timeout 0 true")
+	attributes(false, 0)
+	h.expect("its flows never end", "unhealthy Target.Timeout 0 true")
+	attributes(true, 5)
+	ill()
+	h.expect("its flows go on for five seconds", "unhealthy.draining Target.Timeout 0 true")
+	h.later.Store(int64(6 * time.Second))
+	h.expect("which are over", "unhealthy Target.Timeout 0 true")
+}
+
 // A watch tells of each change of a target's health, whoever tells it.
 func TestTargetHealthIsWatched(t *testing.T) {
 	h := newHealthLab(t)
