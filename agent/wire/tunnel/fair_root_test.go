@@ -15,10 +15,12 @@ import (
 )
 
 const (
-	fairTurns  = 5
+	fairTurns  = 15
 	fairTurn   = 200 * time.Millisecond
 	fairSettle = time.Second // in which a stream finds its speed
-	leastShare = 0.25        // of a fair share. The goal is 0.9, which two busy CPUs for all of it miss; without lanes: 0.0 to 0.15
+	// leastShare is of a fair share: a fifth of the goal, 0.9, which two busy CPUs for all of it miss, others' work still more. Without
+	// lanes: 0.0 to 0.15. How fair the tunnel is shows `go run ./internal/bench -only share`.
+	leastShare = 0.9 / 5
 )
 
 // fairFloods are what one account does to its neighbour.
@@ -57,13 +59,18 @@ func TestFairness(t *testing.T) {
 				{Name: "20,000 datagrams of 1200 B a second", Senders: 1, Size: 1200, Rate: 20_000, Lane: 2, Nice: -5},
 			} {
 				shares := own.beside(t, f, a, b)
-				least, median, most := shares[0], shares[len(shares)/2], shares[len(shares)-1]
-				t.Logf("%s: %.2f [%.2f to %.2f] of its share, n = %d", own.Name, median, least, most, len(shares))
-				if !(median >= leastShare) { // nor is it NaN
-					t.Errorf("%s gets %.2f of its share beside %s: want %.1f at least", own.Name, median, flood.Name, leastShare)
-				}
+				t.Logf("%s beside %s: %.2f of its share, n = %d", own.Name, flood.Name, shares, len(shares))
+				wantShare(t, own, flood, shares)
 			}
 		})
+	}
+}
+
+// wantShare demands that a neighbour of a flood is not starved. One turn tells nothing: who else computes takes as much of it.
+func wantShare(t *testing.T, own, flood load, shares []float64) {
+	t.Helper()
+	if median := shares[len(shares)/2]; !(median >= leastShare) { // it is no number when nothing arrived
+		t.Errorf("%s gets %.2f of its share beside %s: want %.2f at least; %.2f", own.Name, median, flood.Name, leastShare, shares)
 	}
 }
 
@@ -87,10 +94,8 @@ func TestFairnessAtASlowReceiver(t *testing.T) {
 			before := overflown(t, b)
 			own := load{Name: "a stream", Streams: 1, Lane: 2, Nice: -5}
 			shares := own.beside(t, f, a, b)
-			t.Logf("a stream: %.2f of its share, n = %d; %d times a socket had no room", shares, len(shares), overflown(t, b)-before)
-			if median := shares[len(shares)/2]; !(median >= leastShare) { // it is no number when nothing arrived
-				t.Errorf("a stream gets %.2f of its share beside %s: want %.2f at least", median, flood.Name, leastShare)
-			}
+			t.Logf("a stream beside %s: %.2f of its share, n = %d; %d times a socket had no room", flood.Name, shares, len(shares), overflown(t, b)-before)
+			wantShare(t, own, flood, shares)
 		})
 	}
 }
