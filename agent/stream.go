@@ -15,10 +15,12 @@ import (
 	"github.com/culvert-net/culvert/internal/version"
 )
 
-// Reconnects to the control plane wait a random time up to a bound that doubles from retryMin to retryMax, so that many
-// nodes do not come back at the same moment.
+// Reconnects to the control plane wait a random time up to a bound that doubles from retryMin, so that many nodes do not come
+// back at the same moment: to awayMax where no server answers, since whoever changes something waits for nodes that do not know
+// yet that there is one again; to retryMax where one refuses, which the next try does not change.
 const (
 	retryMin = 500 * time.Millisecond
+	awayMax  = 5 * time.Second
 	retryMax = 30 * time.Second
 )
 
@@ -189,11 +191,16 @@ func (b *inbox) follow(ctx context.Context, cp func() ControlPlane) error {
 		if time.Since(start) > retryMax {
 			wait = retryMin
 		}
+		most := awayMax
+		if answered(err) {
+			most = retryMax
+		}
+		wait = min(wait, most)
 		b.log.Warn("control plane stream ended", logkey.Error, err, logkey.RetryWithin, wait)
 		if b.pause(ctx, time.Duration(mrand.Int64N(int64(wait)))+retryMin/10) != nil {
 			return nil
 		}
-		wait = min(2*wait, retryMax)
+		wait *= 2
 	}
 	return nil
 }

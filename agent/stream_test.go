@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -106,7 +107,7 @@ func TestPauseIsHurried(t *testing.T) {
 		b := newBench(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		asked := 0
-		server := &counting{asked: &asked}
+		server := &counting{asked: &asked, err: errStreamEnded}
 		done := make(chan error, 1)
 		go func() { done <- b.agent.box.follow(ctx, func() ControlPlane { return server }) }()
 		<-time.After(time.Minute) // the pauses have become long
@@ -126,13 +127,45 @@ func TestPauseIsHurried(t *testing.T) {
 	})
 }
 
-// counting is a server that nobody reaches.
+// counting is a server that has no view.
 type counting struct {
 	fakeServer
 	asked *int
+	err   error
 }
 
 func (c *counting) Views(context.Context, func(api.SignedView) error) error {
 	*c.asked++
-	return errStreamEnded
+	return c.err
+}
+
+// A server that was away is found within seconds, however long it was; one that refuses is not asked as often.
+func TestPausesBetweenStreams(t *testing.T) {
+	refused := &api.Error{Code: api.CodeNodeRevoked, Message: "the node node-1 is revoked", Remedy: "join again with a new token"}
+	for _, c := range []struct {
+		err         error
+		least, most int // times that the server is asked in an hour
+	}{
+		{errors.New("connection refused"), 720, 2160}, // every 2.5 s
+		{refused, 120, 360},                           // every 15 s
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			asked := 0
+			done := make(chan error, 1)
+			go func() {
+				done <- b.agent.box.follow(ctx, func() ControlPlane { return &counting{asked: &asked, err: c.err} })
+			}()
+			<-time.After(time.Hour)
+			synctest.Wait()
+			if asked < c.least || asked > c.most {
+				t.Errorf("%v: asked %d times in an hour, want %d to %d", c.err, asked, c.least, c.most)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
