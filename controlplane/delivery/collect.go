@@ -315,13 +315,14 @@ func (d *Deliverer) giveUp(ctx context.Context, a *active, store flowlog.Positio
 	return d.lose(ctx, a, gone)
 }
 
-// lose counts as lost what was not read of some days; a.mu is held. Their windows are not quiet: what is lost is declared.
+// lose counts as lost what of some days was not read, or held back for the window that is open; a.mu is held. Their windows are not quiet: what
+// is lost is declared.
 func (d *Deliverer) lose(ctx context.Context, a *active, gone flowlog.Position) error {
 	v := a.v
-	if v.Pos.Behind(gone) == 0 {
-		return nil
+	lost, from, err := d.loseHeld(ctx, a, gone)
+	if err != nil || lost == 0 && v.Pos.Behind(gone) == 0 {
+		return err
 	}
-	var lost uint64
 	seen := notedIn(v)
 	at := v.Pos
 	for _, p := range a.parts(gone) {
@@ -341,8 +342,11 @@ func (d *Deliverer) lose(ctx context.Context, a *active, gone flowlog.Position) 
 		at = at.Clone()
 		maps.Copy(at, read)
 	}
+	for day := range gone {
+		from[day] = at[day]
+	}
 	next := *v
-	next.Pos = at
+	next.From, next.Pos = from, at
 	next.Lost += lost
 	next.Seen = seen.behind(v.Until)
 	next.Undeclared += lost
@@ -353,7 +357,28 @@ func (d *Deliverer) lose(ctx context.Context, a *active, gone flowlog.Position) 
 	return nil
 }
 
-// LetGo counts as lost what flow logs have not read of a day whose records are removed now. ready is false where it is not known
+// loseHeld counts what of some days was read already, and held back; from is where else such records lie behind. They are of the form before the
+// oldest edit, since none is held back over one.
+func (d *Deliverer) loseHeld(ctx context.Context, a *active, gone flowlog.Position) (lost uint64, from flowlog.Position, err error) {
+	v, f := a.v, a.parts(gone)[0].flow
+	from = v.From.Clone()
+	if from == nil {
+		from = flowlog.Position{}
+	}
+	read := flowlog.Position{}
+	for day := range gone {
+		read[day] = v.Pos[day]
+	}
+	_, err = d.cfg.Store.ReadFrom(ctx, from, read, f.Account, 1<<62, func(r *api.FlowRecord) error {
+		if !r.End.Before(v.Until) && r.End.Before(v.Hold) && f.Takes(r) {
+			lost++
+		}
+		return nil
+	})
+	return lost, from, err
+}
+
+// LetGo counts as lost what flow logs have not told of a day whose records are removed now. ready is false where it is not known
 // yet how far they are: the day has to stay until then.
 func (d *Deliverer) LetGo(ctx context.Context, day string) (ready bool, err error) {
 	d.mu.Lock()

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -149,5 +150,56 @@ func TestDisposalBeforeDelivery(t *testing.T) {
 	s := b.until("the window is closed", func(s *api.FlowLogDelivery) bool { return s.Objects == 1 && s.Waiting == 0 })
 	if got := b.claims(); s.LostRecords != 50 || len(got) != 2 || !strings.HasSuffix(got[0], "SKIPDATA") || !strings.Contains(got[1], "eni-2") {
 		t.Errorf("lost %d, %q", s.LostRecords, got)
+	}
+}
+
+// What was read, held back for the window that is open, and disposed of before that is closed is counted, declared, and no silence: once, and so is what is
+// given up for a destination that takes nothing.
+func TestDisposalOfWhatIsHeldBack(t *testing.T) {
+	for what, lose := range map[string]func(*bench) error{
+		"disposed of": func(b *bench) error {
+			for range 2 { // a disposal that failed is tried again
+				if ready, err := b.d.LetGo(t.Context(), "2026-03-04"); !ready || err != nil {
+					return fmt.Errorf("%t, %w", ready, err)
+				}
+			}
+			return nil
+		},
+		"given up": func(b *bench) error {
+			a := b.d.all["fl-1"]
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			defer a.show()
+			end, err := b.store.End()
+			if err != nil {
+				return err
+			}
+			return b.d.giveUp(t.Context(), a, end, noon.Add(72*time.Hour))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			b := newBench(t)
+			b.settled()
+			b.d.ran = true
+			b.add(b.flow("eni-1", time.Minute), b.flow("eni-2", time.Minute))
+			for i := range 50 {
+				b.add(b.flow("eni-1", 5*time.Minute+time.Duration(i)*time.Second))
+			}
+			b.at(5*time.Minute + 2*time.Second)
+			b.until("the first window is closed", func(s *api.FlowLogDelivery) bool { return s.Objects == 1 && s.Waiting == 0 })
+			b.add(b.flow("eni-1", 5*time.Minute), b.flow("eni-1", 11*time.Minute)) // not read yet
+			if err := lose(b); err != nil {
+				t.Fatal(err)
+			}
+			b.at(10*time.Minute + 2*time.Second) // before the day is removed, as a round may come
+			b.until("the second window is closed", func(s *api.FlowLogDelivery) bool { return s.Objects == 2 && s.Waiting == 0 })
+			s := b.d.State("fl-1")
+			got := b.claims()
+			slices.SortFunc(got, func(x, y string) int { return strings.Compare(y[len(y)-8:], x[len(x)-8:]) })
+			if s.LostRecords != 52 || s.Lines != 4 || len(got) != 2 || !strings.HasSuffix(got[0], "SKIPDATA") || !strings.Contains(got[1], "eni-2") ||
+				!strings.HasSuffix(got[1], "NODATA") {
+				t.Errorf("lost %d, %d lines, %q", s.LostRecords, s.Lines, got)
+			}
+		})
 	}
 }
