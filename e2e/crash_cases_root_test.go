@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-net/culvert/agent/wire"
 	"github.com/culvert-net/culvert/api"
@@ -401,6 +404,7 @@ func (m *crashMesh) firstStart(t *testing.T) crashCase {
 		_, err = c.ListNodes(ctx)
 		return err
 	}
+	// The server is stopped and not killed: what it does beside, such as putting events into the Merkle log, is done then at the latest.
 	do := func(ctx context.Context) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -414,7 +418,13 @@ func (m *crashMesh) firstStart(t *testing.T) crashCase {
 		defer func() { cancel(); <-ended }()
 		for {
 			if _, err := os.Stat(ready); err == nil {
-				return errors.Join(serves(ctx), os.Remove(ready))
+				err := serves(ctx)
+				cancel()
+				ended <- <-ended
+				if gone := os.Remove(ready); !errors.Is(gone, fs.ErrNotExist) {
+					err = errors.Join(err, gone)
+				}
+				return err
 			}
 			select {
 			case err := <-ended:
@@ -433,6 +443,8 @@ func (m *crashMesh) firstStart(t *testing.T) crashCase {
 func (m *crashMesh) command(ctx context.Context, namespace, dir string, env []string, args ...string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(m.dir, "culvert-points"), args...)
 	cmd.Env = slices.Concat(os.Environ(), env, []string{failpoint.Env + "=" + dir})
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	start := cmd.Start
