@@ -62,6 +62,9 @@ func (c Count) Zero() bool { return c == Count{} }
 type Sum struct {
 	Told Count `json:"told"` // by records, and declared as lost
 	Over Count `json:"over"` // of that, declared as told too much
+	// Doubt is how much less it may be: lines before the first that is seen told at most what was counted up to the first full seal, and
+	// its slack less at least.
+	Doubt Count `json:"doubt,omitzero"`
 }
 
 // Tally adds up what the lines of one boot tell, and compares it with the counters of its seals. The zero value begins with the
@@ -237,7 +240,7 @@ func (t *Tally) invented(moved map[Row]bounds) (errs []error) {
 		if _, was := moved[r]; was || t.Partial && !t.seen[r] {
 			continue
 		}
-		told, to := t.Told(r), t.at(r)
+		told, to := t.Told(r).Minus(t.sums[r].Doubt), t.at(r)
 		if told.Packets > to.Packets || told.Bytes > to.Bytes {
 			errs = append(errs, fmt.Errorf("of %s records and declared losses tell %s, counters only %s", r.text(), told, to))
 		}
@@ -298,21 +301,27 @@ func (t *Tally) at(r Row) (c Count) {
 }
 
 func (t *Tally) compare(r Row, b bounds) error {
-	told := t.Told(r)
+	most, s := t.Told(r), t.sums[r]
 	if t.Partial && !t.seen[r] {
 		t.seen[r] = true
-		s := t.sums[r]
-		s.Told = s.Told.Plus(b.most.Minus(told))
-		s.Over = s.Over.Plus(told.Minus(b.most))
+		s.Told = s.Told.Plus(b.most.Minus(most))
+		s.Over = s.Over.Plus(most.Minus(b.most))
+		s.Doubt = b.most.Minus(b.least)
 		t.sums[r] = s
 		return nil
 	}
 	t.seen[r] = true
-	if least := b.least; told.Packets < least.Packets || told.Bytes < least.Bytes {
-		return fmt.Errorf("of %s records and declared losses tell %s, counters at least %s", r.text(), told, least)
+	if b := b.least; most.Packets < b.Packets || most.Bytes < b.Bytes {
+		return fmt.Errorf("of %s records and declared losses tell %s, counters at least %s", r.text(), most, b)
 	}
-	if told.Packets > b.most.Packets || told.Bytes > b.most.Bytes {
-		return fmt.Errorf("of %s records and declared losses tell %s, counters only %s", r.text(), told, b.most)
+	least := most.Minus(s.Doubt)
+	if least.Packets > b.most.Packets || least.Bytes > b.most.Bytes {
+		return fmt.Errorf("of %s records and declared losses tell %s, counters only %s", r.text(), least, b.most)
+	}
+	if !s.Doubt.Zero() { // what would not fit is ruled out
+		s.Over = s.Over.Plus(most.Minus(b.most))
+		s.Doubt = most.Least(b.most).Minus(least.Plus(b.least.Minus(least)))
+		t.sums[r] = s
 	}
 	return nil
 }

@@ -112,6 +112,45 @@ func TestPartialTally(t *testing.T) {
 	}
 }
 
+// What came while the first full seal that is here was made is told by lines before or behind it: neither is a finding. Once it is told it is
+// told, and a packet more or less is found.
+func TestPartThatBeginsWithSlack(t *testing.T) {
+	type step struct {
+		records, to, slack uint64
+		want               string
+	}
+	for name, steps := range map[string][]step{
+		"told before":            {{0, 100, 5, ""}, {3, 103, 0, ""}, {1, 104, 0, ""}},
+		"told behind":            {{0, 100, 5, ""}, {8, 103, 0, ""}, {1, 104, 0, ""}},
+		"told half before":       {{0, 100, 5, ""}, {5, 103, 0, ""}, {1, 104, 0, ""}},
+		"more than all of it":    {{0, 100, 5, ""}, {9, 103, 0, "tell 104 packets of 1040 bytes, counters only 103"}},
+		"less than none of it":   {{0, 100, 5, ""}, {2, 103, 0, "tell 102 packets of 1020 bytes, counters at least 103"}},
+		"again behind that":      {{0, 100, 5, ""}, {8, 103, 0, ""}, {2, 104, 0, "tell 105"}},
+		"less behind that":       {{0, 100, 5, ""}, {8, 103, 0, ""}, {0, 104, 0, "tell 103"}},
+		"slack that stays":       {{0, 100, 5, ""}, {3, 103, 5, ""}, {6, 104, 0, ""}},
+		"slack that is declared": {{0, 100, 5, ""}, {0, 100, 5, ""}, {5, 100, 0, ""}},
+		"invented":               {{0, 100, 5, ""}, {5, 100, 0, ""}, {1, 100, 0, "tell 101"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tally, from, number := Tally{Partial: true}, uint64(90), uint64(7)
+			for _, s := range steps {
+				if s.records > 0 {
+					tally.Record(accepted("workload", "", s.records, 0))
+				}
+				var positions []Position
+				if s.to != from || s.slack > 0 {
+					positions = append(positions, at("workload", "FORWARDED", from, s.to, s.slack))
+				}
+				errs := tally.Seal(full(number, positions...))
+				if got := fmt.Sprint(errs); (s.want == "") != (len(errs) == 0) || !strings.Contains(got, s.want) {
+					t.Errorf("seal %d: %s, want %q", number, got, s.want)
+				}
+				from, number = s.to, number+1
+			}
+		})
+	}
+}
+
 func TestQueriesTellNothingOfPackets(t *testing.T) {
 	var tally Tally
 	if err := tally.Line([]byte(`{"query":{"boot":"x","sequence":1}}`)); err != nil || len(tally.Sums()) != 0 {
