@@ -195,7 +195,7 @@ func (m *narrowMesh) awaitPath(want int) {
 	m.t.Helper()
 	for _, host := range []string{"host-a", "host-b"} {
 		got := 0
-		netlab.Eventually(m.t, 40*time.Second*slowness(), func() bool {
+		netlab.Eventually(m.t, 40*time.Second, func() bool {
 			out, err := exec.CommandContext(m.t.Context(), m.program, "status", "-o", "json", "--socket", m.lab.AgentSocket(host)).Output()
 			var s struct {
 				Node local.Status `json:"node"`
@@ -226,7 +226,7 @@ type bulk struct {
 func (m *narrowMesh) startBulk() *bulk {
 	m.t.Helper()
 	b := &bulk{sent: sha256.New(), got: sha256.New(), stop: make(chan struct{}), written: make(chan error, 1), heard: make(chan error, 1)}
-	netlab.Eventually(m.t, 20*time.Second*slowness(), func() bool {
+	netlab.Eventually(m.t, 20*time.Second, func() bool {
 		c, err := oracle.Dial(m.t.Context(), m.workload("cart"), m.endpoint)
 		b.conn = c
 		return err == nil

@@ -20,6 +20,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/internal/dev"
+	"github.com/culvert-net/culvert/internal/netlab"
 )
 
 // world is the mesh that the tests of this package share: building it takes longer than most of them. Tests leave it as
@@ -395,12 +396,7 @@ func keepRunning(t *testing.T, workload string, cmd *exec.Cmd) {
 func kernelTunnel() bool { return os.Getenv("CULVERT_KERNEL_WIREGUARD") != "" }
 
 // slowness is how many times longer things may take: in a guest of scripts/test-kernels the processors are emulated.
-func slowness() time.Duration {
-	if os.Getenv("CULVERT_E2E_PROGRAM") != "" {
-		return 10
-	}
-	return 1
-}
+func slowness() time.Duration { return netlab.Slowness() }
 
 // seconds is a time limit for a program's argument.
 func seconds(n time.Duration) string { return strconv.Itoa(int(n * slowness())) }

@@ -112,7 +112,7 @@ func datagram(t *testing.T, client, target *workload, dialed string) netip.Addr 
 	defer in.Close()
 	asked := make(chan error, 1)
 	go func() { asked <- ask(client, dialed, 1200) }()
-	if err := in.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := in.SetDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 2000)

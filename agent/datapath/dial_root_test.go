@@ -12,6 +12,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/netlab"
 	"github.com/culvert-net/culvert/internal/plantest"
 	"github.com/culvert-net/culvert/plan"
 )
@@ -57,7 +58,7 @@ func (m *mesh) probeLedger(t *testing.T, source netip.Addr) {
 	}()
 	d := &Dialer{Mesh: testMesh, Node: m.b.node, Device: "culvert-host"}
 	to := netip.AddrPortFrom(m.ledger.address, 8443)
-	c, err := m.dial(d, to, patience)
+	c, err := m.dial(d, to, patience*netlab.Slowness())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +91,7 @@ func TestProbesThatAreRefused(t *testing.T) {
 	const silence = 300 * time.Millisecond
 	d := &Dialer{Mesh: testMesh, Node: m.b.node, Device: "culvert-host"}
 	to := netip.AddrPortFrom(m.ledger.address, 8443)
-	if _, err := m.dial(d, to, patience); err == nil || os.IsTimeout(err) || errors.Is(err, context.DeadlineExceeded) {
+	if _, err := m.dial(d, to, patience*netlab.Slowness()); err == nil || os.IsTimeout(err) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a target without a listener: %v, want it refused", err)
 	}
 	m.ledger.listen(t)
@@ -107,7 +108,7 @@ func TestProbesThatAreRefused(t *testing.T) {
 	if after := m.b.counter(t, bpf.HookHost, bpf.ReasonHostNotAdmitted); after <= before {
 		t.Errorf("%d packets refused, want more than %d", after, before)
 	}
-	if c, err := m.dial(d, to, patience); err != nil {
+	if c, err := m.dial(d, to, patience*netlab.Slowness()); err != nil {
 		t.Errorf("the target that is probed: %v", err)
 	} else {
 		c.Close()

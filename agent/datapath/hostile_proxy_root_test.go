@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/culvert-net/culvert/internal/netlab"
 	"github.com/culvert-net/culvert/internal/plantest"
 	"github.com/culvert-net/culvert/plan"
 )
@@ -44,7 +45,7 @@ func (c *rawTCP) open(payload []byte) {
 	c.Helper()
 	c.segment(plantest.SYN, rawISN, 0, payload)
 	buf := make([]byte, 2048)
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(patience * netlab.Slowness()); time.Now().Before(end); {
 		fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, 100); err != nil && !errors.Is(err, unix.EINTR) {
 			c.Fatal(err)
@@ -138,7 +139,7 @@ func TestHostileClientIsTold(t *testing.T) {
 			c := &rawTCP{hostile: h, fd: fd}
 			c.open(x.first)
 			x.send(c)
-			wait := patience
+			wait := patience * netlab.Slowness()
 			if x.none {
 				wait = rawQuiet
 			}

@@ -20,6 +20,7 @@ import (
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/netlab"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -40,7 +41,7 @@ func connect(t *testing.T, client, server *workload, dial, listen string) (near,
 		}
 		accepted <- c
 	}()
-	if err := client.Do(func() (err error) { near, err = net.DialTimeout("tcp4", dial, patience); return err }); err != nil {
+	if err := client.Do(func() (err error) { near, err = net.DialTimeout("tcp4", dial, patience*netlab.Slowness()); return err }); err != nil {
 		t.Fatal(err)
 	}
 	far, ok := <-accepted
@@ -130,7 +131,7 @@ func TestMessagesBetweenNodes(t *testing.T) {
 		if _, err := from.WriteToUDPAddrPort(sent, to.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
 			t.Fatal(err)
 		}
-		if err := to.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		if err := to.SetReadDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 			t.Fatal(err)
 		}
 		got := make([]byte, 2000)
@@ -177,7 +178,7 @@ func TestRevocation(t *testing.T) {
 	// Both ends only listen: they hear of it all the same.
 	for h, c := range map[*meshHost]net.Conn{m.b: far, m.a: near} {
 		m.applyPlan(h, without(h))
-		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -389,7 +390,7 @@ func TestSource(t *testing.T) {
 				if e.Kind == kind {
 					return
 				}
-			case <-time.After(patience):
+			case <-time.After(patience * netlab.Slowness()):
 				t.Fatalf("no event of kind %d", kind)
 			}
 		}

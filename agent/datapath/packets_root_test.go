@@ -68,7 +68,7 @@ func (w *workload) dialUDP(t *testing.T, from, to string) *net.UDPConn {
 // hear reads one datagram.
 func hear(c *net.UDPConn) ([]byte, *net.UDPAddr, error) {
 	buf := make([]byte, 70_000)
-	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 		return nil, nil, err
 	}
 	n, from, err := c.ReadFromUDP(buf)
@@ -320,7 +320,7 @@ func TestFloodOfFragmentsBesideAnother(t *testing.T) {
 			if !bytes.Equal(got, want) {
 				t.Fatalf("%d bytes came, want %d", len(got), len(want))
 			}
-		case <-time.After(patience):
+		case <-time.After(patience * netlab.Slowness()):
 			t.Fatalf("datagram %d did not come", i)
 		}
 	}
@@ -502,7 +502,7 @@ func withOptions(t *testing.T, client, server *workload, dial, listen string, op
 		done <- err
 	}()
 	var c net.Conn
-	if err := client.Do(func() (err error) { c, err = net.DialTimeout("tcp4", dial, patience); return err }); err != nil {
+	if err := client.Do(func() (err error) { c, err = net.DialTimeout("tcp4", dial, patience*netlab.Slowness()); return err }); err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()

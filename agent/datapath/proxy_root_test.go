@@ -62,7 +62,7 @@ func (c *told) Read(b []byte) (int, error) { return c.r.Read(b) }
 
 // readHeader demands that a connection begin with what its client and its endpoint are.
 func readHeader(c net.Conn, client net.Addr, dialed string) (*told, error) {
-	if err := c.SetDeadline(time.Now().Add(slow)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(slow * netlab.Slowness())); err != nil {
 		return nil, err
 	}
 	r := bufio.NewReader(c)
@@ -99,12 +99,12 @@ func (w *workload) listen(t *testing.T) net.Listener {
 
 func (w *workload) dial(to string) (c *net.TCPConn, err error) {
 	err = w.Do(func() error {
-		any, err := net.DialTimeout("tcp", to, slow)
+		any, err := net.DialTimeout("tcp", to, slow*netlab.Slowness())
 		if err != nil {
 			return err
 		}
 		c = any.(*net.TCPConn)
-		return c.SetDeadline(time.Now().Add(slow))
+		return c.SetDeadline(time.Now().Add(slow * netlab.Slowness()))
 	})
 	return c, err
 }

@@ -211,7 +211,7 @@ func TestUnbelievedReset(t *testing.T) {
 	if swept := m.b.sweep(t, 62*time.Second); len(swept.Removed) != 1 {
 		t.Fatalf("swept %+v", swept)
 	}
-	if err := stale.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := stale.SetReadDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := stale.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -260,7 +260,7 @@ func TestLateDatagramsReachNobody(t *testing.T) {
 	asked := func(c net.Conn) net.Addr {
 		t.Helper()
 		buf := make([]byte, 16)
-		if err := errors.Join(send(c, []byte("ask")), pc.SetReadDeadline(time.Now().Add(patience))); err != nil {
+		if err := errors.Join(send(c, []byte("ask")), pc.SetReadDeadline(time.Now().Add(patience*netlab.Slowness()))); err != nil {
 			t.Fatal(err)
 		}
 		_, from, err := pc.ReadFrom(buf)

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/culvert-net/culvert/bpf"
+	"github.com/culvert-net/culvert/internal/netlab"
 	"github.com/culvert-net/culvert/plan"
 )
 
@@ -164,7 +165,7 @@ func TestTargetsGoneWithoutAnAgent(t *testing.T) {
 				c net.Conn
 			}{{m.b, far}, {m.a, near}} {
 				goes(m, side.h)
-				if err := side.c.SetDeadline(time.Now().Add(patience)); err != nil {
+				if err := side.c.SetDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := side.c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {

@@ -137,7 +137,7 @@ func (w *workload) dialFrom(t *testing.T, network string, port uint16, to string
 	}
 	var c net.Conn
 	if err := w.Do(func() (err error) {
-		c, err = (&net.Dialer{LocalAddr: local, Timeout: patience}).Dial(network, to)
+		c, err = (&net.Dialer{LocalAddr: local, Timeout: patience * netlab.Slowness()}).Dial(network, to)
 		return err
 	}); err != nil {
 		t.Fatal(err)

@@ -122,7 +122,7 @@ func thereAndBack(t *testing.T, m *mesh, times int) {
 // bulk sends until stop, and says whether all of it arrived as it was sent. A stall of a closed door, and of the pauses that TCP
 // makes after it, is no failure.
 func bulk(near, far net.Conn, stop chan struct{}) error {
-	const stall = time.Minute
+	stall := time.Minute * netlab.Slowness()
 	sent, got := sha256.New(), sha256.New()
 	arrived := make(chan error, 1)
 	go func() {

@@ -309,7 +309,7 @@ func TestTakeoverJudges(t *testing.T) {
 	p := m.plan(h)
 	p.Grants, p.GrantTargets, p.Services = nil, nil, nil
 	m.applyPlan(h, p)
-	if err := open[2].SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := open[2].SetDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := open[2].Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -412,7 +412,7 @@ func TestTakeoverOfEvents(t *testing.T) {
 		t.Fatalf("entry of the connection that was reset: %+v", before)
 	}
 	if err := m.cart.Do(func() error { // a SYN on a flow that is closed opens another
-		c, err := (&net.Dialer{LocalAddr: near.LocalAddr(), Timeout: patience}).Dial("tcp4", "10.0.1.7:80")
+		c, err := (&net.Dialer{LocalAddr: near.LocalAddr(), Timeout: patience * netlab.Slowness()}).Dial("tcp4", "10.0.1.7:80")
 		if err == nil {
 			err = c.Close()
 		}

@@ -210,7 +210,7 @@ func dialUDP(t *testing.T, w *workload, dial string, level, option, value int) n
 func readUDP(t *testing.T, c *net.UDPConn) []byte {
 	t.Helper()
 	b := make([]byte, 65536)
-	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 		t.Fatal(err)
 	}
 	n, _, err := c.ReadFrom(b)

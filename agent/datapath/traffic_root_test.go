@@ -17,6 +17,7 @@ import (
 	"github.com/culvert-net/culvert/internal/netlab"
 )
 
+// patience bounds what a test waits for, times [netlab.Slowness].
 const patience = 5 * time.Second
 
 // transfer sends size bytes from client to server over TCP and, when those have come whole, as many back.
@@ -43,7 +44,7 @@ func transfer(t *testing.T, client, server *workload, dial, listen string, size 
 		done <- answer{c.RemoteAddr(), errors.Join(receive(c, there), send(c, back))}
 	}()
 	var c net.Conn
-	if err := client.Do(func() (err error) { c, err = net.DialTimeout("tcp", dial, patience); return err }); err != nil {
+	if err := client.Do(func() (err error) { c, err = net.DialTimeout("tcp", dial, patience*netlab.Slowness()); return err }); err != nil {
 		t.Fatalf("%s dials %s: %v", client.name, dial, err)
 	}
 	defer c.Close()
@@ -65,7 +66,7 @@ func payload(size int, seed uint64) []byte {
 }
 
 func send(c net.Conn, b []byte) error {
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 		return err
 	}
 	_, err := c.Write(b)
@@ -73,7 +74,7 @@ func send(c net.Conn, b []byte) error {
 }
 
 func receive(c net.Conn, want []byte) error {
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 		return err
 	}
 	got := make([]byte, len(want))
@@ -144,7 +145,7 @@ func ping(t *testing.T, client *workload, to string) {
 	if _, err := pc.WriteTo(echo, &net.IPAddr{IP: net.ParseIP(to)}); err != nil {
 		t.Fatal(err)
 	}
-	if err := pc.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := pc.SetDeadline(time.Now().Add(patience * netlab.Slowness())); err != nil {
 		t.Fatal(err)
 	}
 	want := bytes.Clone(echo)

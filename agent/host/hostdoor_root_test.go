@@ -139,9 +139,9 @@ func (w *meshWorld) reaches(network string, from, to netip.Addr, port uint16, wi
 	return w.answers(network, from, to, port, within) || w.arrived.Load() > before
 }
 
-const (
-	soon   = 5 * time.Second
-	silent = 100 * time.Millisecond // a packet of this test takes some microseconds
+var (
+	soon   = 5 * time.Second * netlab.Slowness()
+	silent = 100 * time.Millisecond * netlab.Slowness() // a packet of this test takes some microseconds
 )
 
 // checkShut expects that nothing but the resolver is reached.

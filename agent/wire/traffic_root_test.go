@@ -218,7 +218,7 @@ func (x *traffic) lossDuring(fn func()) (lost int) {
 	go func() {
 		n := 0
 		for {
-			if !x.a.Reach(x.echo, 64, refusalTime) {
+			if !x.a.Reach(x.echo, 64, tunneltest.Patience) {
 				n++
 			}
 			select {

@@ -1,6 +1,8 @@
 package netlab
 
 import (
+	"os"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -8,9 +10,19 @@ import (
 // pollInterval is how often Eventually looks.
 const pollInterval = 5 * time.Millisecond
 
-// Eventually looks until cond holds and stops the test with msg when it does not within the deadline.
+// Slowness is how many times longer things may take than on a machine with processors of its own. CULVERT_SLOWNESS says it, in
+// guests of scripts/test-kernels.
+func Slowness() time.Duration {
+	if n, err := strconv.Atoi(os.Getenv("CULVERT_SLOWNESS")); err == nil && n > 0 {
+		return time.Duration(n)
+	}
+	return 1
+}
+
+// Eventually looks until cond holds and stops the test with msg when it does not within the deadline, times [Slowness].
 func Eventually(t testing.TB, deadline time.Duration, cond func() bool, msg string) {
 	t.Helper()
+	deadline *= Slowness()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	end := time.NewTimer(deadline)

@@ -28,7 +28,7 @@ func (n *Namespace) Exec(name string, args ...string) string {
 
 // Try is Exec that returns the error instead.
 func (n *Namespace) Try(name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), execTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), execTimeout*Slowness())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.WaitDelay = time.Second
@@ -104,7 +104,7 @@ func (p *Process) Wait() error {
 // Signal sends a signal to the process.
 func (p *Process) Signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
 
-// Stop asks the process to end (SIGTERM), and after three seconds ends it and its group. Doing it twice is harmless.
+// Stop asks the process to end (SIGTERM), and after three seconds, times [Slowness], ends it and its group. Doing it twice is harmless.
 func (p *Process) Stop() {
 	p.once.Do(func() {
 		select {
@@ -113,7 +113,7 @@ func (p *Process) Stop() {
 		default:
 		}
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
-		timer := time.NewTimer(3 * time.Second)
+		timer := time.NewTimer(3 * time.Second * Slowness())
 		defer timer.Stop()
 		select {
 		case <-p.done:

@@ -93,7 +93,7 @@ func (x *lossy) settle(what string) {
 	x.t.Helper()
 	for from, to := range map[*tunneltest.Node]*tunneltest.Node{x.a: x.b, x.b: x.a} {
 		echo := to.Echo()
-		netlab.Eventually(x.t, tunneltest.Patience, func() bool { return from.Reach(echo, 64, 200*time.Millisecond) }, what+": traffic")
+		netlab.Eventually(x.t, 15*time.Second, func() bool { return from.Reach(echo, 64, 200*time.Millisecond*netlab.Slowness()) }, what+": traffic")
 	}
 	last, since := x.now(), time.Now()
 	given := passedTo(x.t, x.a)
