@@ -3,6 +3,7 @@ package report
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,7 +108,7 @@ func TestUnusedAreThoseWithoutAHit(t *testing.T) {
 	}
 	list := flow(0, "10.0.0.1", "10.0.0.9", 1, "sgr-out")
 	list[0].Connection = "vpce-con-1"
-	r, err := Unused(asking(t, list), query.Query{}, have)
+	r, err := Unused(asking(t, list), query.Query{}, have, false)
 	want := []string{"connection vpce-con-2 vpce-svc-1", "grant vpce-svc-1 vpce-svc-1 allows 444455556666",
 		"rule sgr-old web ingress tcp 8000-8080 0.0.0.0/0"}
 	got := rows(t, r, err)
@@ -117,6 +118,86 @@ func TestUnusedAreThoseWithoutAHit(t *testing.T) {
 	for i := range want {
 		if !strings.HasPrefix(got[i], want[i]) {
 			t.Errorf("have %q, want %q…", got[i], want[i])
+		}
+	}
+}
+
+// TestUnusedKnowsWhatWasRemoved: rules, grants and connections that were there for a part of the time are told, with what they let in.
+func TestUnusedKnowsWhatWasRemoved(t *testing.T) {
+	any4 := netip.MustParsePrefix("0.0.0.0/0")
+	rule := func(id string) api.Rule {
+		return api.Rule{ID: id, Protocol: api.TCP, FromPort: 443, ToPort: 443, CIDR: any4}
+	}
+	web := func(rules ...api.Rule) *api.SecurityGroup {
+		return &api.SecurityGroup{Meta: api.Meta{ID: "sg-1", Name: "web", CreatedAt: begin}, Ingress: rules}
+	}
+	service := func(allowed ...string) *api.Service {
+		return &api.Service{Meta: api.Meta{ID: "vpce-svc-1", Name: "ledger", CreatedAt: begin}, AllowedPrincipals: allowed}
+	}
+	connection := func(state api.ConnectionState) *api.Connection {
+		return &api.Connection{Meta: api.Meta{ID: "vpce-con-1", CreatedAt: begin}, Service: "vpce-svc-1", EndpointAccount: "1", State: state}
+	}
+	text := func(r api.Resource) json.RawMessage {
+		if r == nil {
+			return nil
+		}
+		out, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	var have Permissions
+	change := func(minute int, before, after api.Resource) {
+		kind := before
+		if kind == nil {
+			kind = after
+		}
+		have.Events = append(have.Events, api.AuditEvent{At: begin.Add(time.Duration(minute) * time.Minute), Changes: []api.AuditChange{
+			{Kind: kind.Kind(), ID: kind.GetMeta().ID, Before: text(before), After: text(after)}}})
+	}
+	change(1, web(rule("sgr-kept"), rule("sgr-early")), web(rule("sgr-kept")))
+	change(11, web(rule("sgr-kept")), web(rule("sgr-kept"), rule("sgr-short"), rule("sgr-shy")))
+	change(12, service("1", "2"), service("1"))
+	change(13, connection(api.Available), connection(api.Rejected))
+	change(14, web(rule("sgr-kept"), rule("sgr-short"), rule("sgr-shy")), web(rule("sgr-kept")))
+	change(15, web(rule("sgr-kept")), web(rule("sgr-kept"), rule("sgr-late")))
+	old := &api.SecurityGroup{Meta: api.Meta{ID: "sg-2", CreatedAt: begin}, Egress: []api.Rule{rule("sgr-gone")}}
+	change(16, old, nil)
+	change(17, nil, &api.SecurityGroup{Meta: api.Meta{ID: "sg-3"}, Egress: []api.Rule{rule("sgr-behind")}})
+	have.Events = append(have.Events, api.AuditEvent{At: begin, Changes: []api.AuditChange{{Kind: api.KindSecurityGroup, ID: "sg-9", BeforeHash: "00"}}})
+	have.Groups = []api.SecurityGroup{*web(rule("sgr-kept"), rule("sgr-late"))}
+	have.Services = []api.Service{*service("1")}
+	have.Connections = []api.Connection{*connection(api.Rejected)}
+	list := flow(12, "10.0.0.1", "10.0.0.9", 5, "sgr-short")[:1]
+	list[0].Connection = "vpce-con-1"
+	ask, q := asking(t, list), query.Query{Since: begin.Add(10 * time.Minute), Until: begin.Add(17 * time.Minute)}
+	for _, test := range []struct {
+		all  bool
+		want []string
+	}{
+		{false, []string{
+			"grant vpce-svc-1 ledger allows 2 2026-03-01T00:00:00Z 2026-03-01T00:12:00Z",
+			"rule sgr-gone sg-2 egress tcp 443 0.0.0.0/0 2026-03-01T00:00:00Z 2026-03-01T00:16:00Z",
+			"rule sgr-kept web ingress tcp 443 0.0.0.0/0 2026-03-01T00:00:00Z ",
+			"rule sgr-late web ingress tcp 443 0.0.0.0/0 2026-03-01T00:15:00Z ",
+			"rule sgr-shy web ingress tcp 443 0.0.0.0/0 2026-03-01T00:11:00Z 2026-03-01T00:14:00Z"}},
+		{true, []string{
+			"connection vpce-con-1 vpce-svc-1 endpoint  of account 1 2026-03-01T00:00:00Z 2026-03-01T00:13:00Z 6 560 2026-03-01T00:12:00Z",
+			"grant vpce-svc-1 ledger allows 1 2026-03-01T00:00:00Z  6 560 2026-03-01T00:12:00Z",
+			"grant vpce-svc-1 ledger allows 2 2026-03-01T00:00:00Z 2026-03-01T00:12:00Z 0 0 ",
+			"rule sgr-gone sg-2 egress tcp 443 0.0.0.0/0 2026-03-01T00:00:00Z 2026-03-01T00:16:00Z 0 0 ",
+			"rule sgr-kept web ingress tcp 443 0.0.0.0/0 2026-03-01T00:00:00Z  0 0 ",
+			"rule sgr-late web ingress tcp 443 0.0.0.0/0 2026-03-01T00:15:00Z  0 0 ",
+			"rule sgr-short web ingress tcp 443 0.0.0.0/0 2026-03-01T00:11:00Z 2026-03-01T00:14:00Z 6 560 2026-03-01T00:12:00Z",
+			"rule sgr-shy web ingress tcp 443 0.0.0.0/0 2026-03-01T00:11:00Z 2026-03-01T00:14:00Z 0 0 "}},
+	} {
+		r, err := Unused(ask, q, have, test.all)
+		if got := rows(t, r, err); !slices.Equal(got, test.want) {
+			t.Errorf("all %t: have\n%s\nwant\n%s", test.all, strings.Join(got, "\n"), strings.Join(test.want, "\n"))
+		}
+		if !slices.ContainsFunc(r.Notes, func(n string) bool { return strings.HasPrefix(n, "1 changes of groups") }) {
+			t.Errorf("a change without its resources is not told: %q", r.Notes)
 		}
 	}
 }
@@ -132,7 +213,7 @@ func TestUnusedTellsWhereRecordsBegin(t *testing.T) {
 		{flow(0, "10.0.0.1", "10.0.0.9", 1, "sgr-1"), begin, "begin at 2026-03-01T00:00:00Z."},
 		{nil, begin, "everything looks unused"},
 	} {
-		r, err := Unused(asking(t, test.list), query.Query{Since: test.since}, Permissions{})
+		r, err := Unused(asking(t, test.list), query.Query{Since: test.since}, Permissions{}, false)
 		if rows(t, r, err); !strings.Contains(r.Notes[0], test.want) {
 			t.Errorf("notes %q lack %q", r.Notes, test.want)
 		}

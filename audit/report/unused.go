@@ -1,7 +1,6 @@
 package report
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -11,104 +10,81 @@ import (
 	"github.com/culvert-net/culvert/audit/query"
 )
 
-// Permissions are what may be used: as they are now.
-type Permissions struct {
-	Groups      []api.SecurityGroup
-	Services    []api.Service
-	Connections []api.Connection
-}
-
-// Unused are the rules of security groups, the principals that services allow and the connections by which no flow was let in within the
-// query's time. What was made within that time has had less of it, which the report tells where the age is known.
-func Unused(ask Ask, q query.Query, have Permissions) (Report, error) {
+// Unused are the rules of security groups, the principals that services allowed and the connections that there were at some moment of the query's time, and by which no flow
+// was let in within it; all: the others too, with what they let in. What was made within that time, or removed, has had less of it, which the report tells.
+func Unused(ask Ask, q query.Query, have Permissions, all bool) (Report, error) {
 	q.Where = append(slices.Clone(q.Where), query.Is("action", api.ActionAccept))
-	r := Report{Kind: "unused-rules", Since: q.Since, Until: q.Until, Columns: []string{"kind", "id", "of", "what", "made"}}
-	rules := q
-	rules.Group = []string{"rule-id"}
-	used, first, err := hits(ask, rules)
+	r := Report{Kind: "unused-rules", Since: q.Since, Until: q.Until, Columns: []string{"kind", "id", "of", "what", "made", "removed"}}
+	if all {
+		r.Columns = append(r.Columns, "packets", "bytes", "last")
+	}
+	p := have.over()
+	used, first, err := p.hits(ask, q)
 	if err != nil {
 		return r, err
 	}
-	switch {
-	case first == 0:
-		r.Notes = append(r.Notes, "There are no records of flows that were let in: everything looks unused.")
-	case q.Since.IsZero() || first > q.Since.Unix():
-		r.Notes = append(r.Notes, "Records of flows that were let in begin at "+unix(first).Format(time.RFC3339)+
-			", not at --since: what was used before only looks unused. The server keeps flow records for its retention of flows; ask files "+
-			"that are kept longer with --from.")
-	default:
-		r.Notes = append(r.Notes, "Records of flows that were let in begin at "+unix(first).Format(time.RFC3339)+".")
-	}
-	for _, g := range have.Groups {
-		for direction, list := range map[string][]api.Rule{"ingress": g.Ingress, "egress": g.Egress} {
-			for _, rule := range list {
-				if !used[rule.ID] {
-					r.Rows = append(r.Rows, []any{"rule", rule.ID, label(g.Meta), direction + " " + describe(rule), g.CreatedAt})
-				}
-			}
+	for _, x := range p.within(q.Since, q.Until) {
+		row := []any{x.kind, x.id, x.of, x.what, x.made, x.removed}
+		sums, hit := used[x.key()]
+		switch {
+		case all:
+			r.Rows = append(r.Rows, append(row, sums.Packets, sums.Bytes, unix(sums.Last)))
+		case !hit:
+			r.Rows = append(r.Rows, row)
 		}
 	}
-	connections := q
-	connections.Group = []string{"connection-id"}
-	if used, _, err = hits(ask, connections); err != nil {
-		return r, err
-	}
-	byConsumer := map[string]bool{}
-	for _, c := range have.Connections {
-		if used[c.ID] {
-			byConsumer[c.Service+" "+c.EndpointAccount], byConsumer[c.Service+" *"] = true, true
-			continue
-		}
-		if c.State == api.Available {
-			r.Rows = append(r.Rows, []any{"connection", c.ID, c.Service, "endpoint " + c.Endpoint + " of account " + c.EndpointAccount, c.CreatedAt})
-		}
-	}
-	for _, s := range have.Services {
-		for _, p := range s.AllowedPrincipals {
-			if !byConsumer[s.ID+" "+p] {
-				r.Rows = append(r.Rows, []any{"grant", s.ID, label(s.Meta), "allows " + p, s.CreatedAt})
-			}
-		}
-	}
-	slices.SortFunc(r.Rows, func(a, b []any) int {
-		return slices.CompareFunc(a[:4], b[:4], func(x, y any) int { return cmp.Compare(text(x), text(y)) })
-	})
-	r.Notes = append(r.Notes, "The column made is when the group, service or connection was; a rule or grant may be younger. "+
-		"Rules of one group that let in the same are hit by one of them, which may leave the others without a hit.")
+	r.Notes = append(r.Notes, p.notes(&have, q.Since, first)...)
 	return r, nil
 }
 
-// hits are the values of the query's one group that any line has, and when the first of them began.
-func hits(ask Ask, q query.Query) (used map[string]bool, first int64, err error) {
-	groups, err := grouped(ask, q)
-	used = map[string]bool{}
-	for _, g := range groups {
-		used[g.Key[0]] = true
+// hits are what flows tell of permissions, by these keys, and when the first line of them began.
+func (p *permitted) hits(ask Ask, q query.Query) (used map[string]query.Sums, first int64, err error) {
+	used = map[string]query.Sums{}
+	sum := func(key string, s query.Sums) {
+		o := used[key]
+		used[key] = query.Sums{Packets: o.Packets + s.Packets, Bytes: o.Bytes + s.Bytes, Last: max(o.Last, s.Last)}
 	}
-	return used, oldest(groups), err
+	for _, kind := range []string{"rule", "connection"} {
+		q.Group = []string{kind + "-id"}
+		groups, err := grouped(ask, q)
+		if err != nil {
+			return nil, 0, err
+		}
+		if kind == "rule" {
+			first = oldest(groups)
+		}
+		for _, g := range groups {
+			sum(kind+" "+g.Key[0], g.Sums)
+			if c, have := p.consumers[g.Key[0]]; have && kind == "connection" {
+				sum(grantKey(c.service, c.account), g.Sums)
+				sum(grantKey(c.service, "*"), g.Sums)
+			}
+		}
+	}
+	return used, first, nil
 }
 
-func label(m api.Meta) string {
-	if m.Name != "" {
-		return m.Name
-	}
-	return m.ID
-}
-
-// describe a rule as people write it.
-func describe(r api.Rule) string {
-	out := string(r.Protocol)
+// notes are what a reader has to know; first is when the first line of flows that were let in began, in Unix seconds, 0 for none.
+func (p *permitted) notes(have *Permissions, since time.Time, first int64) (notes []string) {
 	switch {
-	case r.Protocol != api.TCP && r.Protocol != api.UDP:
-	case r.FromPort == r.ToPort:
-		out += fmt.Sprintf(" %d", r.FromPort)
+	case first == 0:
+		notes = append(notes, "There are no records of flows that were let in: everything looks unused.")
+	case since.IsZero() || first > since.Unix():
+		notes = append(notes, "Records of flows that were let in begin at "+unix(first).Format(time.RFC3339)+
+			", not at --since: what was used before only looks unused. The server keeps flow records for its retention of flows; ask files "+
+			"that are kept longer with --from.")
 	default:
-		out += fmt.Sprintf(" %d-%d", r.FromPort, r.ToPort)
+		notes = append(notes, "Records of flows that were let in begin at "+unix(first).Format(time.RFC3339)+".")
 	}
-	if r.Group != "" {
-		return out + " " + r.Group
+	if !have.Begin.IsZero() {
+		notes = append(notes, "Audit events are read from "+have.Begin.UTC().Format(time.RFC3339)+" on, for there are too many: what was removed before is not here.")
 	}
-	return out + " " + r.CIDR.String()
+	if p.unread > 0 {
+		notes = append(notes, fmt.Sprintf("%d changes of groups, services and connections are too large to stand in the audit log: what they removed may not be here.", p.unread))
+	}
+	return append(notes, "The columns made and removed are from audit events, as long as they are kept; where none tells it, made is when the group, "+
+		"service or connection was: a rule or grant may be younger. Rules of one group that let in the same are hit by one of them, which may "+
+		"leave the others without a hit.")
 }
 
 // Decision is what somebody decided on an endpoint connection.

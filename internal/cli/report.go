@@ -110,36 +110,40 @@ every pair looks new.`, `
 
 func (a *app) reportUnusedRules() *cobra.Command {
 	var f answerFlags
-	c := command("unused-rules [--from DIR] [--since TIME]", "Rules, grants and connections that no flow used", `
+	var all bool
+	c := command("unused-rules [--from DIR] [--since TIME] [--all]", "Rules, grants and connections that no flow used", `
 The rules of security groups, the principals that services allow and the endpoint connections that no flow was let in by
-since a time (180 days without --since, as PCI DSS 1.2.7 has reviews). Rules are those that there are now: the server is
-asked for them also with --from. The server keeps flow records for 30 days unless told otherwise; the report notes where
-records begin, and files that reach back further are asked with --from.`, `
+since a time (180 days without --since, as PCI DSS 1.2.7 has reviews): those that there are now, and those that there
+were at some moment of that time, as the audit log tells. With --all also those that were used, with what they let in.
+The server is asked for them also with --from. It keeps flow records for 30 days unless told otherwise; the report notes
+where records begin, and files that reach back further are asked with --from.`, `
   culvert report unused-rules
+  culvert report unused-rules --all --since 720h -o csv
   culvert report unused-rules --since 2160h --from /srv/flow-logs -o json`,
 		func(cmd *cobra.Command, _ []string) error {
 			ask, q, err := a.answering(cmd.Context(), &f)
 			if err != nil {
 				return err
 			}
-			have, err := a.permissions(cmd.Context())
+			have, err := a.permissions(cmd.Context(), q.Since)
 			if err != nil {
 				return err
 			}
-			r, err := reports.Unused(ask, q, have)
+			r, err := reports.Unused(ask, q, have, all)
 			if err != nil {
 				return err
 			}
 			return a.printReport(r)
 		})
 	f.flags(a, c)
+	c.Flags().BoolVar(&all, "all", false, "also what was used, with the packets and bytes that it let in as both ends count them")
 	must(c.Flags().Set("since", "4320h"))
 	c.Flags().Lookup("since").DefValue, c.Flags().Lookup("since").Changed = "4320h", false
 	return c
 }
 
-// permissions are those of the caller's account.
-func (a *app) permissions(ctx context.Context) (reports.Permissions, error) {
+// permissions are those of the caller's account, and what became of them since a time.
+func (a *app) permissions(ctx context.Context, since time.Time) (reports.Permissions, error) {
 	var out reports.Permissions
 	c, err := a.client()
 	if err != nil {
@@ -152,7 +156,13 @@ func (a *app) permissions(ctx context.Context) (reports.Permissions, error) {
 	if out.Services, err = c.ListServices(ctx); err != nil {
 		return out, err
 	}
-	out.Connections, err = connections(ctx, c, out.Services)
+	if out.Connections, err = connections(ctx, c, out.Services); err != nil {
+		return out, err
+	}
+	out.Events, err = auditPages(ctx, c, api.AuditFilter{Since: since, Outcome: api.OutcomeSuccess}, maxAuditEvents)
+	if len(out.Events) == maxAuditEvents {
+		out.Begin = out.Events[0].At
+	}
 	return out, err
 }
 
@@ -197,8 +207,8 @@ there is. "automatic" is the service's own, where it does not require acceptance
 	return c
 }
 
-// maxDecisionEvents bounds the audit events that are read for decisions.
-const maxDecisionEvents = 200_000
+// maxAuditEvents bounds the audit events that are read for a report.
+const maxAuditEvents = 200_000
 
 // decisions are those of a time that the server knows of.
 func (a *app) decisions(ctx context.Context, f api.AuditFilter) ([]reports.Decision, error) {
@@ -215,12 +225,12 @@ func (a *app) decisions(ctx context.Context, f api.AuditFilter) ([]reports.Decis
 	if err != nil {
 		return nil, err
 	}
-	events, err := auditPages(ctx, c, f, maxDecisionEvents+1)
+	events, err := auditPages(ctx, c, f, maxAuditEvents+1)
 	if err != nil {
 		return nil, err
 	}
-	if len(events) > maxDecisionEvents {
-		return nil, api.Errorf(api.CodeLimitExceeded, "--since", "narrow the time", "there are more than %d audit events in it", maxDecisionEvents)
+	if len(events) > maxAuditEvents {
+		return nil, api.Errorf(api.CodeLimitExceeded, "--since", "narrow the time", "there are more than %d audit events in it", maxAuditEvents)
 	}
 	return reports.Told(events, now), nil
 }
