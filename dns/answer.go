@@ -30,7 +30,7 @@ func (s *Server) local(r *request, at place, buf []byte) []byte {
 	}
 	for _, l := range at.chain {
 		start, data := e.record(l.owner, l.record.Type, l.record.TTL)
-		e.out = append(e.out, l.record.Data...)
+		e.data(l.record)
 		e.finish(sectionAnswer, start, data)
 	}
 	switch a.Kind {
@@ -93,7 +93,7 @@ func (s *Server) encode(r *request, e *encoder, owner string, a zone.Answer) int
 	for i := range m {
 		rr := a.Records[(first+i)%m]
 		start, data := e.record(owner, rr.Type, rr.TTL)
-		e.out = append(e.out, rr.Data...)
+		e.data(rr)
 		e.finish(sectionAnswer, start, data)
 		if rr.Type == zone.TypeA || rr.Type == zone.TypeAAAA {
 			if address, ok := netip.AddrFromSlice(rr.Data); ok {
@@ -102,6 +102,18 @@ func (s *Server) encode(r *request, e *encoder, owner string, a zone.Answer) int
 		}
 	}
 	return n + len(a.Pointers) + m
+}
+
+// data writes a record's data. An alias's is a name, which is compressed: a chain of aliases has to fit into the 512 bytes of a client that
+// knows neither EDNS nor TCP, as musl before 1.2.4.
+func (e *encoder) data(rr zone.Record) {
+	if rr.Type == miekg.TypeCNAME {
+		if target, _, ok := readName(rr.Data, 0); ok {
+			e.name(target)
+			return
+		}
+	}
+	e.out = append(e.out, rr.Data...)
 }
 
 // firstOf says which of n addresses comes first this time.

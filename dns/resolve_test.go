@@ -109,6 +109,10 @@ func TestHostedRecords(t *testing.T) {
 			}
 		}
 	}
+	// The longest chain fits into what a client takes that says nothing of sizes.
+	if got := r.exchange(t, "udp", ask("c0.corp.internal.", miekg.TypeA)); got.Truncated || len(got.Answer) != maxAliases+1 {
+		t.Errorf("a chain of %d aliases without EDNS: %d records, truncated %v", maxAliases, len(got.Answer), got.Truncated)
+	}
 	// One text is 300 bytes long, in two strings; a longer one goes by TCP.
 	got := r.exchange(t, "udp", withOPT(ask("text.corp.internal.", miekg.TypeTXT), 1232, false))
 	var lengths []int

@@ -28,6 +28,7 @@ const insideAddress = "10.0.1.78"
 type insideServer struct {
 	mu    sync.Mutex
 	asked map[string]int
+	stop  func()
 }
 
 func (w *world) insideServer(t *testing.T, workload, address string) *insideServer {
@@ -75,7 +76,8 @@ func (w *world) insideServer(t *testing.T, workload, address string) *insideServ
 			c.Close()
 		}
 	})
-	t.Cleanup(func() { pc.Close(); l.Close(); wg.Wait() })
+	s.stop = sync.OnceFunc(func() { pc.Close(); l.Close(); wg.Wait() })
+	t.Cleanup(s.stop)
 	return s
 }
 
@@ -84,10 +86,12 @@ func (s *insideServer) answer(transport string, query []byte) ([]byte, bool) {
 	if m.Unpack(query) != nil || len(m.Questions) != 1 {
 		return nil, false
 	}
-	s.mu.Lock()
-	s.asked[transport]++
-	s.mu.Unlock()
 	q := m.Questions[0]
+	s.mu.Lock()
+	if s.asked[transport]++; q.Type == dnsmessage.TypeA { // a node's check asks for another type
+		s.asked[transport+" of a client"]++
+	}
+	s.mu.Unlock()
 	m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
 	if q.Type == dnsmessage.TypeA {
 		m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 60},
@@ -164,7 +168,83 @@ func TestForwarderInsideTheVPC(t *testing.T) {
 	if err := resolves("three.inside.test"); err != nil || s.seen("tcp") == 0 {
 		t.Errorf("over TCP: %v; asked %v", err, s.asked)
 	}
+	w.kept(t, resolves)
+	w.secondForwarder(t, rule.ID, s)
 	w.groupOfOutbound(t, eni)
+}
+
+// kept: of a name that is asked for twice the query log says that the cache had it the second time, and who answered the first.
+func (w *world) kept(t *testing.T, resolves func(name string) error) {
+	t.Helper()
+	shop, ctx, began := w.as("shop"), t.Context(), time.Now()
+	q, err := shop.CreateQueryLog(ctx, api.CreateQueryLogRequest{Name: "kept", VPCs: []string{"shop"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	undo(t, "query log", func(ctx context.Context) error { return gone(shop.DeleteQueryLog(ctx, q.ID)) })
+	if err := w.converge(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := resolves("kept.inside.test"); err != nil {
+			t.Error(err)
+		}
+	}
+	eventually(t, 60*time.Second, "both questions are recorded", func() error {
+		var got []string
+		err := shop.Queries(ctx, api.QueriesQuery{QueryFilter: api.QueryFilter{VPC: "shop", Since: began, Name: "kept.inside.test"}},
+			func(r *api.QueryRecord) error {
+				got = append(got, fmt.Sprint(r.CacheHit, " ", r.Upstream))
+				return nil
+			})
+		if want := []string{"false tcp://10.0.1.77:53", "true tcp://10.0.1.77:53"}; err == nil && !slices.Equal(got, want) {
+			err = fmt.Errorf("cache and forwarder: %q, want %q", got, want)
+		}
+		return err
+	})
+}
+
+// secondForwarder: one of a rule's two forwarders dies under questions, and each question has its answer by the other one; it comes back,
+// and is asked again.
+func (w *world) secondForwarder(t *testing.T, rule string, first *insideServer) {
+	t.Helper()
+	second := w.insideServer(t, "till", "10.0.1.77:5353")
+	both := []string{"10.0.1.77", "10.0.1.77:5353"}
+	if _, err := w.as("shop").ModifyResolverRule(t.Context(), rule, api.ModifyResolverRuleRequest{Forwarders: &both}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.converge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	ask := func(what string, times int) {
+		t.Helper()
+		for range times {
+			n++
+			// Once: the node itself asks the other one, after the two seconds that it waits for the first.
+			out := w.must(t, "cart", "dig", "+short", "+tries=1", "+time="+seconds(15), fmt.Sprintf("of-two-%d.inside.test", n))
+			if strings.TrimSpace(out) != insideAddress {
+				t.Errorf("%s: question %d is answered %q", what, n, out)
+			}
+		}
+	}
+	ask("both live", 3)
+	first.stop()
+	before := second.seen("udp")
+	ask("the first is dead", 10)
+	if got := second.seen("udp") - before; got < 10 {
+		t.Errorf("the first is dead, and of 10 questions the second was asked %d", got)
+	}
+	again := w.insideServer(t, "till", "10.0.1.77:53")
+	eventually(t, 60*time.Second, "the first is asked again", func() error {
+		ask("the first is back", 1)
+		again.mu.Lock()
+		defer again.mu.Unlock()
+		if again.asked["udp of a client"] == 0 {
+			return fmt.Errorf("it was asked %v", again.asked)
+		}
+		return nil
+	})
 }
 
 // groupOfOutbound demands that what the resolver asks is refused where the interface's groups say so, and recorded.

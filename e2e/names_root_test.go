@@ -68,8 +68,10 @@ func TestNamesForRealClients(t *testing.T) {
 	}
 	musl, self := muslLookup(t), os.Args[0]
 	base := w.namesOfItsOwn(t)
+	several := w.severalNames(t)
 	began, again := time.Now(), w.withoutServer(t)
 	const absent = "nothing.ledger.pay.internal"
+	// Of a chain the library asks for the begin only: the node follows it, sixteen aliases far.
 	for library, lookup := range map[string][]string{
 		"glibc": {"getent", "ahostsv4"}, "glibc, both families": {"getent", "ahosts"}, "musl": {musl},
 		"Go": {"sh", "-c", lookupVariable + `="$0" ` + self},
@@ -80,10 +82,14 @@ func TestNamesForRealClients(t *testing.T) {
 				t.Errorf("%s finds %q for %s, want %s", library, out, name, vip)
 			}
 		}
-		if out, err := w.run(t, "cart", append(slices.Clone(lookup), absent)...); err == nil {
-			t.Errorf("%s finds %q for %s, which does not exist", library, out, absent)
+		for _, name := range []string{absent, "circle.corp.internal", "self.corp.internal", "chain-0.corp.internal", "two.many.pay.internal.corp.internal"} {
+			if out, err := w.run(t, "cart", append(slices.Clone(lookup), name)...); err == nil {
+				t.Errorf("%s finds %q for %s, which leads nowhere", library, out, name)
+			}
 		}
-		for name, want := range map[string]string{"ok.corp.internal": "10.0.1.10", "www.corp.internal": "10.0.1.9"} { // a later group blocks both
+		for name, want := range map[string]string{"ok.corp.internal": "10.0.1.10", "www.corp.internal": "10.0.1.9", // a later group blocks both
+			"chain-1.corp.internal": "10.0.1.13", "many.pay.internal": several, "any.many.pay.internal": several, "a.b.many.pay.internal": several,
+			"more.pay.internal": several} {
 			if got := strings.Fields(w.must(t, "cart", append(slices.Clone(lookup), name)...)); len(got) == 0 || got[0] != want {
 				t.Errorf("%s finds %q for %s, want %s", library, got, name, want)
 			}
@@ -93,6 +99,7 @@ func TestNamesForRealClients(t *testing.T) {
 		}
 	}
 	w.digs(t, vip)
+	w.pipelined(t)
 	again()
 	w.firewallsOfItsOwn(t, base, began)
 }
@@ -136,6 +143,42 @@ func (w *world) blockedOfItsOwn(ctx context.Context, began time.Time) error {
 		err = fmt.Errorf("blocked were %v", blocked)
 	}
 	return err
+}
+
+// severalNames is the address of an endpoint for a service with three private names, one of them a wildcard.
+func (w *world) severalNames(t *testing.T) string {
+	t.Helper()
+	pay, ctx := w.as("pay"), t.Context()
+	lb, err := pay.GetLoadBalancer(ctx, "ledger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := pay.CreateService(ctx, api.CreateServiceRequest{Name: "many", LoadBalancers: []string{lb.ID}, AllowedPrincipals: []string{"shop"},
+		PrivateDNSNames: []string{"many.pay.internal", "*.many.pay.internal", "more.pay.internal"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	undo(t, "service", func(ctx context.Context) error { return gone(pay.DeleteService(ctx, s.ID)) })
+	_, address := w.endpoint(t, "shop", "", api.CreateEndpointRequest{Name: "many", Service: "pay/many", PrivateDNSEnabled: true})
+	if err := w.converge(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return address
+}
+
+// aliases are a chain that ends after seventeen, which is one too many from its begin, and two circles.
+func aliases() (sets []api.RecordSetRequest) {
+	alias := func(from, to string) {
+		sets = append(sets, api.RecordSetRequest{Name: from + ".corp.internal", Type: "CNAME", Values: []string{to + ".corp.internal"}})
+	}
+	const n = 17
+	for i := range n {
+		alias(fmt.Sprint("chain-", i), fmt.Sprint("chain-", i+1))
+	}
+	alias("circle", "round")
+	alias("round", "circle")
+	alias("self", "self")
+	return append(sets, api.RecordSetRequest{Name: fmt.Sprintf("chain-%d.corp.internal", n), Type: "A", Values: []string{"10.0.1.13"}})
 }
 
 // namesOfItsOwn gives the shop a hosted zone, a resolver rule and two firewall rule groups with a list each, until the test ends. It
@@ -182,12 +225,12 @@ func (w *world) namesOfItsOwn(t *testing.T) *api.FirewallRuleGroup {
 			t.Fatal(err)
 		}
 	}
-	_, err1 := shop.ChangeRecords(t.Context(), zone.ID, api.ChangeRecordsRequest{Put: []api.RecordSetRequest{
+	_, err1 := shop.ChangeRecords(t.Context(), zone.ID, api.ChangeRecordsRequest{Put: append(aliases(), []api.RecordSetRequest{
 		{Name: "www.corp.internal", Type: "A", Values: []string{"10.0.1.9"}},
 		{Name: "ok.corp.internal", Type: "A", Values: []string{"10.0.1.10"}},
 		{Name: "no.corp.internal", Type: "A", Values: []string{"10.0.1.11"}},
 		{Name: "xn--bcher-kva.corp.internal", Type: "A", Values: []string{"10.0.1.12"}},
-		{Name: "middle.corp.internal", Type: "TXT", Values: []string{strings.Repeat("m", 700)}}}})
+		{Name: "middle.corp.internal", Type: "TXT", Values: []string{strings.Repeat("m", 700)}}}...)})
 	_, err2 := shop.ChangeFirewallRules(t.Context(), wall.ID, api.ChangeFirewallRulesRequest{Put: []api.FirewallRule{
 		{Priority: 1, Action: api.FirewallBlock, Domains: []string{"ads.test"}, BlockResponse: api.BlockOverride,
 			BlockOverrideDomain: "ledger.pay.internal", BlockOverrideTTLSeconds: 60},
@@ -200,6 +243,22 @@ func (w *world) namesOfItsOwn(t *testing.T) *api.FirewallRuleGroup {
 		t.Fatal(err)
 	}
 	return base
+}
+
+// pipelined has dnsperf put many questions over two TCP connections, fifty before the first answer, fewer than a workload may ask in a second.
+func (w *world) pipelined(t *testing.T) {
+	t.Helper()
+	const n = 400
+	file := filepath.Join(t.TempDir(), "questions")
+	if err := os.WriteFile(file, []byte(strings.Repeat("ledger.pay.internal A\nwww.corp.internal A\n", n/2)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := w.must(t, "cart", "dnsperf", "-m", "tcp", "-s", "169.254.169.253", "-d", file, "-n", "1", "-c", "2", "-q", "50", "-t", seconds(20))
+	for _, want := range []string{fmt.Sprintf("Queries completed: %d (100.00%%)", n), fmt.Sprintf("Response codes: NOERROR %d (100.00%%)", n)} {
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
+			t.Errorf("dnsperf over TCP, without %q:\n%s", want, out)
+		}
+	}
 }
 
 // digs asks with dig and delv; each line is what to ask and what must be in what they print.
@@ -225,7 +284,13 @@ func (w *world) digs(t *testing.T, vip string) {
 		{"dig -x " + vip, []string{"PTR\tledger.pay.internal."}},
 		{"dig +tcp +keepopen +short ledger.pay.internal ledger.pay.internal AAAA ledger.pay.internal A", []string{vip + "\n" + vip}},
 		{"dig +short www.corp.internal", []string{"10.0.1.9"}},
-		{"dig none.corp.internal", []string{"status: NXDOMAIN", "SOA\tcorp.internal."}},
+		{"dig none.corp.internal", []string{"status: NXDOMAIN", "\t10\tIN\tSOA\tcorp.internal."}}, // the negative TTL
+		{"dig chain-1.corp.internal", []string{"status: NOERROR", "ANSWER: 17,", "chain-17.corp.internal.", "\tA\t10.0.1.13"}},
+		{"dig chain-0.corp.internal", []string{"status: SERVFAIL", "ANSWER: 0"}},
+		{"dig circle.corp.internal", []string{"status: SERVFAIL", "ANSWER: 0"}},
+		{"dig self.corp.internal AAAA", []string{"status: SERVFAIL", "ANSWER: 0"}},
+		{"dig many.pay.internal ANY", []string{"HINFO\t\"RFC8482\""}},
+		{"delv -i any.many.pay.internal", []string{"any.many.pay.internal."}},
 		{"dig no.corp.internal", []string{"status: NOERROR", "ANSWER: 0, AUTHORITY: 1"}},
 		{"env LC_ALL=C.UTF-8 dig +idnin b\u00fccher.corp.internal", []string{"xn--bcher-kva.corp.internal.", "\tA\t10.0.1.12"}},
 		{"env LC_ALL=C.UTF-8 dig +noidnin b\u00fccher.corp.internal", []string{"status: NXDOMAIN", "SOA\tcorp.internal."}},

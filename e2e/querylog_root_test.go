@@ -87,6 +87,10 @@ func TestQueryLog(t *testing.T) {
 	if last, failed := w.culvert(t, "shop", "queries", "find", "--vpc", "shop", "--name", name, "--since", "10m"); failed || !strings.Contains(last, name) {
 		t.Errorf("culvert queries find: %s", last)
 	}
+	if last, failed := w.culvert(t, "shop", "flows", "query", "--since", "10m", "--names", "--endpoint", "ledger", "--fields", "dstport,queried-name",
+		"--where", "queried-name="+name); failed || !strings.Contains(last, name) {
+		t.Errorf("culvert flows query --names: %s", last)
+	}
 	w.questionsOfAKilledAgent(t, name)
 }
 
