@@ -28,6 +28,7 @@ func TestCommands(t *testing.T) {
 			"draining": m.draining, "weights": m.weights, "zones": m.zones, "flows stay": m.flowsStay, "inside": m.inside,
 			"families": m.families, "addresses": m.addressesOfClients, "headers": m.headersOfClients, "cap of flows": m.capOfFlows,
 			"cap of connections": m.capOfConnections, "cap of bits": m.capOfBits, "groups": m.groups, "icmp": m.icmp, "health": m.health,
+			"slow start": m.slowStart, "distrust": m.distrust, "selectors": m.selectors,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
