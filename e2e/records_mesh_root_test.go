@@ -184,15 +184,13 @@ type echoes struct {
 
 func (m *recordsMesh) echoes(t *testing.T, workload string, back bool) *echoes {
 	t.Helper()
-	var p net.PacketConn
-	if err := netns.Do(netns.Path(m.ns(workload)), func() (err error) {
-		if p, err = net.ListenPacket("udp4", ":9000"); err == nil {
-			err = p.(*net.UDPConn).SetReadBuffer(4 << 20)
-		}
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	return echoesIn(t, m.ns(workload), 9000, back)
+}
+
+// echoesIn is a port of a namespace.
+func echoesIn(t *testing.T, namespace string, port int, back bool) *echoes {
+	t.Helper()
+	p, _ := socketIn(t, namespace, port)
 	e := &echoes{came: map[uint16]uint64{}}
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -224,16 +222,26 @@ func (e *echoes) from(port uint16) uint64 {
 // socket is one of a workload's, that no ICMP error keeps from sending.
 func (m *recordsMesh) socket(t *testing.T, workload string) (p *net.UDPConn, port uint16) {
 	t.Helper()
-	if err := netns.Do(netns.Path(m.ns(workload)), func() error {
-		c, err := net.ListenPacket("udp4", ":0")
-		if err == nil {
-			p = c.(*net.UDPConn)
-		}
+	return socketIn(t, m.ns(workload), 0)
+}
+
+// socketIn is one of a namespace's, with room for what comes while nobody reads; port 0 is any.
+func socketIn(t *testing.T, namespace string, port int) (p *net.UDPConn, bound uint16) {
+	t.Helper()
+	if err := netns.Do(netns.Path(namespace), func() (err error) {
+		p, err = net.ListenUDP("udp4", &net.UDPAddr{Port: port})
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Close() })
+	raw, err := p.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if errRaw := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20) }); err != nil || errRaw != nil {
+		t.Fatal(err, errRaw)
+	}
 	return p, p.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 }
 
