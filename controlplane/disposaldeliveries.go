@@ -36,16 +36,19 @@ type deliveredFile struct {
 	at      time.Time // when it was written
 }
 
-// windowEnd is in the name of a file that was delivered: when its window ended.
-var windowEnd = regexp.MustCompile(`_([0-9]{8}T[0-9]{4}Z)_[0-9a-f]{8}\.log[^/]*$`)
+// windowBegin is in the name of a file that was delivered: when its window began, or ended, where an earlier build wrote it.
+var windowBegin = regexp.MustCompile(`_([0-9]{8}T[0-9]{4}Z)_[0-9a-f]{8}\.log[^/]*$`)
 
-// span is of when the file's records may be: of the day before its window's end, as its name says it, until it was written, for what comes late
+// longestWindow is what a file has at most.
+const longestWindow = 10 * time.Minute
+
+// span is of when the file's records may be: from a day before its window, as its name says it, until it was written, for what comes late
 // is delivered late. A file of another name may have all that was kept when it was written.
 func (f *deliveredFile) span(kept time.Duration) (from, to time.Time) {
 	from, to = f.at.Add(-kept), f.at
-	if m := windowEnd.FindStringSubmatch(f.name); m != nil {
-		if end, err := time.Parse("20060102T1504Z", m[1]); err == nil {
-			from, to = earlier(end, f.at).Add(-day), later(end, f.at)
+	if m := windowBegin.FindStringSubmatch(f.name); m != nil {
+		if begin, err := time.Parse("20060102T1504Z", m[1]); err == nil {
+			from, to = earlier(begin, f.at).Add(-day), later(begin.Add(longestWindow), f.at)
 		}
 	}
 	return from, to.Add(time.Second)

@@ -13,7 +13,7 @@ var dated = []struct {
 }{
 	// An evidence segment file: the hour of its seals.
 	{regexp.MustCompile(`(?:^|/)(\d{4})-(\d\d)-(\d\d)T(\d\d)\.ndjson(?:\.gz)?$`), time.Hour},
-	// A delivered file, in AWS's way: the end of its five minutes.
+	// A delivered file, in AWS's way: the begin of its five minutes. Earlier builds wrote their end.
 	{regexp.MustCompile(`_vpcflowlogs_[^/]*_(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)Z_[^/]*$`), 5 * time.Minute},
 	// Folders, with Hive's names or without.
 	{regexp.MustCompile(`(?:^|/)year=(\d{4})/month=(\d\d)/day=(\d\d)/hour=(\d\d)/`), time.Hour},
@@ -22,7 +22,7 @@ var dated = []struct {
 	{regexp.MustCompile(`(?:^|/)(\d{4})/(\d\d)/(\d\d)/`), 24 * time.Hour},
 }
 
-// early is how much later than its file's name says a record may end: the five minutes of a file, and clocks that differ.
+// early is how much later than its file's name says a record may end: a file may have ten minutes, and clocks differ.
 const early = 15 * time.Minute
 
 // written is the window that a file's name tells of.

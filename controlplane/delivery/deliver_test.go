@@ -233,7 +233,7 @@ func TestFiles(t *testing.T) {
 		t.Fatalf("%v", files)
 	}
 	for path, lines := range files {
-		if !strings.HasPrefix(path, "AWSLogs/111111111111/vpcflowlogs/local/2026/03/04/111111111111_vpcflowlogs_local_fl-1_20260304T1205Z_") ||
+		if !strings.HasPrefix(path, "AWSLogs/111111111111/vpcflowlogs/local/2026/03/04/111111111111_vpcflowlogs_local_fl-1_20260304T1200Z_") ||
 			!strings.HasSuffix(path, ".log.gz") {
 			t.Errorf("%s", path)
 		}
@@ -260,11 +260,11 @@ func TestFiles(t *testing.T) {
 	}
 	slices.Sort(all)
 	want := []string{
-		"20260304T1205Z 2 111111111111 eni-1 10.0.0.5 10.0.0.9 1000 1 6 1 60 1772625609 1772625610 ACCEPT OK",
-		"20260304T1205Z 2 111111111111 eni-1 10.0.0.5 10.0.0.9 1000 5 6 1 60 1772625614 1772625615 ACCEPT OK",
-		"20260304T1205Z 2 111111111111 eni-2 - - - - - - - 1772625600 1772625900 - NODATA",
-		"20260304T1210Z 2 111111111111 eni-1 10.0.0.5 10.0.0.9 1000 4 6 1 60 1772625900 1772625901 ACCEPT OK",
-		"20260304T1210Z 2 111111111111 eni-2 - - - - - - - 1772625900 1772626200 - SKIPDATA",
+		"20260304T1200Z 2 111111111111 eni-1 10.0.0.5 10.0.0.9 1000 1 6 1 60 1772625609 1772625610 ACCEPT OK",
+		"20260304T1200Z 2 111111111111 eni-1 10.0.0.5 10.0.0.9 1000 5 6 1 60 1772625614 1772625615 ACCEPT OK",
+		"20260304T1200Z 2 111111111111 eni-2 - - - - - - - 1772625600 1772625900 - NODATA",
+		"20260304T1205Z 2 111111111111 eni-1 10.0.0.5 10.0.0.9 1000 4 6 1 60 1772625900 1772625901 ACCEPT OK",
+		"20260304T1205Z 2 111111111111 eni-2 - - - - - - - 1772625900 1772626200 - SKIPDATA",
 	}
 	if !slices.Equal(all, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(all, "\n"), strings.Join(want, "\n"))
@@ -333,10 +333,17 @@ func TestPaths(t *testing.T) {
 		{true, true, "AWSLogs/aws-account-id=111111111111/aws-service=vpcflowlogs/aws-region=local/year=2026/month=03/day=04/hour=12/"},
 	} {
 		f.HiveCompatiblePartitions, f.PerHourPartition = c.hive, c.hours
-		want := c.want + "111111111111_vpcflowlogs_local_fl-1_20260304T1205Z_01234567.log.json.gz"
+		want := c.want + "111111111111_vpcflowlogs_local_fl-1_20260304T1200Z_01234567.log.json.gz"
 		if got := pathOf(f, "local", noon.Add(5*time.Minute), "0123456789abcdef"); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
+	}
+	// The last window of a day is in that day's folder, as its records are.
+	f.MaxAggregationIntervalSeconds = 600
+	want := "AWSLogs/aws-account-id=111111111111/aws-service=vpcflowlogs/aws-region=local/year=2026/month=03/day=04/hour=23/" +
+		"111111111111_vpcflowlogs_local_fl-1_20260304T2350Z_01234567.log.json.gz"
+	if got := pathOf(f, "local", noon.Add(12*time.Hour), "0123456789abcdef"); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

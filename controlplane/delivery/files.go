@@ -59,9 +59,9 @@ func byWindow(joined []format.Joined, length time.Duration, enrich func(*format.
 	return slices.SortedFunc(maps.Values(all), func(a, b *window) int { return a.end.Compare(b.end) })
 }
 
-// pathOf is AWS's path and name of a file: that of the window's end, and a hash of its content.
+// pathOf is AWS's path and name of a file: folders and time are those of the begin of its window, the hash is of its content.
 func pathOf(f *api.FlowLog, region string, end time.Time, sum string) string {
-	at, dirs := end.UTC(), []string(nil)
+	at, dirs := end.Add(-windowOf(f)).UTC(), []string(nil)
 	if f.HiveCompatiblePartitions {
 		dirs = []string{"AWSLogs", "aws-account-id=" + f.Account, "aws-service=vpcflowlogs", "aws-region=" + region,
 			at.Format("year=2006"), at.Format("month=01"), at.Format("day=02")}
