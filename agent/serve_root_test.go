@@ -178,7 +178,7 @@ func (m *machineLab) connect() (net.Conn, error) {
 	}()
 	var c net.Conn
 	if err := m.cart.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp4", "10.0.1.6:80", 3*time.Second)
+		c, err = net.DialTimeout("tcp4", "10.0.1.6:80", 30*time.Second)
 		return err
 	}); err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func (m *machineLab) connect() (net.Conn, error) {
 
 // echo sends five bytes and waits for them.
 func echo(c net.Conn) error {
-	errTime := c.SetDeadline(time.Now().Add(3 * time.Second)) // first: the one of the time before may be over
+	errTime := c.SetDeadline(time.Now().Add(30 * time.Second)) // first: the one of the time before may be over
 	_, errWrite := c.Write([]byte("hello"))
 	_, errRead := io.ReadFull(c, make([]byte, 5))
 	return errors.Join(errTime, errWrite, errRead)

@@ -233,7 +233,7 @@ func (l *lab) rawConn() *tls.Conn {
 	roots.AppendCertsFromPEM(l.info.CA)
 	inner := must(net.Dial("unix", strings.TrimPrefix(l.info.Addresses[0], "unix:")))(l.t)
 	c := tls.Client(inner, &tls.Config{MinVersion: tls.VersionTLS13, ServerName: client.ServerName, RootCAs: roots})
-	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		l.t.Fatal(err)
 	}
 	return c

@@ -44,7 +44,7 @@ func newKept(t *testing.T) *kept {
 // start runs a server there until it is ready; the error is why it is not.
 func (k *kept) start(t *testing.T) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	ready := false
 	err := New(Config{DataDir: k.dir, Listen: []string{"unix:" + filepath.Join(k.dir, "s.sock")}, Store: k.mem,

@@ -38,7 +38,7 @@ func TestFlowsWaitForTheServersDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	answers := make(chan sending, 10_000)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	shipped := make(chan struct{})
 	sink := flow.EnvelopeSink(func(ctx context.Context, es []api.FlowEnvelope) error {
 		_, err := h.SendFlows(ctx, es)

@@ -148,7 +148,7 @@ func (l *lab) as(account string) *client.Client {
 }
 
 func (l *lab) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	l.t.Cleanup(cancel)
 	return ctx
 }

@@ -33,7 +33,7 @@ func (l *lab) txn(f func(*store.Tx)) {
 // eventually waits for a condition.
 func (l *lab) eventually(what string, holds func() bool) {
 	l.t.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(75 * time.Second)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {

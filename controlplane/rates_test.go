@@ -106,8 +106,10 @@ func (w *linesWith) Write(line []byte) (int, error) {
 // Whoever has an old certificate of a node neither uses up what the node may ask nor fills the log.
 func TestAReplacedCertificateDoesNotShutTheNodeOut(t *testing.T) {
 	logged := &linesWith{text: "level=WARN"}
+	now := time.Now()
 	l := startLab(t, func(c *Config) {
 		c.unlimited, c.Tick, c.Log = false, 10*time.Millisecond, slog.New(slog.NewTextHandler(logged, nil))
+		c.Now = func() time.Time { return now } // so that no bucket fills meanwhile
 	})
 	first := l.host("host-a")
 	second := l.renewed(first)
@@ -143,13 +145,17 @@ func TestTheClientComesAgain(t *testing.T) {
 	l := startLab(t, func(c *Config) { c.unlimited = false })
 	shop := l.as("shop")
 	id, _, _ := strings.Cut(l.keys["shop"], ".")
-	for l.s.rates.wait(id, true, time.Now()) == 0 {
+	const tries = 20 // where the machine stands still in between, a call finds a token
+	for range tries {
+		for l.s.rates.wait(id, true, time.Now()) == 0 {
+		}
+		start := time.Now()
+		must(shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16")}))(t)
+		if time.Since(start) >= time.Second/2 {
+			return
+		}
 	}
-	start := time.Now()
-	must(shop.CreateVPC(l.ctx(), api.CreateVPCRequest{CIDR: prefix("10.0.0.0/16")}))(t)
-	if took := time.Since(start); took < time.Second/2 {
-		t.Errorf("it took %s", took)
-	}
+	t.Errorf("%d calls did not wait", tries)
 }
 
 func TestBucketsAreForgotten(t *testing.T) {

@@ -215,7 +215,7 @@ func watchEqualsList(t *testing.T, open func(dir string) store.Store) {
 		defer last.Unlock()
 		return last.revision, last.known
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	errs := make(chan error, 100)
 	var wg sync.WaitGroup

@@ -127,7 +127,7 @@ func start(t testing.TB, cfg Config, z *zone.Zone) *running {
 			if err != nil {
 				t.Errorf("run: %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("run does not end")
 		}
 		if n := r.Stats().Panics; n != 0 {
@@ -146,7 +146,7 @@ func start(t testing.TB, cfg Config, z *zone.Zone) *running {
 // eventually polls a condition until it holds.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
@@ -161,7 +161,7 @@ func ask(name string, qtype uint16) *miekg.Msg { return new(miekg.Msg).SetQuesti
 // exchange asks the server over "udp" or "tcp".
 func (r *running) exchange(t testing.TB, network string, m *miekg.Msg) *miekg.Msg {
 	t.Helper()
-	c := miekg.Client{Net: network, Timeout: 8 * time.Second, UDPSize: 4096}
+	c := miekg.Client{Net: network, Timeout: 30 * time.Second, UDPSize: 4096}
 	reply, _, err := c.Exchange(m, r.addr)
 	if err != nil {
 		t.Fatalf("%s %v: %v", network, m.Question, err)

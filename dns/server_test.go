@@ -123,7 +123,7 @@ func TestGoResolver(t *testing.T) {
 		return d.DialContext(ctx, network, r.addr)
 	}
 	resolver := net.Resolver{PreferGo: true, StrictErrors: true, Dial: dial}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	got, err := resolver.LookupHost(ctx, "ledger.pay.internal.")
 	if err != nil || !slices.Equal(got, []string{"10.0.1.9"}) {
@@ -203,7 +203,7 @@ func (r *running) silent(t *testing.T, vpc uint32) {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 1500)
-	if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := conn.Read(buf); err != nil || binary.BigEndian.Uint16(buf[:n]) != 2 {
@@ -371,7 +371,7 @@ func send(t *testing.T, conn net.Conn, messages []*miekg.Msg) []uint16 {
 		}
 		data = append(binary.BigEndian.AppendUint16(data, uint16(len(wire))), wire...)
 	}
-	if err := conn.SetDeadline(time.Now().Add(8 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	go func() { _, _ = conn.Write(data) }()
@@ -420,7 +420,7 @@ func TestTCPMessageSizes(t *testing.T) {
 		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
-		if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		if n, err := conn.Read(make([]byte, 1)); n != 0 || errors.Is(err, context.DeadlineExceeded) || err == nil {

@@ -56,7 +56,7 @@ func everyPromptIsAnswered(t *testing.T, ipv6 bool) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var conn net.Conn
 	var ifindex int

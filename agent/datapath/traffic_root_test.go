@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds what a test waits for, times [netlab.Slowness].
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // transfer sends size bytes from client to server over TCP and, when those have come whole, as many back.
 func transfer(t *testing.T, client, server *workload, dial, listen string, size int) (seen net.Addr) {

@@ -33,7 +33,7 @@ type world interface {
 }
 
 // patience is for what the kernel does on its own time.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 func spec(netns string) WorkloadSpec {
 	return WorkloadSpec{

@@ -78,7 +78,7 @@ func TestSeveralWitnesses(t *testing.T) {
 	seq := uint64(0)
 	signers := func() (by []bool, size uint64) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		seq++
 		at, err := l.Append(ctx, leaf.OfEvent(time.Now(), api.AuditEvent{Seq: seq}))

@@ -228,7 +228,7 @@ func TestALogIsWitnessed(t *testing.T) {
 	defer l.Close()
 	cosigned := func(seq uint64) bool {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		at, err := l.Append(ctx, leaf.OfEvent(time.Now(), api.AuditEvent{Seq: seq}))
 		if err != nil {

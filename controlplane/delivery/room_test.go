@@ -108,7 +108,7 @@ func TestStateWaitsForNothing(t *testing.T) {
 		if s.Status != api.DeliverFailed {
 			t.Errorf("%+v", s)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it waits")
 	}
 }

@@ -265,7 +265,7 @@ func TestAuditEventsOfAnAccount(t *testing.T) {
 
 func TestWatchAndSideKeys(t *testing.T) {
 	both(t, func(t *testing.T, s Store, _ func() Store) {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		w := s.Watch(ctx)
 		for i := range 3 {

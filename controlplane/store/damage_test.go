@@ -41,7 +41,7 @@ func filled(t *testing.T) string {
 // visit opens the store in a directory for a while.
 func visit(t *testing.T, dir string, fn func(context.Context, *Etcd) error) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	e := NewEtcd(EtcdConfig{Dir: dir, NoSync: true})
 	ready, done := make(chan struct{}), make(chan error, 1)

@@ -131,7 +131,7 @@ func TestFlowsTail(t *testing.T) {
 		"CART=$(culvert eni create cart --subnet a --node node-a -q)"} {
 		s.step(line)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	read, write := io.Pipe()
 	var problems bytes.Buffer

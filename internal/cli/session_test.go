@@ -113,7 +113,7 @@ func newSession(t *testing.T) *session {
 // call runs one command line of culvert.
 func (s *session) call(args []string) (out, problems string, status int) {
 	var o, e bytes.Buffer
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	status = Main(ctx, args, Streams{In: strings.NewReader(""), Out: &o, Err: &e})
 	return o.String(), e.String(), status

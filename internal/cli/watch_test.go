@@ -51,7 +51,7 @@ type watching struct {
 
 func startWatching(t *testing.T, args ...string) *watching {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	r, w := io.Pipe()
 	x := &watching{t: t, lines: bufio.NewScanner(r), stop: cancel, status: make(chan int, 1)}
 	go func() {

@@ -45,7 +45,7 @@ func TestWitness(t *testing.T) {
 	}
 	address := l.Addr().String()
 	l.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	status := make(chan int, 1)
 	go func() {

@@ -127,13 +127,13 @@ func await(t *testing.T, cond func() bool, msg string) {
 	t.Helper()
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
-	end := time.NewTimer(10 * time.Second)
+	end := time.NewTimer(50 * time.Second)
 	defer end.Stop()
 	for !cond() {
 		select {
 		case <-tick.C:
 		case <-end.C:
-			t.Fatalf("not within 10 s: %s", msg)
+			t.Fatalf("not within 50 s: %s", msg)
 		}
 	}
 }

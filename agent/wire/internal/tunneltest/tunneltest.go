@@ -35,11 +35,11 @@ const childArg = "culvert-tunnel-test-process"
 const Port = 51820
 
 // readyWithin bounds a process's start on a busy machine.
-const readyWithin = 10 * time.Second
+const readyWithin = 60 * time.Second
 
 // Patience bounds the wait for a first answer: longer than 5 s, after which the protocol tries a handshake again. It has
 // [netlab.Slowness] in it, so it is none of netlab.Eventually's bounds.
-var Patience = 15 * time.Second * netlab.Slowness()
+var Patience = 60 * time.Second * netlab.Slowness()
 
 // Body is what a process runs; tests may put another in its place for the "Body" named in a child's arguments.
 type Body func(context.Context, tunnel.Config) error
