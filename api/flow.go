@@ -61,7 +61,8 @@ type FlowRecord struct {
 	Bytes        uint64 `json:"bytes"`
 	ReplyPackets uint64 `json:"replyPackets"`
 	ReplyBytes   uint64 `json:"replyBytes"`
-	// TCPFlags are all that packets of the opening direction had since the flow was opened, ReplyTCPFlags those of the answers.
+	// TCPFlags are those that packets of the opening direction had in the interval and none before, ReplyTCPFlags those of the answers. Agents of
+	// before told in each record all since the flow was opened.
 	TCPFlags      int `json:"tcpFlags,omitempty"`
 	ReplyTCPFlags int `json:"replyTcpFlags,omitempty"`
 	// TCPState is how far the connection was at the end of the interval, in RFC 9293's words: SYN_SENT, SYN_RECEIVED, ESTABLISHED,

@@ -94,10 +94,22 @@ type track struct {
 	live     *live  // nil: the closing record exists, and nothing was counted since
 	pass     uint32 // that met it last
 	missed   uint8
-	open     bool // an opening record exists
-	closed   bool // the closing record exists
-	wall     bool // until is nanoseconds of the wall clock
+	is       condition
+	// TCP flags that records have told, of the opening direction and of the answers.
+	flags, replyFlags uint8
 }
+
+// condition is what holds of a flow: a set.
+type condition uint8
+
+const (
+	isOpen   condition = 1 << iota // an opening record exists
+	isClosed                       // the closing record exists
+	byWall                         // until is nanoseconds of the wall clock
+)
+
+func (t *track) open() bool   { return t.is&isOpen != 0 }
+func (t *track) closed() bool { return t.is&isClosed != 0 }
 
 // live is what a record of a flow still needs.
 type live struct {
@@ -141,13 +153,15 @@ func resumeAggregator(s Settings, l *Labeler, baselines iter.Seq[api.FlowRecord]
 		if !ok {
 			continue
 		}
-		t := &track{
-			id: id, reported: countsOf(&r), open: true, closed: r.State == api.FlowClosed || r.State == api.FlowLate,
-		}
+		t := &track{id: id, reported: countsOf(&r), is: isOpen, flags: uint8(r.TCPFlags), replyFlags: uint8(r.ReplyTCPFlags)}
 		if !r.End.IsZero() {
-			t.until, t.wall = uint64(r.End.UnixNano()), true
+			t.until = uint64(r.End.UnixNano())
+			t.is |= byWall
 		}
-		if !t.closed {
+		if r.State == api.FlowClosed || r.State == api.FlowLate {
+			t.is |= isClosed
+			t.flags, t.replyFlags = 0xff, 0xff // which ones were told nobody knows any more: none is twice
+		} else {
 			t.live = &live{flow: Flow{ID: id, Counts: t.reported}, template: &r}
 			a.count(t, &r, Counts{})
 		}
@@ -160,7 +174,7 @@ func resumeAggregator(s Settings, l *Labeler, baselines iter.Seq[api.FlowRecord]
 func (a *Aggregator) Len() int {
 	n := 0
 	for _, t := range a.flows {
-		if !t.closed {
+		if !t.closed() {
 			n++
 		}
 	}
@@ -187,11 +201,11 @@ func (a *Aggregator) recorded(lock sync.Locker) iter.Seq[api.FlowRecord] {
 
 func (a *Aggregator) baseline(t *track) (r api.FlowRecord, ok bool) {
 	switch {
-	case t.closed:
+	case t.closed():
 		r = api.FlowRecord{Boot: a.set.Boot, FlowID: formatID(t.id), State: api.FlowClosed}
-	case t.open:
+	case t.open():
 		r = a.record(t)
-		r.State = api.FlowActive
+		r.State, r.TCPFlags, r.ReplyTCPFlags = api.FlowActive, int(t.flags), int(t.replyFlags)
 	default:
 		return r, false
 	}

@@ -48,6 +48,62 @@ func describe(r *api.FlowRecord) string {
 	return s
 }
 
+// Each TCP flag is in the record of the interval in which it came first, and in no other: also over restarts of the agent from its baselines or its log, when a disk takes
+// nothing for a while, and when the flow goes without a word.
+func TestFlagsAreOfTheirInterval(t *testing.T) {
+	const ack, fin = 0x10, 0x01
+	type seen struct {
+		flags, replies uint8
+		closed         bool
+		want           [2]int // of the record
+	}
+	steps := []seen{
+		{tcpSYN, 0, false, [2]int{tcpSYN, 0}},
+		{tcpSYN | ack, tcpSYN | ack, false, [2]int{ack, tcpSYN | ack}},
+		{tcpSYN | ack, tcpSYN | ack, false, [2]int{0, 0}},
+		{tcpSYN | ack | fin, tcpSYN | ack, false, [2]int{fin, 0}},
+		{tcpSYN | ack | fin, tcpSYN | ack | fin | tcpRST, true, [2]int{0, fin | tcpRST}},
+	}
+	for name, restart := range map[string]func(*Aggregator, []api.FlowRecord) *Aggregator{
+		"one run":                 func(a *Aggregator, _ []api.FlowRecord) *Aggregator { return a },
+		"restarts from the state": func(a *Aggregator, _ []api.FlowRecord) *Aggregator { return newAggregator(a.Baselines()) },
+		"restarts from the log": func(_ *Aggregator, all []api.FlowRecord) *Aggregator {
+			told := replayed{}
+			for _, r := range all {
+				told.add(&r)
+			}
+			return newAggregator(slices.Collect(told.each))
+		},
+	} {
+		a, all := newAggregator(nil), []api.FlowRecord(nil)
+		for i, s := range steps {
+			f := with(consumerFlow(1, 10), uint64(i)+1, uint64(i), 11+float64(i))
+			f.TCPFlags, f.ReplyTCPFlags, f.Closed, f.Removed = s.flags, s.replies, s.closed, s.closed
+			made := a.Collect(Input{Now: at(11.5 + float64(i)), Flows: []Flow{f}, Complete: true, Full: true}).Records
+			if len(made) != 1 || [2]int{made[0].TCPFlags, made[0].ReplyTCPFlags} != s.want {
+				t.Errorf("%s, step %d: %+v, want flags %x", name, i, made, s.want)
+			}
+			all = append(all, made...)
+			a = restart(a, all)
+		}
+		one, _ := Compact(slices.Clone(all), 10)
+		if len(one) != 1 || one[0].TCPFlags != tcpSYN|ack|fin || one[0].ReplyTCPFlags != tcpSYN|ack|fin|tcpRST {
+			t.Errorf("%s: joined to %+v", name, one)
+		}
+	}
+	f := with(consumerFlow(2, 10), 1, 0, 11)
+	a := newAggregator(nil)
+	a.Collect(Input{Now: at(12), Flows: []Flow{f}, Complete: true, Full: true})
+	a = newAggregator(a.Baselines())
+	for i := range goneAfter {
+		for _, r := range a.Collect(Input{Now: at(13 + float64(i)), Complete: true, Full: true}).Records {
+			if r.State != api.FlowClosed || r.TCPFlags != 0 {
+				t.Errorf("of a flow that is gone: %+v", r)
+			}
+		}
+	}
+}
+
 func TestLifeOfAFlow(t *testing.T) {
 	f := consumerFlow(1, 10)
 	refusal := Refusal{ENI: 11, VPC: 1, Src: ip("10.0.1.5"), Dst: ip("10.0.1.77"), Reason: "NO_DESTINATION", Hook: HookWorkload, Packets: 3}

@@ -82,6 +82,8 @@ func join(a, b *api.FlowRecord) api.FlowRecord {
 	r.State, r.Lost, r.Generation = joinState(a.State, b.State), lost, max(a.Generation, b.Generation)
 	if ka != kb {
 		r.State = ""
+	} else {
+		r.TCPFlags, r.ReplyTCPFlags = a.TCPFlags|b.TCPFlags, a.ReplyTCPFlags|b.ReplyTCPFlags
 	}
 	r.Start, r.End = a.Start, a.End
 	if b.Start.Before(r.Start) {

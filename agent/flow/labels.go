@@ -187,13 +187,12 @@ func (l *Labeler) vpc(generation, n uint32) vpcLabel {
 	return lookup(l, generation, func(k *labels) map[uint32]vpcLabel { return k.vpcs }, n)
 }
 
-// Flow fills the parts of a record that say what a flow is: everything but counts, times, state and sequence.
+// Flow fills the parts of a record that say what a flow is: everything but counts, times, TCP flags, state and sequence.
 func (l *Labeler) Flow(f *Flow) api.FlowRecord {
 	g := f.Generation
 	r := api.FlowRecord{
 		Action: api.ActionAccept, LogStatus: StatusOK, Reason: ReasonForwarded,
 		Stage: f.Hook.String(), Protocol: int(f.Protocol), Generation: g, FlowID: formatID(f.ID),
-		TCPFlags: int(f.TCPFlags), ReplyTCPFlags: int(f.ReplyTCPFlags),
 		TCPState: f.TCPState, HandshakeMicros: micros(f.Handshake), RTTMicros: micros(f.RTT),
 	}
 	r.Tuple, r.Translated = l.tuples(f)

@@ -11,7 +11,7 @@ import (
 
 func TestLabelsOfAFlow(t *testing.T) {
 	want := api.FlowRecord{
-		Action: "ACCEPT", LogStatus: "OK", Reason: "FORWARDED", Protocol: 6, Generation: 3, TCPFlags: 2,
+		Action: "ACCEPT", LogStatus: "OK", Reason: "FORWARDED", Protocol: 6, Generation: 3,
 		Endpoint: "vpce-1", Connection: "vpce-conn-1", Service: "vpce-svc-1", ServiceName: "payments/ledger", Approver: "key-9",
 		ConsumerAccount: "111111111111", ProviderAccount: "222222222222", ConsumerVPC: "vpc-shop", ProviderVPC: "vpc-pay",
 	}

@@ -495,6 +495,9 @@ func TestBaselinesAreTheSumOfTheLog(t *testing.T) {
 		var flows []Flow
 		for id := range uint64(6) {
 			f := with(consumerFlow(id+1, 1), uint64(i)*(id+1)+1, uint64(i), float64(i)+1)
+			if i > 10 { // later than the SYN
+				f.TCPFlags, f.ReplyTCPFlags = tcpSYN|0x10, tcpSYN|0x10
+			}
 			if i > 20 && id == 2 {
 				f.Closed = true
 			}
@@ -516,12 +519,13 @@ func TestBaselinesAreTheSumOfTheLog(t *testing.T) {
 		// Flows that were removed since the state was kept may still be there, closed.
 		for id, want := range a.flows {
 			got := b.flows[id]
-			if want.open && (got == nil || got.reported != want.reported || got.closed != want.closed) {
+			if want.open() && (got == nil || got.reported != want.reported || got.closed() != want.closed() ||
+				!want.closed() && (got.flags != want.flags || got.replyFlags != want.replyFlags)) {
 				t.Fatalf("step %d, flow %d: %+v, want %+v", i, id, got, want)
 			}
 		}
 		for id, got := range b.flows {
-			if a.flows[id] == nil && !got.closed {
+			if a.flows[id] == nil && !got.closed() {
 				t.Fatalf("step %d: flow %d came back", i, id)
 			}
 		}

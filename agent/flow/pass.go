@@ -46,7 +46,7 @@ func (p *Pass) Observe(f *Flow) {
 	switch {
 	case again && t.live != nil:
 		t.live.flow = both(t.live.flow, f)
-	case !t.closed:
+	case !t.closed():
 		t.live.flow = *f
 	case f.Counts != t.reported:
 		if t.live == nil {
@@ -63,7 +63,7 @@ func (p *Pass) Observe(f *Flow) {
 // not be observed.
 func (p *Pass) Known(h Half) bool {
 	t := p.a.flows[h.ID]
-	if t == nil || !t.closed || t.live != nil {
+	if t == nil || !t.closed() || t.live != nil {
 		return false
 	}
 	r := &t.reported
@@ -176,7 +176,7 @@ func (p *Pass) seen(t *track, out *[]api.FlowRecord) {
 		t.live.endedAt = in.Now.Boot
 	}
 	switch {
-	case t.closed:
+	case t.closed():
 		if !delta.zero() && (in.Full || f.Removed) {
 			p.emit(t, delta, api.FlowLate, out)
 		}
@@ -185,7 +185,7 @@ func (p *Pass) seen(t *track, out *[]api.FlowRecord) {
 	case ended:
 		p.Unsettled++
 		p.advance(t, delta, out)
-	case !t.open:
+	case !t.open():
 		p.emit(t, delta, api.FlowOpen, out)
 	case in.Full && !delta.zero():
 		p.emit(t, delta, api.FlowActive, out)
@@ -198,7 +198,7 @@ func (p *Pass) seen(t *track, out *[]api.FlowRecord) {
 
 // rest lets go of what a flow whose closing record exists needs no more.
 func (t *track) rest() {
-	if t.closed && (t.live == nil || t.live.flow.Counts == t.reported) {
+	if t.closed() && (t.live == nil || t.live.flow.Counts == t.reported) {
 		t.live = nil
 	}
 }
@@ -206,9 +206,10 @@ func (t *track) rest() {
 // begin sets since when a flow's packets are not recorded.
 func (p *Pass) begin(t *track) {
 	switch {
-	case t.wall:
+	case t.is&byWall != 0:
 		since := max(p.in.Now.Wall.UnixNano()-int64(t.until), 0)
-		t.until, t.wall = max(t.live.flow.CreatedNS, p.in.Now.Boot-min(uint64(since), p.in.Now.Boot)), false
+		t.until = max(t.live.flow.CreatedNS, p.in.Now.Boot-min(uint64(since), p.in.Now.Boot))
+		t.is &^= byWall
 	case t.until == 0:
 		t.until = t.live.flow.CreatedNS
 	}
@@ -218,9 +219,9 @@ func (p *Pass) begin(t *track) {
 func (p *Pass) advance(t *track, delta Counts, out *[]api.FlowRecord) {
 	switch {
 	case !p.in.All || delta.zero():
-	case t.closed:
+	case t.closed():
 		p.emit(t, delta, api.FlowLate, out)
-	case t.open:
+	case t.open():
 		p.emit(t, delta, api.FlowActive, out)
 	default:
 		p.emit(t, delta, api.FlowOpen, out)
@@ -247,7 +248,7 @@ func (p *Pass) absent(t *track, out *[]api.FlowRecord) {
 	}
 	delete(p.a.flows, t.id)
 	switch {
-	case !t.closed:
+	case !t.closed():
 		p.emit(t, delta, api.FlowClosed, out)
 		if t.live.endedAt == 0 {
 			(*out)[len(*out)-1].Lost++
@@ -269,12 +270,13 @@ func (a *Aggregator) record(t *track) api.FlowRecord {
 	return r
 }
 
-// emit records delta. Start and End are the first and newest packet as far as known; without packets, now.
+// emit records delta, and TCP flags that no record has told. Start and End are the first and newest packet as far as known; without packets,
+// now.
 func (p *Pass) emit(t *track, delta Counts, state string, out *[]api.FlowRecord) {
 	now, f := p.in.Now, &t.live.flow
 	r := p.a.record(t)
 	delta.put(&r)
-	r.State = state
+	r.State, r.TCPFlags, r.ReplyTCPFlags = state, int(f.TCPFlags&^t.flags), int(f.ReplyTCPFlags&^t.replyFlags)
 	p.a.count(t, &r, delta)
 	last := min(f.LastNS, now.Boot)
 	if delta.zero() || f.LastNS == 0 {
@@ -285,8 +287,9 @@ func (p *Pass) emit(t *track, delta Counts, state string, out *[]api.FlowRecord)
 	}
 	r.End = now.At(last)
 	*out = append(*out, r)
-	t.reported, t.until, t.open = f.Counts, now.Boot, true
-	if state == api.FlowClosed {
-		t.closed = true
+	t.reported, t.until = f.Counts, now.Boot
+	t.flags, t.replyFlags = t.flags|f.TCPFlags, t.replyFlags|f.ReplyTCPFlags
+	if t.is |= isOpen; state == api.FlowClosed {
+		t.is |= isClosed
 	}
 }

@@ -363,6 +363,9 @@ func (m replayed) add(r *api.FlowRecord) {
 		before.counts.add(countsOf(r)).put(r)
 		if before.rest == nil {
 			r.State = api.FlowClosed
+		} else {
+			r.TCPFlags |= before.rest.TCPFlags
+			r.ReplyTCPFlags |= before.rest.ReplyTCPFlags
 		}
 	}
 	m.put(r)

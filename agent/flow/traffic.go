@@ -70,10 +70,10 @@ func (a *Aggregator) count(t *track, r *api.FlowRecord, delta Counts) {
 	s := t.live.sum
 	s.Bytes += delta.Bytes + delta.ReplyBytes
 	s.Packets += delta.Packets + delta.ReplyPackets
-	if !t.open {
+	if !t.open() {
 		s.New++
 	}
-	closed := t.closed || r.State == api.FlowClosed
+	closed := t.closed() || r.State == api.FlowClosed
 	switch {
 	case closed && t.live.active:
 		t.live.active = false

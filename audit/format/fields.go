@@ -180,7 +180,7 @@ func awsFields() []Field {
 			return r.SubnetID
 		}),
 		text(3, "instance-id", "Node that hosts the interface.", func(r *Row) string { return r.InstanceID }),
-		number(3, Int32, "tcp-flags", "FIN 1, SYN 2, RST 4, SYN-ACK 18 of who answered; SYN not in lines of a flow that goes on.",
+		number(3, Int32, "tcp-flags", "FIN 1, SYN 2, RST 4, SYN-ACK 18 of who answered: those that came first in the interval.",
 			func(r *Row) (int64, bool) {
 				return r.tcpFlags(), r.carries() && r.Protocol == 6
 			}),

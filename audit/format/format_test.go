@@ -123,7 +123,8 @@ func TestOtherFields(t *testing.T) {
 	}
 }
 
-// Who opened a connection shows SYN, who answered SYN-ACK, and lines of a connection that goes on neither.
+// Who opened a connection shows SYN, who answered SYN-ACK, and lines of a connection that goes on neither, also those of agents that told the flags of all
+// packets so far. A SYN-ACK that came later than the first line is in one that goes on.
 func TestFlagsTellWhoOpened(t *testing.T) {
 	for state, want := range map[string][]string{
 		api.FlowOpen: {"2", "18"}, api.FlowClosed: {"2", "18"}, api.FlowActive: {"0", "0"}, api.FlowLate: {"0", "0"},
@@ -138,6 +139,14 @@ func TestFlagsTellWhoOpened(t *testing.T) {
 	r.State, r.TCPFlags, r.ReplyTCPFlags = api.FlowActive, 0x1b, 0x1e
 	if got := lines(t, "${tcp-flags}", r); !slices.Equal(got, []string{"1", "4"}) {
 		t.Errorf("FIN and RST of a connection that goes on: %q", got)
+	}
+	r.TCPFlags, r.ReplyTCPFlags = 0x10, 0x12
+	if got := lines(t, "${tcp-flags}", r); !slices.Equal(got, []string{"0", "18"}) {
+		t.Errorf("a SYN-ACK of a connection that was told before: %q", got)
+	}
+	r.State, r.TCPFlags, r.ReplyTCPFlags = api.FlowClosed, 0x01, 0x01
+	if got := lines(t, "${tcp-flags}", r); !slices.Equal(got, []string{"1", "1"}) {
+		t.Errorf("the last line of a connection that was told before: %q", got)
 	}
 }
 

@@ -133,8 +133,8 @@ const (
 	tcpACK = 0x10
 )
 
-// tcpFlags keeps what AWS shows: FIN, SYN and RST, and ACK with the SYN of answers only. A record has the flags of all packets so far:
-// those of a flow that was told before say nothing of a SYN in their interval.
+// tcpFlags keeps what AWS shows: FIN, SYN and RST, and ACK with the SYN of answers only. An agent of before told in each record the flags of all
+// packets so far: its records of a flow that goes on have the opener's SYN, which others have told by then, and say nothing of one in their interval.
 func (r *Row) tcpFlags() int64 {
 	const shown = tcpFIN | tcpSYN | tcpRST
 	f := r.TCPFlags & shown
@@ -142,7 +142,7 @@ func (r *Row) tcpFlags() int64 {
 		f = r.ReplyTCPFlags & shown
 	}
 	switch {
-	case r.State == api.FlowActive || r.State == api.FlowLate:
+	case (r.State == api.FlowActive || r.State == api.FlowLate) && r.TCPFlags&tcpSYN != 0:
 		f &^= tcpSYN
 	case r.Reply && f&tcpSYN != 0:
 		f |= tcpACK
