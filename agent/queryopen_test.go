@@ -11,6 +11,7 @@ import (
 
 	"github.com/culvert-net/culvert/agent/flow"
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/internal/randomly"
 )
 
 // killed is what a process dies of in these tests, between two of its steps.
@@ -54,9 +55,7 @@ func declared(a *askedLog) map[string]uint64 {
 
 // However often and wherever an agent is killed, each question that was answered is in a record or declared, and no other one is.
 func TestQuestionsOfAKilledAgentAreDeclared(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
+	random := rand.New(rand.NewPCG(randomly.Seed(t), 0))
 	for round := range 50 {
 		words, a := make([]uint64, openWords), &askedLog{byVPC: map[string]int64{}}
 		asked, cut := map[string]uint64{}, map[string]uint64{} // answered, and those in the middle of which it died

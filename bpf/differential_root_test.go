@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-net/culvert/internal/randomly"
 	"github.com/culvert-net/culvert/plan/verdict"
 )
 
@@ -35,14 +36,7 @@ func TestProgramsAgreeWithTheOracle(t *testing.T) {
 	for _, s := range corpus(t) {
 		fuzz(t, k, s, perSeed, newSeen())
 	}
-	seed := uint64(1)
-	if text := os.Getenv("CULVERT_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("CULVERT_SEED=%d repeats this run", seed)
+	seed := randomly.Seed(t)
 	all, began := newSeen(), time.Now()
 	var headers, shifted int
 	for done := 0; done < packets; done += perWorld {

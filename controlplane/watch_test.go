@@ -25,6 +25,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/api/client"
 	"github.com/culvert-net/culvert/controlplane/store"
+	"github.com/culvert-net/culvert/internal/randomly"
 )
 
 // recorder keeps the picture after every commit, which is what a watch is compared with.
@@ -187,9 +188,7 @@ func TestWatchEqualsList(t *testing.T) {
 }
 
 func watchEqualsList(t *testing.T, open func(dir string) store.Store) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 1))
+	random := rand.New(rand.NewPCG(randomly.Seed(t), 1))
 	dir, sockets := t.TempDir(), must(os.MkdirTemp("", "culvert"))(t)
 	t.Cleanup(func() { os.RemoveAll(sockets) })
 	mem := store.NewMem()

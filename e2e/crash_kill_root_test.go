@@ -17,6 +17,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/audit/seal"
 	"github.com/culvert-net/culvert/internal/oracle"
+	"github.com/culvert-net/culvert/internal/randomly"
 	"github.com/culvert-net/culvert/internal/underlay"
 )
 
@@ -142,9 +143,8 @@ type tally struct {
 
 func (m *crashMesh) randomKills(t *testing.T) {
 	n := killsFromEnv(t)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("n=%d of each, seed %d", n, seed)
-	random := mrand.New(mrand.NewPCG(seed, 0))
+	random := mrand.New(mrand.NewPCG(randomly.Seed(t), 0))
+	t.Logf("n=%d of each", n)
 	w := startWatch(t, m)
 	c := startChurn(m)
 	results := map[string]*tally{}

@@ -15,6 +15,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/audit/leaf"
 	"github.com/culvert-net/culvert/audit/tiles"
+	"github.com/culvert-net/culvert/internal/randomly"
 )
 
 // appendEnv names the directory to which the test's own binary appends, until it is killed.
@@ -57,7 +58,7 @@ func appendForEver(dir string) error {
 // Killed at whatever moment, a log has every leaf that was acknowledged, once and in order, and each checkpoint that was ever published is
 // of the tree that it is in the end.
 func TestKilledLogKeepsWhatItAcknowledged(t *testing.T) {
-	dir := t.TempDir()
+	dir, random := t.TempDir(), rand.New(rand.NewPCG(randomly.Seed(t), 0))
 	acked := uint64(0)
 	var published []*tiles.Signed
 	for range 8 {
@@ -72,7 +73,7 @@ func TestKilledLogKeepsWhatItAcknowledged(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
-		kill := uint64(1 + rand.IntN(40))
+		kill := uint64(1 + random.IntN(40))
 		for from := acked; lines.Scan(); {
 			n, err := strconv.ParseUint(lines.Text(), 10, 64)
 			if err != nil {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/culvert-net/culvert/audit/seal"
 	"github.com/culvert-net/culvert/audit/tiles"
+	"github.com/culvert-net/culvert/internal/randomly"
 )
 
 // mutations is how many random edits are tried.
@@ -204,11 +204,7 @@ func harmless(a, b fstest.MapFS) bool {
 
 // Whatever is done to a directory of evidence is found: of a whole one, and of a part of one. CULVERT_SEED replays.
 func TestEveryEditIsFound(t *testing.T) {
-	seed := rand.Uint64()
-	if s, err := strconv.ParseUint(os.Getenv("CULVERT_SEED"), 10, 64); err == nil {
-		seed = s
-	}
-	t.Logf("CULVERT_SEED=%d", seed)
+	seed := randomly.Seed(t)
 	whole := honest(t)
 	for name, dir := range map[string]fstest.MapFS{"whole": whole.dir(), "part": part(t, honest(t)).dir()} {
 		memo := &memo{known: map[[32]byte]any{}}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/audit/format"
+	"github.com/culvert-net/culvert/internal/randomly"
 )
 
 // List implements Notes.
@@ -170,8 +171,8 @@ func (p *placed) takes(form int) bool {
 // before, and what came after it was acknowledged in the new one.
 func TestEditsHaveAPlace(t *testing.T) {
 	t.Parallel()
-	for range 12 {
-		seed := rand.Uint64()
+	first := randomly.Seed(t)
+	for seed := first; seed < first+12; seed++ {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Parallel()
 			editsAtRandom(t, rand.New(rand.NewPCG(seed, 1)))

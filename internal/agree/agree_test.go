@@ -12,24 +12,12 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/plantest"
+	"github.com/culvert-net/culvert/internal/randomly"
 	"github.com/culvert-net/culvert/internal/worlds"
 	"github.com/culvert-net/culvert/judge"
 )
 
 var protocols = map[api.Protocol]uint8{api.ICMP: 1, api.TCP: 6, api.UDP: 17, api.ICMPv6: 58}
-
-// seed is random; CULVERT_SEED repeats a run.
-func seed(t *testing.T) uint64 {
-	s := rand.Uint64()
-	if text := os.Getenv("CULVERT_SEED"); text != "" {
-		var err error
-		if s, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("CULVERT_SEED=%d repeats this run", s)
-	return s
-}
 
 func count(t *testing.T, name string, fallback int) int {
 	if text := os.Getenv(name); text != "" {
@@ -88,7 +76,7 @@ func cells(r *api.Resources) []cell {
 // For every cell of random worlds, what the judge says is what the nodes do; what is let through arrives at the ENI that the
 // judge named, from the source that it named, and its answer comes back from the address that was dialled.
 func TestJudgeAgreesWithTheNodes(t *testing.T) {
-	s := seed(t)
+	s := randomly.Seed(t)
 	asked, allowed, connected, translated, shown := 0, 0, 0, 0, 0
 	for i := range count(t, "CULVERT_WORLDS", 300) {
 		rng := rand.New(rand.NewPCG(s, uint64(i)))

@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"github.com/culvert-net/culvert/dns/zone"
+	"github.com/culvert-net/culvert/internal/randomly"
 	"github.com/culvert-net/culvert/internal/worlds"
 	"github.com/culvert-net/culvert/judge"
 )
 
 // What a node's resolver answers to a VPC that it hosts a part of is what the judge says the name means there.
 func TestNamesAgree(t *testing.T) {
-	s := seed(t)
+	s := randomly.Seed(t)
 	found, six := 0, 0
 	for i := range count(t, "CULVERT_WORLDS", 300) {
 		rng := rand.New(rand.NewPCG(s, uint64(i)))

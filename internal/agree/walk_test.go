@@ -9,6 +9,7 @@ import (
 
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/internal/plantest"
+	"github.com/culvert-net/culvert/internal/randomly"
 	"github.com/culvert-net/culvert/internal/worlds"
 )
 
@@ -16,7 +17,7 @@ import (
 // not, while connections come and go. A packet that reaches another VPC does so toward a target of an Available connection,
 // or is the answer of such a target to an ENI that had reached it.
 func TestIsolationOnAWalk(t *testing.T) {
-	s := seed(t)
+	s := randomly.Seed(t)
 	opened, answered, cut := 0, 0, 0
 	for i := range count(t, "CULVERT_WORLDS", 300) / 2 {
 		w := newWalk(t, rand.New(rand.NewPCG(s, uint64(i))))

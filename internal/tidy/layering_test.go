@@ -115,6 +115,7 @@ var testOnly = map[string]string{
 	"internal/machine":                 "boots systemd and ends the test when that fails",
 	"internal/netlab":                  "makes namespaces and ends the test when that fails",
 	"internal/plantest":                "plans for tests",
+	"internal/randomly":                "what random tests draw from",
 	"internal/s3store":                 "an S3-compatible store that other people made",
 	"internal/tidy":                    "style as tests",
 	"internal/worlds":                  "random resources for tests",
