@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -131,6 +132,17 @@ func (m *lossyMesh) startWitness(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// cosigned is what the witness tells that it has cosigned last.
+func (m *lossyMesh) cosigned(t *testing.T) string {
+	t.Helper()
+	key, errs, status := m.output(t, "", "log-key")
+	if status != 0 {
+		t.Fatalf("log-key: %s", errs)
+	}
+	origin, _, _ := strings.Cut(key, "+")
+	return string(m.exec(t, "server", "curl", "-sSf", "--max-time", seconds(10), lossyWitness+"/checkpoint?origin="+url.QueryEscape(origin)))
 }
 
 // Datagrams between the tunnels that the bridge drops some of: those that carry what this test sends at full size. What nodes tell each other

@@ -113,9 +113,6 @@ func TestLossIsNamed(t *testing.T) {
 		}
 		t.Logf("n=%d packets of %s were lost, and verify names %d; the tunnel lost %d, it says %d at most", lost, service, c.Lost, all, c.Tunnel)
 	}
-	if len(r.Declared) != 0 {
-		t.Errorf("nodes declare %+v", r.Declared)
-	}
 	t.Run("bundled", func(t *testing.T) { m.bundled(t, e, m.connection(t, r, "ledger")) })
 	t.Run("edited", e.edited)
 	t.Run("forged", func(t *testing.T) { m.forged(t, e) })
