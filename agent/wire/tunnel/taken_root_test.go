@@ -25,6 +25,10 @@ func TestGivenBeforeTheLaneDrops(t *testing.T) {
 		if err := lengthenQueues("given0"); err != nil {
 			return err
 		}
+		// As the tunnel does: below Linux 6.11 nobody sends joined datagrams through an interface that takes no partial checksums.
+		if err := unix.IoctlSetInt(fds[0], unix.TUNSETOFFLOAD, offloadTCP); err != nil {
+			return err
+		}
 		if counts, err = makeTaken(); err != nil {
 			return err
 		}
