@@ -125,7 +125,7 @@ server { listen 7009 proxy_protocol; listen [::]:7009 proxy_protocol; location /
 return 200 "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port $remote_addr"; } } }`, dir))
 	m.start(t, "dual", "nginx", "-c", filepath.Join(dir, "conf"))
 	fetch := func(client, to string) (string, error) {
-		out, err := m.in(t.Context(), client, "curl", "-sS", "--max-time", seconds(5), "-w", " %{local_port}", "http://"+to+":7009/").Output()
+		out, err := m.in(t.Context(), client, "curl", "-sS", "--max-time", patient(5), "-w", " %{local_port}", "http://"+to+":7009/").Output()
 		return string(out), err
 	}
 	eventually(t, 10*time.Second, "nginx", func() error {

@@ -82,7 +82,7 @@ func (f *idleFlow) open(ctx context.Context, address string) error {
 func (f *idleFlow) cut() error {
 	var errs []error
 	for name, c := range f.ends {
-		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(slack * time.Second))
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 			errs = append(errs, fmt.Errorf("the %s's end of an idle connection whose permission went: %w, want a reset", name, err))
 			continue

@@ -154,9 +154,13 @@ func (r *pointRun) die(ctx context.Context, t *testing.T, c crashCase, point str
 	if err := os.WriteFile(armed, []byte(strconv.Itoa(k)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, slack*time.Minute)
 	defer cancel()
-	if came, err := doUntil(ctx, c.do, armed); !came { // passed less often this time: what is done at a tick differs
+	later := 5 * time.Second
+	if k == 1 { // it came there before
+		later *= slack
+	}
+	if came, err := doUntil(ctx, c.do, armed, later); !came { // passed less often this time: what is done at a tick differs
 		if err := errors.Join(os.Remove(armed), err, c.undo(ctx)); err != nil {
 			t.Fatalf("%s: never came there: %v", what, err)
 		}
@@ -188,7 +192,7 @@ func (r *pointRun) die(ctx context.Context, t *testing.T, c crashCase, point str
 
 // doUntil does it until the process that was armed dies, and some time longer than it takes where that is passed later. Who
 // waits for the dead then waits no more.
-func doUntil(ctx context.Context, do func(context.Context) error, armed string) (came bool, err error) {
+func doUntil(ctx context.Context, do func(context.Context) error, armed string, later time.Duration) (came bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
@@ -206,7 +210,7 @@ func doUntil(ctx context.Context, do func(context.Context) error, armed string) 
 		}
 		select {
 		case err = <-done:
-			late = time.After(5 * time.Second)
+			late = time.After(later)
 		case <-late:
 			return false, err
 		case <-tick.C:

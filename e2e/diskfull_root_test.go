@@ -325,7 +325,7 @@ func await(t *testing.T, ch <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-ch:
-	case <-time.After(30 * time.Second):
+	case <-time.After(slack * 30 * time.Second):
 		t.Fatal("it did not come to that")
 	}
 }

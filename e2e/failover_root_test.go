@@ -272,7 +272,7 @@ func (m *failoverMesh) fault(f *fault) error {
 		}
 		return seen["stable"] >= 4 && seen["faulty"] >= 4
 	}
-	if err := m.client.await(url, 30*time.Second, "both targets answer", both); err != nil {
+	if err := m.client.await(url, slack*30*time.Second, "both targets answer", both); err != nil {
 		return err
 	}
 	f.begun = time.Now()

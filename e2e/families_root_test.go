@@ -121,7 +121,7 @@ func TestFamilies(t *testing.T) {
 			}
 			return nil
 		})
-		got := strings.Fields(f.must(t, c.from, "sh", "-c", "socat -t "+seconds(20)+" - "+c.to+" <"+file+" | sha256sum"))
+		got := strings.Fields(f.must(t, c.from, "sh", "-c", "socat -t "+patient(20)+" - "+c.to+" <"+file+" | sha256sum"))
 		if len(got) == 0 || got[0] != sum {
 			t.Errorf("%s: the sum of what came back is %v, of what went %s", c.why, got, sum)
 		}

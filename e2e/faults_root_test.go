@@ -48,7 +48,7 @@ func TestWorksWithoutTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second*slowness())
+		ctx, cancel := context.WithTimeout(context.Background(), slack*60*time.Second*slowness())
 		defer cancel()
 		if err := w.lab.Start(ctx, "", ""); err != nil {
 			t.Errorf("put back: %v", err)

@@ -363,7 +363,7 @@ func (w *hostWorld) status(t *testing.T) local.Status {
 // told waits until status says all that it should of a fault.
 func (w *hostWorld) told(t *testing.T, f hostFault, began time.Time) time.Duration {
 	t.Helper()
-	eventually(t, failAt*putRightBound, f.name+": status names it", func() error {
+	eventually(t, putRightBound, f.name+": status names it", func() error {
 		said := w.status(t).Errors
 		for _, part := range f.says {
 			if !slices.ContainsFunc(said, func(e string) bool { return strings.Contains(e, w.expand(part)) && !before(e, began) }) {

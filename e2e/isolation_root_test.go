@@ -118,7 +118,7 @@ func TestRejectCutsAnEstablishedTransfer(t *testing.T) {
 	select {
 	case <-ended:
 		t.Logf("cut %s after the provider rejected", time.Since(began).Round(time.Millisecond))
-	case <-time.After(10 * time.Second * slowness()):
+	case <-time.After(slack * 10 * time.Second * slowness()):
 		t.Error("the transfer still runs long after the connection was rejected")
 	}
 	if out, err := w.run(t, "cart", "socat", "-u", "TCP4:"+w.endpointAddress(t, "ledger")+":443,connect-timeout=2", "/dev/null"); err == nil {
@@ -128,7 +128,7 @@ func TestRejectCutsAnEstablishedTransfer(t *testing.T) {
 
 // reconnect puts the endpoint "ledger" back.
 func (w *world) reconnect(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second*slowness())
+	ctx, cancel := context.WithTimeout(context.Background(), slack*30*time.Second*slowness())
 	defer cancel()
 	shop, pay := w.as("shop"), w.as("pay")
 	if _, err := shop.DeleteEndpoint(ctx, "ledger"); err != nil {
@@ -157,7 +157,7 @@ func TestHostileHostIsRefusedByTheReceiver(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second*slowness())
+		ctx, cancel := context.WithTimeout(context.Background(), slack*60*time.Second*slowness())
 		defer cancel()
 		if err := w.lab.Start(ctx, "", ""); err != nil {
 			t.Errorf("put back: %v", err)
@@ -200,12 +200,12 @@ func TestUnderlayCarriesNothingInClear(t *testing.T) {
 		t.Fatal(res.err)
 	}
 	for range 10 {
-		w.must(t, "cart", "curl", "-sS", "--max-time", seconds(5), "--cacert", cert, "https://ledger.pay.internal/")
+		w.must(t, "cart", "curl", "-sS", "--max-time", patient(5), "--cacert", cert, "https://ledger.pay.internal/")
 	}
 	if err := w.lab.Kill("host-a", "agent", false); err != nil {
 		t.Fatal(err)
 	}
-	w.must(t, "cart", "curl", "-sS", "--max-time", seconds(5), "--cacert", cert, "--resolve",
+	w.must(t, "cart", "curl", "-sS", "--max-time", patient(5), "--cacert", cert, "--resolve",
 		"ledger.pay.internal:443:"+w.endpointAddress(t, "ledger"), "https://ledger.pay.internal/")
 	if err := w.lab.Start(t.Context(), "", ""); err != nil {
 		t.Fatal(err)

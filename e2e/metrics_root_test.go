@@ -13,7 +13,7 @@ import (
 // have had endpoints of their own for the same service.
 func figure(t *testing.T, namespace, port, line string) float64 {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "ip", "netns", "exec", namespace, "curl", "-sS", "--fail", "--max-time", seconds(5),
+	out, err := exec.CommandContext(t.Context(), "ip", "netns", "exec", namespace, "curl", "-sS", "--fail", "--max-time", patient(5),
 		"http://127.0.0.1:"+port+"/metrics").Output()
 	if err != nil {
 		t.Fatalf("metrics of %s: %v", namespace, err)

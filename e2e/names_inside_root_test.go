@@ -130,7 +130,7 @@ func TestForwarderInsideTheVPC(t *testing.T) {
 	if err := w.converge(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if out := w.must(t, "cart", "dig", "+tries=1", "+time="+seconds(5), "one.inside.test"); !strings.Contains(out, "status: SERVFAIL") || !complains() {
+	if out := w.must(t, "cart", "dig", "+tries=1", "+time="+patient(5), "one.inside.test"); !strings.Contains(out, "status: SERVFAIL") || !complains() {
 		t.Errorf("without an interface for it; complains %t:\n%s", complains(), out)
 	}
 	eni, err := shop.CreateENI(ctx, api.CreateENIRequest{Subnet: "shop", Name: "outbound", Node: "host-a"})
@@ -222,7 +222,7 @@ func (w *world) secondForwarder(t *testing.T, rule string, first *insideServer) 
 		for range times {
 			n++
 			// Once: the node itself asks the other one, after the two seconds that it waits for the first.
-			out := w.must(t, "cart", "dig", "+short", "+tries=1", "+time="+seconds(15), fmt.Sprintf("of-two-%d.inside.test", n))
+			out := w.must(t, "cart", "dig", "+short", "+tries=1", "+time="+patient(15), fmt.Sprintf("of-two-%d.inside.test", n))
 			if strings.TrimSpace(out) != insideAddress {
 				t.Errorf("%s: question %d is answered %q", what, n, out)
 			}
@@ -271,7 +271,7 @@ func (w *world) groupOfOutbound(t *testing.T, eni *api.ENI) {
 	if err := w.converge(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if out := w.must(t, "cart", "dig", "+tries=1", "+time="+seconds(6), "four.inside.test"); !strings.Contains(out, "status: SERVFAIL") {
+	if out := w.must(t, "cart", "dig", "+tries=1", "+time="+patient(6), "four.inside.test"); !strings.Contains(out, "status: SERVFAIL") {
 		t.Errorf("what no group lets out:\n%s", out)
 	}
 	eventually(t, 15*time.Second, "a record of what was refused", func() error {

@@ -253,7 +253,7 @@ func (w *world) pipelined(t *testing.T) {
 	if err := os.WriteFile(file, []byte(strings.Repeat("ledger.pay.internal A\nwww.corp.internal A\n", n/2)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	out := w.must(t, "cart", "dnsperf", "-m", "tcp", "-s", "169.254.169.253", "-d", file, "-n", "1", "-c", "2", "-q", "50", "-t", seconds(20))
+	out := w.must(t, "cart", "dnsperf", "-m", "tcp", "-s", "169.254.169.253", "-d", file, "-n", "1", "-c", "2", "-q", "50", "-t", patient(20))
 	for _, want := range []string{fmt.Sprintf("Queries completed: %d (100.00%%)", n), fmt.Sprintf("Response codes: NOERROR %d (100.00%%)", n)} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
 			t.Errorf("dnsperf over TCP, without %q:\n%s", want, out)

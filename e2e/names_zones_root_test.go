@@ -65,7 +65,7 @@ func (w *world) hostedZone(t *testing.T, account, domain string, records ...reco
 // wrongRecords tells where what dig prints of a zone's records is not that, with a query for each.
 func (w *world) wrongRecords(t *testing.T, workload string, records []record) error {
 	t.Helper()
-	argv, questions := []string{"dig", "+noall", "+answer", "+tries=1", "+time=" + seconds(2)}, map[string]bool{}
+	argv, questions := []string{"dig", "+noall", "+answer", "+tries=1", "+time=" + patient(2)}, map[string]bool{}
 	var want []string
 	for _, r := range records {
 		name := strings.Replace(r.name, "*", "any", 1)
@@ -224,7 +224,7 @@ func (w *world) withoutServer(t *testing.T) (again func()) {
 	var once sync.Once
 	again = func() {
 		once.Do(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second*slowness())
+			ctx, cancel := context.WithTimeout(context.Background(), slack*60*time.Second*slowness())
 			defer cancel()
 			if err := w.lab.Start(ctx, "", ""); err != nil {
 				t.Errorf("put back: %v", err)

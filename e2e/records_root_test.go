@@ -102,7 +102,7 @@ func (m *recordsMesh) knownTraffic(t *testing.T, stream *received) map[sumOf]pac
 		},
 		func() error {
 			format, json := secondFormat, api.FileJSON
-			eventually(t, failAt*recordsBound, "a batch of the stream", func() error {
+			eventually(t, recordsBound, "a batch of the stream", func() error {
 				if lines, err := stream.lines(); err != nil || len(lines) == 0 {
 					return fmt.Errorf("%d lines, %v", len(lines), err)
 				}

@@ -69,7 +69,7 @@ func (m *recordsMesh) destinationDies(t *testing.T) {
 		return err == nil && slices.ContainsFunc(s.FlowLogsFailing, func(x string) bool { return strings.Contains(x, "dies") })
 	}
 	// What is to be sent next is sent when its window of 10 s is over.
-	eventually(t, failAt*recordsBound, "status names the flow log", func() error {
+	eventually(t, recordsBound, "status names the flow log", func() error {
 		send()
 		if !failing() {
 			return errors.New("it does not")
@@ -125,7 +125,7 @@ func (m *recordsMesh) strictLog(t *testing.T) {
 		}
 	}()
 	var refused, said time.Duration
-	eventually(t, failAt*recordsBound, "the strict interface opens no flow, and status says why", func() error {
+	eventually(t, recordsBound, "the strict interface opens no flow, and status says why", func() error {
 		if !answered(open, vault) {
 			t.Error("what is open has ended")
 		}
@@ -148,7 +148,7 @@ func (m *recordsMesh) strictLog(t *testing.T) {
 	free()
 	freed = true
 	began = time.Now()
-	eventually(t, failAt*recordsBound, "all is as before", func() error {
+	eventually(t, recordsBound, "all is as before", func() error {
 		if !fresh("strict") || !answered(open, vault) || alarmed() {
 			return fmt.Errorf("no new flow, or status says %q", node())
 		}

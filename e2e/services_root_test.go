@@ -40,7 +40,7 @@ scgi_temp_path %[1]s; server { listen 443 ssl; ssl_certificate %[2]s; ssl_certif
 	write(t, filepath.Join(dir, "www", "index.html"), workload+" DEMO-SECRET-MARKER\n")
 	w.start(t, workload, "nginx", "-c", filepath.Join(dir, "conf"))
 	eventually(t, 10*time.Second, "nginx in "+workload, func() error {
-		_, err := w.run(t, workload, "curl", "-sk", "--max-time", seconds(2), "https://127.0.0.1/")
+		_, err := w.run(t, workload, "curl", "-sk", "--max-time", patient(2), "https://127.0.0.1/")
 		return err
 	})
 	return cert
@@ -60,7 +60,7 @@ func TestHTTPSIsBalanced(t *testing.T) {
 	for _, consumer := range []string{"cart", "till"} { // across nodes, and on the provider's own node
 		both := map[string]bool{} // a target that was not there when it was asked is back after two good answers
 		eventually(t, 60*time.Second, "both targets to be well", func() error {
-			out := w.must(t, consumer, "curl", "-sS", "--max-time", seconds(5), "--cacert", cert, "https://ledger.pay.internal/")
+			out := w.must(t, consumer, "curl", "-sS", "--max-time", patient(5), "--cacert", cert, "https://ledger.pay.internal/")
 			if both[strings.Fields(out)[0]] = true; len(both) < 2 {
 				return fmt.Errorf("answers came from %v", both)
 			}
@@ -68,7 +68,7 @@ func TestHTTPSIsBalanced(t *testing.T) {
 		})
 		seen := map[string]int{}
 		for range 30 {
-			out := w.must(t, consumer, "curl", "-sS", "--max-time", seconds(5), "--cacert", cert, "https://ledger.pay.internal/")
+			out := w.must(t, consumer, "curl", "-sS", "--max-time", patient(5), "--cacert", cert, "https://ledger.pay.internal/")
 			seen[strings.Fields(out)[0]]++
 		}
 		if len(seen) != 2 || seen["ledger-1"]+seen["ledger-2"] != 30 {
@@ -153,7 +153,7 @@ func TestBytesArrive(t *testing.T) {
 	file, sum := copyFile(t, filepath.Join(w.dir, "bytes"), 16<<20)
 	for _, consumer := range []string{"cart", "till"} { // across nodes, and on the provider's own node
 		got := strings.Fields(w.must(t, consumer, "sh", "-c",
-			"socat -t "+seconds(20)+" - TCP4:books.pay.internal:5432 <"+file+" | sha256sum"))
+			"socat -t "+patient(20)+" - TCP4:books.pay.internal:5432 <"+file+" | sha256sum"))
 		if len(got) == 0 || got[0] != sum {
 			t.Errorf("%s: the sum of what came back is %v, of what went %s", consumer, got, sum)
 		}
@@ -172,7 +172,7 @@ func TestUDPService(t *testing.T) {
 	})
 	file, sum := copyFile(t, filepath.Join(w.dir, "datagram"), 20_000) // of many fragments, each way
 	got := strings.Fields(w.must(t, "cart", "sh", "-c",
-		"socat -b 65000 -t "+seconds(2)+" - UDP4:echo.pay.internal:7777 <"+file+" | sha256sum"))
+		"socat -b 65000 -t "+seconds(5)+" - UDP4:echo.pay.internal:7777 <"+file+" | sha256sum"))
 	if len(got) == 0 || got[0] != sum {
 		t.Errorf("the sum of what came back is %v, of what went %s", got, sum)
 	}

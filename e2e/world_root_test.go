@@ -136,7 +136,7 @@ func sharedWorld(t *testing.T) *world {
 }
 
 func build(ctx context.Context) (*world, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute*slowness())
+	ctx, cancel := context.WithTimeout(ctx, slack*3*time.Minute*slowness())
 	defer cancel()
 	dir, err := os.MkdirTemp("/tmp", "cve2e-")
 	if err != nil {
@@ -318,7 +318,7 @@ func (w *world) converge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second*slowness())
+	ctx, cancel := context.WithTimeout(ctx, slack*30*time.Second*slowness())
 	defer cancel()
 	return w.as("").WaitConverged(ctx, s.Revision)
 }
@@ -326,7 +326,7 @@ func (w *world) converge(ctx context.Context) error {
 // undo is run when the test ends, the last thing first.
 func undo(t *testing.T, what string, remove func(context.Context) error) {
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second*slowness())
+		ctx, cancel := context.WithTimeout(context.Background(), slack*30*time.Second*slowness())
 		defer cancel()
 		if err := remove(ctx); err != nil {
 			t.Errorf("remove %s: %v", what, err)
@@ -345,7 +345,7 @@ func (w *world) in(ctx context.Context, workload string, argv ...string) *exec.C
 // run runs a command inside a workload to its end.
 func (w *world) run(t *testing.T, workload string, argv ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second*slowness())
+	ctx, cancel := context.WithTimeout(t.Context(), slack*60*time.Second*slowness())
 	defer cancel()
 	out, err := w.in(ctx, workload, argv...).CombinedOutput()
 	return string(out), err
@@ -398,8 +398,11 @@ func kernelTunnel() bool { return os.Getenv("CULVERT_KERNEL_WIREGUARD") != "" }
 // slowness is how many times longer things may take: in a guest of scripts/test-kernels the processors are emulated.
 func slowness() time.Duration { return netlab.Slowness() }
 
-// seconds is a time limit for a program's argument.
+// seconds is a time for a program's argument.
 func seconds(n time.Duration) string { return strconv.Itoa(int(n * slowness())) }
+
+// patient is a time limit for a program's argument, where that something takes long is no failure.
+func patient(n time.Duration) string { return seconds(slack * n) }
 
 // slack is how many times as long as it takes at most, on a machine with nothing else to do, may be waited for anything.
 const slack = 5
