@@ -26,6 +26,7 @@ import (
 	"github.com/culvert-net/culvert/api"
 	"github.com/culvert-net/culvert/audit/seal"
 	"github.com/culvert-net/culvert/dns"
+	"github.com/culvert-net/culvert/internal/failpoint"
 	"github.com/culvert-net/culvert/internal/logkey"
 	"github.com/culvert-net/culvert/internal/metrics"
 	"github.com/culvert-net/culvert/internal/resident"
@@ -136,7 +137,7 @@ func openMachine(cfg Config, id *state.Identity) (_ *machine, err error) {
 	m.health = exchange.New(exchangeConfig(id, probed, func() { m.agent.Ill() }, func() { m.agent.Wake() }, cfg.Log))
 	m.agent = New(cfg, Edges{
 		Host: tunnelLinks{m.host}, Wire: device, Datapath: programs{m.datapath}, Names: m.resolver,
-		Members: m.members, Recorder: m.recorder, Health: m.health, Namespaces: namespaces{}, Dial: dial, BootTime: bootTime,
+		Members: m.members, Recorder: m.recorder, Health: m.health, Namespaces: namespaces{}, Dial: dial, Now: failpoint.Now, BootTime: bootTime,
 	})
 	return m, nil
 }
@@ -175,10 +176,10 @@ func newCollector(cfg Config, id *state.Identity, source flow.Source, passed flo
 	return flow.New(flow.Config{
 		Node: id.Node, Source: source, Interval: cfg.FlowInterval, Logger: cfg.Log, Sink: flow.EnvelopeSink(send),
 		Kernel: kernelClock, Tunnel: passed, Ready: ready,
-		Log: flow.LogConfig{Store: flow.Dir(dir.Path(flowDir)), Boot: boot, Word: bootWord},
+		Log: flow.LogConfig{Store: flow.Dir(dir.Path(flowDir)), Boot: boot, Word: bootWord, Now: failpoint.Now},
 		Key: dir.LogKey,
 		Clock: func() flow.Clock {
-			return flow.Clock{Boot: uint64(bootTime()), Wall: time.Now()}
+			return flow.Clock{Boot: uint64(bootTime()), Wall: failpoint.Now()}
 		},
 	})
 }

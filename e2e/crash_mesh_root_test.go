@@ -35,6 +35,7 @@ type crashMesh struct {
 	dir     string
 	lab     *dev.Lab // processes as they are shipped
 	points  *dev.Lab // the same mesh; processes that it starts have failpoints
+	flags   []string // more of them for the server
 	mu      sync.Mutex
 	clients map[string]*client.Client
 	vip     map[string]netip.Addr // of the endpoints, by service
@@ -53,12 +54,12 @@ var crashWorkloads = []workloadSpec{
 func (m *crashMesh) ns(workload string) string { return m.prefix + "-w-" + workload }
 
 // newCrashMesh builds it; it goes with the test, and so does what a run that was killed has left.
-func newCrashMesh(t *testing.T, prefix string) *crashMesh {
+func newCrashMesh(t *testing.T, prefix string, serverFlags ...string) *crashMesh {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: namespaces, BPF")
 	}
-	m := &crashMesh{prefix: prefix, dir: t.TempDir(), clients: map[string]*client.Client{}, vip: map[string]netip.Addr{}}
+	m := &crashMesh{prefix: prefix, dir: t.TempDir(), flags: serverFlags, clients: map[string]*client.Client{}, vip: map[string]netip.Addr{}}
 	m.lab, m.points = m.build(t, "culvert"), m.build(t, "culvert-points", "-tags", "failpoints")
 	down := func() {
 		if err := m.lab.Down(); err != nil {
@@ -95,7 +96,7 @@ func (m *crashMesh) build(t *testing.T, name string, flags ...string) *dev.Lab {
 	if out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput(); err != nil {
 		t.Fatalf("go %v: %v\n%s", args, err, out)
 	}
-	cfg := dev.Config{Prefix: m.prefix, Program: program}
+	cfg := dev.Config{Prefix: m.prefix, Program: program, ServerFlags: m.flags}
 	if len(flags) > 0 {
 		cfg.Environment = func(host, role string) []string { return []string{failpoint.Env + "=" + m.pointDir(t, host, role)} }
 	}

@@ -43,11 +43,11 @@ func (w *world) output(t *testing.T, account string, words ...string) (stdout, s
 // evidence is a copy of what nodes sealed, and the public key of the log.
 type evidence struct{ dir, keys string }
 
-// evidence copies all there is.
-func (w *world) evidence(t *testing.T) evidence {
+// evidence copies all there is up to now, or what more flags say.
+func (w *world) evidence(t *testing.T, flags ...string) evidence {
 	t.Helper()
 	e := evidence{filepath.Join(t.TempDir(), "copy"), filepath.Join(t.TempDir(), "keys")}
-	if _, errs, status := w.output(t, "", "flows", "export", "--out", e.dir); status != 0 {
+	if _, errs, status := w.output(t, "", slices.Concat([]string{"flows", "export", "--out", e.dir}, flags)...); status != 0 {
 		t.Fatalf("export: %s", errs)
 	}
 	key, errs, status := w.output(t, "", "log-key")

@@ -153,15 +153,15 @@ type received struct {
 func (m *recordsMesh) receive(t *testing.T, address string) *received {
 	t.Helper()
 	r := &received{batches: map[string][]byte{}}
-	t.Cleanup(r.listen(t, address))
+	t.Cleanup(r.listen(t, recordsPrefix+"-server", address))
 	return r
 }
 
-// listen takes batches until it is ended.
-func (r *received) listen(t *testing.T, address string) (end func()) {
+// listen takes batches in a namespace until it is ended.
+func (r *received) listen(t *testing.T, namespace, address string) (end func()) {
 	t.Helper()
 	var l net.Listener
-	if err := netns.Do(netns.Path(recordsPrefix+"-server"), func() (err error) { l, err = net.Listen("tcp", address); return err }); err != nil {
+	if err := netns.Do(netns.Path(namespace), func() (err error) { l, err = net.Listen("tcp", address); return err }); err != nil {
 		t.Fatal(err)
 	}
 	s := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {

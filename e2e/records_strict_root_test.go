@@ -33,7 +33,7 @@ func (w *world) culvertCommand(access *dev.Access, words ...string) *exec.Cmd {
 // destinationDies: status names the flow log soon after its destination died, and all that was recorded meanwhile comes once it lives.
 func (m *recordsMesh) destinationDies(t *testing.T) {
 	dies := &received{batches: map[string][]byte{}}
-	end := dies.listen(t, deadStream)
+	end := dies.listen(t, recordsPrefix+"-server", deadStream)
 	defer func() { end() }()
 	m.echoes(t, "vault", false)
 	shop := m.as("shop")
@@ -77,7 +77,7 @@ func (m *recordsMesh) destinationDies(t *testing.T) {
 		return nil
 	})
 	t.Logf("n=1: status names a flow log %s after its destination died; batches go every 10 s", time.Since(died).Round(time.Millisecond))
-	end = dies.listen(t, deadStream)
+	end = dies.listen(t, recordsPrefix+"-server", deadStream)
 	eventually(t, 2*time.Minute, "all that was sent, once", func() error {
 		if got, err := has(); err != nil || got[key] != sent[key] {
 			return fmt.Errorf("%v, want %v, %w", got, sent, err)
