@@ -215,7 +215,7 @@ func awsOthers() []Field {
 			return r.Reason
 		}),
 		without(9, String, "resource-id"),
-		number(10, Int32, "encryption-status", "1: came through the tunnel, which encrypts; missing at the sender.", func(r *Row) (int64, bool) {
+		number(10, Int32, "encryption-status", "1: of flows that came in through the tunnel, which encrypts; missing at the node that opened them.", func(r *Row) (int64, bool) {
 			return 1, r.carries() && r.Stage == "tunnel"
 		}))
 	for _, name := range []string{"instance-tag", "instance-tag-2", "interface-tag", "interface-tag-2", "asg-tag", "asg-tag-2", "interface-type"} {
@@ -223,8 +223,10 @@ func awsOthers() []Field {
 	}
 	return append(fields,
 		flow(11, "next-hop-interface-type", "vpc_endpoint or network_load_balancer, where the flow goes through one.", nextHop),
-		without(11, String, "next-hop-interface-id"), without(11, String, "next-hop-subnet-id"),
-		without(11, String, "next-hop-az-id"), without(11, String, "next-hop-vpc-id"))
+		flow(11, "next-hop-interface-id", "Interface of the VPC that srcaddr (ingress) or dstaddr (egress) is of.", func(r *Row) string { return r.NextHop.Interface }),
+		flow(11, "next-hop-subnet-id", "Subnet of that interface.", func(r *Row) string { return r.NextHop.Subnet }),
+		flow(11, "next-hop-az-id", "Zone of that subnet.", func(r *Row) string { return r.NextHop.AZ }),
+		flow(11, "next-hop-vpc-id", "VPC of that interface.", func(r *Row) string { return r.NextHop.VPC }))
 }
 
 func nextHop(r *Row) string {

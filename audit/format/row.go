@@ -31,10 +31,28 @@ type Row struct {
 	// SubnetID is for records that do not name it.
 	SubnetID   string
 	InstanceID string // node that hosts the interface
+	NextHop    Hop
+}
+
+// Hop is an interface inside the VPC that has what the line sends, or where what it receives comes from.
+type Hop struct {
+	Interface, VPC, Subnet, AZ string
+}
+
+// Peer is the other end's address as the interface sees it; "" where the line is of no packets, or does not tell.
+func (r *Row) Peer() string {
+	at := r.atInterface()
+	switch {
+	case !r.carries():
+		return ""
+	case r.direction() == "egress":
+		return at.DstAddr
+	}
+	return at.SrcAddr
 }
 
 // Rows are the lines of a record: its opening direction, the answers where there were any, and one that declares what is lost.
-// Callers complete Region, AZ, SubnetID and InstanceID.
+// Callers complete Region, AZ, SubnetID, InstanceID and NextHop.
 func Rows(r *api.FlowRecord, records int) []Row {
 	if r.LogStatus == StatusSkipData {
 		return []Row{{FlowRecord: r, Records: records, LostHere: r.Lost}}

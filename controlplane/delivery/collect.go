@@ -30,17 +30,27 @@ type scope struct {
 	nodes  []string // that host them
 	region string
 	r      *api.Resources
+	at     map[whereabouts]*api.ENI // the account's interfaces of all types
 }
+
+// whereabouts is an address in a VPC.
+type whereabouts struct{ vpc, address string }
 
 func scopeOf(r *api.Resources, f *api.FlowLog) (*scope, error) {
 	fields, err := format.Parse(f.LogFormat)
 	if err != nil {
 		return nil, fmt.Errorf("flow log %s: %w", f.ID, err)
 	}
-	s := &scope{flow: f, fields: fields, region: r.Mesh.Region, r: r, own: map[string]bool{}}
+	s := &scope{flow: f, fields: fields, region: r.Mesh.Region, r: r, own: map[string]bool{}, at: map[whereabouts]*api.ENI{}}
 	nodes := map[string]bool{}
 	for _, id := range slices.Sorted(maps.Keys(r.ENIs)) {
 		e := r.ENIs[id]
+		if e.Account == f.Account {
+			s.at[whereabouts{e.VPC, e.Address.String()}] = e
+			if e.IPv6Address.IsValid() {
+				s.at[whereabouts{e.VPC, e.IPv6Address.String()}] = e
+			}
+		}
 		if e.Type != api.ENIWorkload || !f.Covers(e) {
 			continue
 		}
@@ -53,7 +63,7 @@ func scopeOf(r *api.Resources, f *api.FlowLog) (*scope, error) {
 	return s, nil
 }
 
-// enrich completes a row by what is known of its interface, if that is the account's own.
+// enrich completes a row by what is known of its interface and of the one behind it, if they are the account's own.
 func (s *scope) enrich(row *format.Row) {
 	row.Region = s.region
 	e := s.r.ENIs[row.Interface]
@@ -61,9 +71,17 @@ func (s *scope) enrich(row *format.Row) {
 		return
 	}
 	row.InstanceID, row.SubnetID = e.Node, e.Subnet
-	if sub := s.r.Subnets[e.Subnet]; sub != nil {
-		row.AZ = sub.Zone
+	row.AZ = s.zone(e)
+	if hop := s.at[whereabouts{e.VPC, row.Peer()}]; hop != nil {
+		row.NextHop = format.Hop{Interface: hop.ID, VPC: hop.VPC, Subnet: hop.Subnet, AZ: s.zone(hop)}
 	}
+}
+
+func (s *scope) zone(e *api.ENI) string {
+	if sub := s.r.Subnets[e.Subnet]; sub != nil {
+		return sub.Zone
+	}
+	return ""
 }
 
 // due is until when windows are to be closed now, and whether there is anything to write: v.Until where it is only too much to wait.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -344,6 +345,34 @@ func TestPaths(t *testing.T) {
 		"111111111111_vpcflowlogs_local_fl-1_20260304T2350Z_01234567.log.json.gz"
 	if got := pathOf(f, "local", noon.Add(12*time.Hour), "0123456789abcdef"); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// A line names the interface of the account's own VPC that the packets go to or come from, whatever it is: another workload, an endpoint.
+// One of another VPC that has the same address is none.
+func TestNextHop(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(f *api.FlowLog) {
+		f.LogFormat = "${flow-direction} ${next-hop-interface-id} ${next-hop-subnet-id} ${next-hop-az-id} ${next-hop-vpc-id}"
+	})
+	b.r.Put(&api.Subnet{Meta: api.Meta{ID: "subnet-2", Account: shop}, VPC: "vpc-1", Zone: "b"})
+	for i, e := range []*api.ENI{{VPC: "vpc-1", Subnet: "subnet-2", Type: api.ENIEndpoint}, {VPC: "vpc-2"}} {
+		e.Meta, e.Address = api.Meta{ID: fmt.Sprintf("eni-hop-%d", i), Account: shop}, netip.MustParseAddr("10.0.0.9")
+		b.r.Put(e)
+	}
+	b.settled()
+	b.add(b.flow("eni-1", 10*time.Second, func(r *api.FlowRecord) { r.ReplyPackets = 1 }),
+		b.flow("eni-1", 11*time.Second, func(r *api.FlowRecord) { r.Tuple.DstAddr = "10.0.0.10" }),
+		b.flow("eni-2", 12*time.Second, func(r *api.FlowRecord) {
+			r.Direction, r.Translated.SrcAddr, r.Translated.DstAddr = "ingress", "10.0.0.9", "10.0.0.6"
+		}))
+	b.at(300 * time.Second)
+	b.until("the file", func(s *api.FlowLogDelivery) bool { return s.Objects == 1 })
+	const hop = " eni-hop-0 subnet-2 b vpc-1"
+	for _, lines := range b.files() {
+		if want := []string{"egress" + hop, "ingress" + hop, "egress - - - -", "ingress" + hop}; !slices.Equal(lines, want) {
+			t.Errorf("got\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+		}
 	}
 }
 
