@@ -150,8 +150,18 @@ func ask(t *http.Transport, url string) (r request) {
 	return r
 }
 
+// dial connects. Its end, also that of who gives up, is a RST: a client that leaves with something on its way says nothing of that to
+// its node while the host is away, and whoever takes its port again within minutes is led there, be the host dead once more.
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.(*net.TCPConn).SetLinger(0)
+}
+
 func loadShort(ctx context.Context, url string, keep func(request)) {
-	t := &http.Transport{DisableKeepAlives: true}
+	t := &http.Transport{DisableKeepAlives: true, DialContext: dial}
 	tick := time.NewTicker(shortEvery)
 	defer tick.Stop()
 	for {
@@ -172,7 +182,7 @@ func loadLong(ctx context.Context, url string, n int, keep func(request)) {
 			return nil, fmt.Errorf("connection %s has ended", strconv.Itoa(n))
 		}
 		dialled = true
-		return new(net.Dialer).DialContext(ctx, network, address)
+		return dial(ctx, network, address)
 	}}
 	defer t.CloseIdleConnections()
 	tick := time.NewTicker(longEvery)
