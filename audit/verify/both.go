@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/culvert-net/culvert/audit/seal"
 )
 
 // unheard is for how long packets may come from a node of which the log has no seal: it seals every minute, and its seals have to come.
@@ -47,6 +45,7 @@ type crossing struct {
 	passage
 	lost        uint64 // of connections, at least
 	received    uint64 // likewise
+	unsent      uint64 // received and not sent, likewise
 	connections []string
 	found       bool // so much of one of them that it is a finding already
 }
@@ -55,7 +54,8 @@ type crossing struct {
 type way struct {
 	leg
 	name             string
-	from, to         []*end // what is told
+	from, to         []*end    // what is told
+	maybe            [2][]*end // what strays at sender and receiver
 	sender, receiver []string
 }
 
@@ -87,6 +87,7 @@ func (v *verifier) compare() {
 	}
 	if clean {
 		c.tunnels()
+		c.once()
 		c.leftOut()
 	}
 	for _, id := range slices.Sorted(maps.Keys(reports)) {
@@ -137,6 +138,7 @@ func (c *comparison) leg(l leg) (why string) {
 	}
 	for i, name := range []string{"to the provider", "to the consumer"} {
 		w := &way{leg: l, name: name, from: sides[i], to: sides[1-i], sender: nodes[i], receiver: nodes[1-i]}
+		w.maybe = [2][]*end{c.b.strays(l, i, nodes[i]), c.b.strays(l, 1-i, nodes[1-i])}
 		c.way(w, spans)
 	}
 	return ""
@@ -198,17 +200,40 @@ func (c *comparison) way(w *way, spans []span) {
 		sentLeast, sentMost := within(w.from, at)
 		gotLeast, gotMost := within(w.to, at)
 		compared.add(packets{sentLeast.sent, gotLeast.received})
-		allowed := c.told(w.sender, w.from, seal.Out, true)
-		if gotLeast.received > plus(sentMost.sent, allowed) {
-			c.find(s, "%s: %d packets were received until %s and only %d sent%s%s", w, gotLeast.received, s.until(), sentMost.sent,
-				also(allowed, "declared as lost by the sender's node"), segmentsOf(w))
-		}
+		_, strayed := within(w.maybe[0], at)
+		sentMost.add(strayed)
+		_, strayed = within(w.maybe[1], at)
+		gotMost.add(strayed)
+		c.unsentOf(w, at, gotLeast.received, sentMost.sent)
 		lost := sentLeast.sent - min(sentLeast.sent, gotMost.received)
 		c.connection.Lost += lost
-		c.connection.Excused += allowed
 		c.loss(w, at, lost, gotLeast.received)
 	}
 	c.connection.Slack += told.sent - compared.sent + told.received - compared.received
+}
+
+// unsentOf judges what was received and not sent, and adds it to that of the two nodes.
+func (c *comparison) unsentOf(w *way, at view, received, sent uint64) {
+	unsent := received - min(received, sent)
+	lost, over := c.unsent(w, at)
+	c.connection.Excused += plus(lost, over)
+	if unsent > plus(lost, over) {
+		c.find(at.span, "%s: %d packets were received until %s and only %d sent%s%s%s", w, received, at.span.until(), sent,
+			also(lost, "declared as lost by the sender's node"), also(over, "declared as told too much by the receiver's"), segmentsOf(w))
+	}
+	if p := c.alone(w, at); p != nil && unsent > 0 {
+		p.unsent = plus(p.unsent, unsent)
+		p.connections = union(p.connections, []string{w.connection})
+		p.found = p.found || unsent > plus(lost, over)
+	}
+}
+
+// alone is the crossing of a way of which both nodes are known; else nil.
+func (c *comparison) alone(w *way, at view) *crossing {
+	if len(w.sender) != 1 || len(w.receiver) != 1 {
+		return nil
+	}
+	return c.crossing(w.sender[0], w.receiver[0], at)
 }
 
 // loss judges what was sent and not received, and adds it to what was lost between the two nodes.
@@ -222,15 +247,15 @@ func (c *comparison) loss(w *way, at view, lost, received uint64) {
 				c.connection.Tunnel += p.loss()
 				c.counted[key] = true
 			}
-			if len(w.sender) == 1 && len(w.receiver) == 1 {
-				p.lost, p.received = p.lost+lost, p.received+received
-				p.connections = union(p.connections, []string{w.connection})
-			}
 		}
 	}
+	if p := c.alone(w, at); p != nil {
+		p.lost, p.received = p.lost+lost, p.received+received
+		p.connections = union(p.connections, []string{w.connection})
+	}
 	c.connection.Measured = c.connection.Measured && measured
-	refused, told := c.refused(w), plus(c.told(w.receiver, w.to, seal.In, true), c.told(w.sender, w.from, seal.Out, false))
-	c.connection.Excused += refused + told
+	refused, told := c.unreceived(w, at)
+	c.connection.Excused += plus(refused, told)
 	if !measured || lost <= plus(plus(tunnel, refused), told) {
 		return
 	}
@@ -265,41 +290,6 @@ func (c *comparison) crossing(from, to string, at view) *crossing {
 // loss is what was lost at most between the programs of one node and the tunnel's interface of the other.
 func (p *passage) loss() uint64 { return plus(p.given-min(p.given, p.arrived), p.short) }
 
-// told is what nodes declare of forwarded packets in a direction: as lost, so that no record has them, or as told too much. Of the interfaces
-// that are concerned, and of those that nobody knows.
-func (c *comparison) told(nodes []string, ends []*end, direction string, lost bool) (sum uint64) {
-	for _, id := range nodes {
-		all := c.b.node(id).over
-		if lost {
-			all = c.b.node(id).lost
-		}
-		for row, n := range all {
-			if row.Hook == direction && concerned(row.ENI, ends) {
-				sum = plus(sum, n)
-			}
-		}
-	}
-	return sum
-}
-
-// refused is what arrived and went no further.
-func (c *comparison) refused(w *way) (sum uint64) {
-	for _, id := range w.receiver {
-		for row, n := range c.b.node(id).refused {
-			local := slices.Contains(w.sender, id)
-			if concerned(row.ENI, w.to) && (row.Hook == hookLocal && local || row.Hook == hookTunnel && (!local || len(w.sender) > 1)) {
-				sum = plus(sum, n)
-			}
-		}
-	}
-	return sum
-}
-
-// concerned tells whether what is said of an interface may be of these ends: where nothing is told of them, of any.
-func concerned(eni string, ends []*end) bool {
-	return eni == "" || len(ends) == 0 || slices.ContainsFunc(ends, func(e *end) bool { return e.eni == eni })
-}
-
 // tunnels judges what passed between each two nodes, of all connections together.
 func (c *comparison) tunnels() {
 	for id, a := range c.b.nodes {
@@ -310,20 +300,31 @@ func (c *comparison) tunnels() {
 			}
 		}
 	}
-	for _, key := range slices.SortedFunc(maps.Keys(c.pairs), func(a, b pair) int {
-		return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to), cmp.Compare(a.span.begin, b.span.begin))
-	}) {
+	for _, key := range c.ways() {
 		c.tunnelOf(key)
 	}
 }
 
+// ways are all crossings, in order.
+func (c *comparison) ways() []pair {
+	return slices.SortedFunc(maps.Keys(c.pairs), func(a, b pair) int {
+		return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to), cmp.Compare(a.span.begin, b.span.begin))
+	})
+}
+
 func (c *comparison) tunnelOf(key pair) {
-	p := c.pairs[key]
-	if !p.measured {
-		return
-	}
+	p, at := c.pairs[key], c.b.view(key.span)
 	find := func(format string, args ...any) {
 		c.find(key.span, "from %s to %s, until %s: %s", key.from, key.to, key.span.until(), fmt.Sprintf(format, args...))
+	}
+	w := &way{sender: []string{key.from}, receiver: []string{key.to}}
+	if lost, over := c.unsent(w, at); !p.found && p.unsent > plus(lost, over) {
+		p.found = true
+		find("%d packets were received and not sent over the connections %s%s%s", p.unsent, strings.Join(p.connections, ", "),
+			also(lost, "declared as lost by the sender's node"), also(over, "declared as told too much by the receiver's"))
+	}
+	if !p.measured {
+		return
 	}
 	local := key.from == key.to
 	if !local && p.arrived > p.given {
@@ -333,9 +334,9 @@ func (c *comparison) tunnelOf(key pair) {
 		find("records tell that %d packets were received over the connections %s, and only %d came out of the tunnel", p.received,
 			strings.Join(p.connections, ", "), p.came)
 	}
-	w := &way{sender: []string{key.from}, receiver: []string{key.to}}
-	refused, told := c.refused(w), plus(c.told(w.receiver, nil, seal.In, true), c.told(w.sender, nil, seal.Out, false))
+	refused, told := c.unreceived(w, at)
 	if lost := p.loss(); !p.found && p.lost > plus(plus(lost, refused), told) {
+		p.found = true
 		find("%d packets were sent and not received over the connections %s, and the tunnel lost %d at most%s%s", p.lost,
 			strings.Join(p.connections, ", "), lost, also(refused, "refused where they arrived"), also(told, "declared"))
 	}

@@ -18,7 +18,8 @@ type Claims struct {
 // takeRefused takes which lines of a segment the server did not take.
 func (v *verifier) takeRefused(index uint64, r *leaf.Refused, at time.Time) {
 	var s *sealed
-	if b := v.node(r.Node).seals[r.Boot]; b != nil {
+	b := v.node(r.Node).seals[r.Boot]
+	if b != nil {
 		s = b.seals[r.Number]
 	}
 	if s == nil {
@@ -39,6 +40,10 @@ func (v *verifier) takeRefused(index uint64, r *leaf.Refused, at time.Time) {
 			s.Records)
 		return
 	}
+	b.claims = append(b.claims, r.Ranges...)
+	if r.Lines > covered { // nobody knows which of the rest
+		b.claims = append(b.claims, leaf.Range{First: last + 1, Last: s.Last})
+	}
 	if !v.asked(r.Node, s.End) {
 		return
 	}
@@ -48,6 +53,15 @@ func (v *verifier) takeRefused(index uint64, r *leaf.Refused, at time.Time) {
 	}
 	v.report.Claims[i].Lines += r.Lines
 	v.report.Claims[i].Segments++
+}
+
+// sortClaims puts what was taken in order, before segments are read.
+func (v *verifier) sortClaims() {
+	for _, n := range v.nodes {
+		for _, b := range n.seals {
+			slices.SortFunc(b.claims, func(a, b leaf.Range) int { return cmp.Compare(a.First, b.First) })
+		}
+	}
 }
 
 // transcribeClaims tells how many lines are a node's claim.

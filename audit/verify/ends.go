@@ -1,11 +1,11 @@
 package verify
 
 import (
+	"math"
 	"slices"
 	"sort"
 
 	"github.com/culvert-net/culvert/api"
-	"github.com/culvert-net/culvert/audit/seal"
 )
 
 const (
@@ -35,17 +35,18 @@ func (p *packets) add(q packets) { p.sent, p.received = p.sent+q.sent, p.receive
 
 // unit is what records of a segment tell alike: of one side of a leg, over the same seconds since 1970.
 type unit struct {
-	leg
+	leg      // without a connection: the node knew its name no more
 	side     int
 	eni      string
 	local    bool // of a provider: the client is on the same node
+	claim    bool // the server did not take it as the node's word
 	from, to int64
 }
 
 // unitOf is what a flow record tells of a connection; false: nothing.
 func unitOf(f *api.FlowRecord) (unit, packets, bool) {
 	side := slices.Index(sideNames[:], f.Side)
-	if f.Connection == "" || side < 0 || f.Action != api.ActionAccept {
+	if side < 0 || f.Action != api.ActionAccept {
 		return unit{}, packets{}, false
 	}
 	u := unit{side: side, eni: f.Interface, from: f.Start.Unix(), to: ceil(f.End)}
@@ -85,21 +86,25 @@ type books struct {
 	spans map[string][]span
 	cuts  []int64
 	legs  map[leg]*[2][]*end
+	stray map[leg]*[2][]*end // what is no word of a connection, and may be of one: of no name, or not taken by the server
 	nodes map[string]*account
 }
 
 // account is what one node tells of itself.
 type account struct {
-	lost, over map[seal.Row]uint64 // packets that it declares, of forwarded ones
-	refused    map[seal.Row]uint64 // that came to it and went no further; Reason is empty
+	lost, over excuses // packets that it declares, of forwarded ones
+	refused    excuses // that came to it and went no further; Reason is empty
 	peers      map[string]*passages
 	counts     int // of peers, and of epochs with them
 	leaving
-	host uint64 // packets that went to the host since the last full seal
+	host   uint64 // packets that went to the host since the last full seal
+	oldest int    // cuts before all that records told since then
 }
 
 func newBooks(spans map[string][]span) *books {
-	return &books{spans: spans, cuts: cuts(spans), legs: map[leg]*[2][]*end{}, nodes: map[string]*account{}}
+	return &books{
+		spans: spans, cuts: cuts(spans), legs: map[leg]*[2][]*end{}, stray: map[leg]*[2][]*end{}, nodes: map[string]*account{},
+	}
 }
 
 // after is how many cuts are at t or before it.
@@ -115,7 +120,7 @@ func (b *books) until(t int64) int {
 func (b *books) node(id string) *account {
 	a := b.nodes[id]
 	if a == nil {
-		a = &account{lost: map[seal.Row]uint64{}, over: map[seal.Row]uint64{}, refused: map[seal.Row]uint64{}, peers: map[string]*passages{}}
+		a = &account{lost: excuses{}, over: excuses{}, refused: excuses{}, peers: map[string]*passages{}, oldest: len(b.cuts)}
 		b.nodes[id] = a
 	}
 	return a
@@ -123,47 +128,36 @@ func (b *books) node(id string) *account {
 
 // take takes a segment that was found good.
 func (b *books) take(known *sealed, s *segment) error {
-	for u, p := range s.units {
-		b.unit(known, u, *p)
-	}
 	a := b.node(known.Node)
-	for _, g := range s.seal.Declared {
-		row := seal.Row{ENI: g.ENI, Hook: g.Hook}
-		switch {
-		case g.Reason != forwarded || g.Cause == seal.CauseTrimmed: // what was trimmed is in no span
-		case g.Cause == seal.CauseOver:
-			a.over[row] = plus(a.over[row], g.Packets)
-		default:
-			a.lost[row] = plus(a.lost[row], g.Packets)
-		}
+	for u, p := range s.units {
+		a.oldest = min(a.oldest, b.unit(known, u, *p))
 	}
-	for _, c := range s.seal.Counters {
-		if c.Hook != hookTunnel && c.Hook != hookLocal || slices.Contains([]string{forwarded, "NONE", "NODES_OWN", "NOT_IP"}, c.Reason) {
-			continue
-		}
-		row := seal.Row{ENI: c.ENI, Hook: c.Hook}
-		a.refused[row] = plus(a.refused[row], c.To.Minus(c.From).Packets)
-	}
+	a.excuse(b, known, s.seal)
 	a.host += s.host
 	if s.seal.Full {
 		spans := b.spans[known.Node]
 		a.add(s.seal, a.host, a.peers, len(spans) > 0 && spans[0].begin == ever)
-		a.host = 0
+		a.host, a.oldest = 0, len(b.cuts)
 	}
 	return b.tunnel(known, a, s.seal.Tunnel)
 }
 
 // unit adds what records tell. Their times are of the node's clock, which was not ahead of the server's by more than is known: so they were
-// not before from-ahead, and not later than the segment's seal came, less what was between the two on the node.
-func (b *books) unit(known *sealed, u unit, p packets) {
+// not before from-ahead, and not later than the segment's seal came, less what was between the two on the node. It returns how many cuts
+// lie before all of it.
+func (b *books) unit(known *sealed, u unit, p packets) (after int) {
 	from, to := u.from-known.ahead, u.to+ceilOf(known.at.Sub(known.End))
-	if known.set {
+	if !known.dated() {
 		from, to = ever, known.came()
 	}
-	sides := b.legs[u.leg]
+	legs := b.legs
+	if u.claim || u.connection == "" {
+		legs = b.stray
+	}
+	sides := legs[u.leg]
 	if sides == nil {
 		sides = &[2][]*end{}
-		b.legs[u.leg] = sides
+		legs[u.leg] = sides
 	}
 	i := slices.IndexFunc(sides[u.side], func(e *end) bool { return e.node == known.Node && e.eni == u.eni && e.local == u.local })
 	if i < 0 {
@@ -173,13 +167,29 @@ func (b *books) unit(known *sealed, u unit, p packets) {
 	e := sides[u.side][i]
 	e.last = known
 	after, until := b.after(from), b.until(to)
+	e.add(portion{after, until, p})
+	return after
+}
+
+// add adds packets to those of the same time.
+func (e *end) add(p portion) {
 	for j := len(e.parts) - 1; j >= 0; j-- {
-		if e.parts[j].after == after && e.parts[j].until == until {
-			e.parts[j].add(p)
+		if e.parts[j].after == p.after && e.parts[j].until == p.until {
+			e.parts[j].packets.add(p.packets)
 			return
 		}
 	}
-	e.parts = append(e.parts, portion{after, until, p})
+	e.parts = append(e.parts, p)
+}
+
+// strays are what nodes tell that may be of a side of a leg, and is no word of its connection.
+func (b *books) strays(l leg, side int, nodes []string) (out []*end) {
+	for _, at := range []leg{l, {client: l.client, target: l.target}} {
+		if sides := b.stray[at]; sides != nil {
+			out = append(out, slices.DeleteFunc(slices.Clone(sides[side]), func(e *end) bool { return !slices.Contains(nodes, e.node) })...)
+		}
+	}
+	return out
 }
 
 // view is a span as cuts count: what lies surely within its margins, and what lies surely outside.
@@ -197,6 +207,12 @@ func (b *books) view(s span) view {
 	return w
 }
 
+// touches tells whether some of what lies behind so many cuts and before others may lie in it.
+func (w *view) touches(after, until int) bool { return until > w.before && after < w.behind }
+
+// always is all time.
+var always = view{before: -1, behind: math.MaxInt}
+
 // within is what ends tell at least of a span, and at most.
 func within(ends []*end, w view) (least, most packets) {
 	for _, e := range ends {
@@ -205,7 +221,7 @@ func within(ends []*end, w view) (least, most packets) {
 			if p.after >= w.after && p.until <= w.until {
 				least.add(p.packets)
 			}
-			if p.until > w.before && p.after < w.behind {
+			if w.touches(p.after, p.until) {
 				most.add(p.packets)
 			}
 		}

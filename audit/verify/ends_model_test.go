@@ -83,7 +83,7 @@ func drawTrace(t *rapid.T) trace {
 		}
 		if rapid.IntRange(0, 5).Draw(t, "event") == 0 {
 			s.events = append(s.events, traceEvent{rapid.IntRange(0, n-1).Draw(t, "whose"),
-				rapid.SampledFrom([]string{"killed", "crash", "gone", "away", "back", "step", "upgrade"}).Draw(t, "what")})
+				rapid.SampledFrom([]string{"killed", "crash", "gone", "away", "back", "step", "set while dead", "upgrade"}).Draw(t, "what")})
 		}
 		for range n {
 			s.seals = append(s.seals, rapid.SampledFrom([]int{0, 1, 2, 3, 3, 3}).Draw(t, "seal"))
@@ -135,6 +135,11 @@ func (tr *trace) play(t testing.TB, lied *lie) (*world, Options) {
 				s.away = false
 			case e.what == "step" && !late && tr.since == 0 && tr.till == 100: // copies go by the dates of seals
 				s.step(time.Duration(e.node*7000-5000) * time.Second)
+			case e.what == "set while dead" && !late && tr.since == 0 && tr.till == 100:
+				s.killed()
+				if s.skew += time.Duration(e.node*700-500) * time.Second; s.clock().Before(s.sealed) { // it sees that
+					s.stepped += s.clock().Sub(s.sealed)
+				}
 			case e.what == "upgrade" && s.mute:
 				s.mute, s.through = false, nil
 			}

@@ -23,6 +23,9 @@ type ends struct {
 	epoch         int
 	hidden        uint64                       // of what is given to the tunnel each time
 	lie           func(route, packets) packets // what it records in place of what was
+	tally         seal.Tally                   // of the boot's lines
+	books         bool                         // it compares its counters with its records, as agents do
+	short         map[seal.Row]seal.Count      // what records told too little at the last full seal
 }
 
 // sealedSegment is on its way to the server.
@@ -126,24 +129,46 @@ func (s *sealer) routes() []route {
 	})
 }
 
-// killed loses what was counted and not recorded, and declares it with its next full seal.
+// killed ends the agent, which loses what it had taken out of the kernel and not recorded, and what it knew of its last full seal. Another
+// one goes on.
 func (s *sealer) killed() {
-	for _, r := range s.routes() {
-		p := s.pending[r]
-		for hook, n := range map[string]uint64{seal.Out: p.sent, seal.In: p.received} {
-			if n > 0 {
-				s.declare = append(s.declare, seal.Gap{Cause: seal.CauseLost, ENI: r.eni(), Hook: hook, Reason: forwarded, Packets: n, Bytes: 100 * n})
+	clear(s.pending)
+	s.short, s.books = nil, true
+	s.declare = append(s.declare, seal.Gap{Cause: seal.CauseRestart, From: s.sealed, To: s.clock()})
+}
+
+// balance declares what two full seals in a row miss in the records, and what those tell too much, and returns what is missed for the first
+// time.
+func (s *sealer) balance() map[seal.Row]seal.Count {
+	counted, short := map[seal.Row]seal.Count{}, map[seal.Row]seal.Count{}
+	for p, c := range s.to {
+		if row, ok := seal.RowOf(p.ENI, p.Hook, p.Reason); ok {
+			counted[row] = counted[row].Plus(c)
+		}
+	}
+	for _, row := range slices.SortedFunc(maps.Keys(counted), func(a, b seal.Row) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) }) {
+		less, more := s.tally.Short(row, counted[row], counted[row])
+		lost := less.Least(s.short[row])
+		short[row] = less.Minus(lost)
+		for cause, n := range map[string]seal.Count{seal.CauseLost: lost, seal.CauseOver: more} {
+			if !n.Zero() {
+				s.declare = append(s.declare, seal.Gap{Cause: cause, ENI: row.ENI, Hook: row.Hook, Reason: row.Reason, Packets: n.Packets, Bytes: n.Bytes})
 			}
 		}
 	}
-	slices.SortFunc(s.declare, func(a, b seal.Gap) int { return cmp.Or(cmp.Compare(a.ENI, b.ENI), cmp.Compare(a.Hook, b.Hook)) })
-	clear(s.pending)
+	s.short = maps.Clone(short)
+	return short
 }
 
-// crash is the end of the node's boot: what was not sealed is not known.
+// crash is the end of the node's boot, with what was recorded and not sealed.
 func (s *sealer) crash(boot string) {
-	s.declare = []seal.Gap{{Cause: seal.CauseBoot, From: s.sealed, To: s.clock()}}
 	s.lines, s.sequence = nil, s.sequence-uint64(len(s.lines))
+	s.ended(boot)
+}
+
+// ended is the end of the node's boot: what was counted and not recorded is not known.
+func (s *sealer) ended(boot string) {
+	s.declare = []seal.Gap{{Cause: seal.CauseBoot, From: s.sealed, To: s.clock()}}
 	s.seal(false)
 	s.reboot(boot)
 	clear(s.pending)

@@ -3,6 +3,7 @@ package verify
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,11 +44,24 @@ type segment struct {
 }
 
 // owner is whose segments a file has, by its path.
-type owner struct{ node, boot string }
+type owner struct {
+	node, boot string
+	claims     []leaf.Range // sequences of the boot that the server did not take as the node's word, sorted
+}
 
-func ownerOf(file string) owner {
+func (v *verifier) ownerOf(file string) owner {
 	parts := strings.Split(file, "/")
-	return owner{parts[1], parts[2]}
+	o := owner{node: parts[1], boot: parts[2]}
+	if b := v.node(o.node).seals[o.boot]; b != nil {
+		o.claims = b.claims
+	}
+	return o
+}
+
+// claimed tells whether a line is a claim.
+func (o *owner) claimed(sequence uint64) bool {
+	i, found := slices.BinarySearchFunc(o.claims, sequence, func(x leaf.Range, sequence uint64) int { return cmp.Compare(x.First, sequence) })
+	return found || i > 0 && o.claims[i-1].Last >= sequence
 }
 
 // hole is sequences that no line has, before a line.
@@ -133,6 +148,7 @@ func (r *reading) read(line []byte) (head, error) {
 		r.host += f.Packets
 	}
 	if u, p, ok := unitOf(&f); ok {
+		u.claim = r.claimed(f.Sequence)
 		if r.units[u] == nil {
 			r.units[u] = &packets{}
 		}
@@ -149,7 +165,7 @@ func (v *verifier) scan(path string, fn func(*segment)) error {
 			return err
 		}
 		defer r.Close()
-		return split(r, ownerOf(path), fn)
+		return split(r, v.ownerOf(path), fn)
 	}
 	data, err := fs.ReadFile(v.fsys, path)
 	if err != nil {
@@ -163,11 +179,11 @@ func (v *verifier) scan(path string, fn func(*segment)) error {
 		r, err := v.open(path)
 		if err == nil {
 			defer r.Close()
-			err = split(r, ownerOf(path), func(seg *segment) { s.segments = append(s.segments, seg) })
+			err = split(r, v.ownerOf(path), func(seg *segment) { s.segments = append(s.segments, seg) })
 		}
 		s.err = err
 		return s
-	}, []byte("scan"), []byte(fmt.Sprint(ownerOf(path), path[strings.LastIndexByte(path, '.'):])), data)
+	}, []byte("scan"), []byte(fmt.Sprint(v.ownerOf(path), path[strings.LastIndexByte(path, '.'):])), data)
 	for _, seg := range s.segments {
 		fn(seg)
 	}

@@ -42,6 +42,7 @@ func (v *verifier) segments() {
 		v.node(id)
 	}
 	v.survey(here)
+	v.sortClaims()
 	for _, id := range slices.Sorted(maps.Keys(v.nodes)) {
 		n := v.nodes[id]
 		boots := slices.Clone(n.boots)

@@ -28,13 +28,17 @@ type span struct {
 
 // survey is what a seal's line says that its leaf does not.
 type survey struct {
-	here   bool // the line is here
-	full   bool
-	set    bool // its node's clock was set
-	moved  bool // packets were forwarded
-	tells  bool // what passed through the tunnel is told
-	broken bool // lines of it, or what was counted before it, are gone, and nobody knows how much that was
+	here    bool // the line is here
+	full    bool
+	set     bool // its node's clock was set, or is that of another boot than the records'
+	anew    bool // the agent began anew since the seal before: nobody looked whether the clock was set
+	carried bool // packets were forwarded
+	tells   bool // what passed through the tunnel is told
+	broken  bool // lines of it, or what was counted before it, are gone, and nobody knows how much that was
 }
+
+// dated tells whether its records and the seal before have their times by the same clock as the seal.
+func (s *survey) dated() bool { return !s.set && !s.anew }
 
 // surveyed is the part of a seal's line that a survey needs.
 type surveyed struct {
@@ -83,10 +87,12 @@ func (v *verifier) surveyHour(path string, b *boot) {
 		}
 		y := survey{here: true, full: s.Seal.Full, set: s.Seal.Clock.SteppedMicros != 0, tells: len(s.Seal.Tunnel) > 0}
 		for _, c := range s.Seal.Counters {
-			y.moved = y.moved || c.Reason == forwarded
+			y.carried = y.carried || c.Reason == forwarded
 		}
 		for _, g := range s.Seal.Declared {
 			y.broken = y.broken || g.Hook == "" && (g.Cause == seal.CauseDamaged || g.Cause == seal.CauseUnsealed)
+			y.anew = y.anew || g.Cause == seal.CauseRestart
+			y.set = y.set || g.Cause == seal.CauseBoot
 		}
 		known.survey = y
 	}
@@ -151,7 +157,7 @@ func (s *sealed) made() int64 { return s.End.Unix() - s.ahead }
 
 // begun is the latest time at which the seal before can have been made.
 func (s *sealed) begun() int64 {
-	if s.set || s.Start.After(s.End) {
+	if !s.dated() || s.Start.After(s.End) {
 		return s.came()
 	}
 	return ceil(s.Start) + ceilOf(s.at.Sub(s.End))
@@ -166,22 +172,47 @@ func ceilOf(d time.Duration) int64 { return int64(math.Ceil(d.Seconds())) }
 
 func ceil(t time.Time) int64 { return t.Add(time.Second - 1).Unix() }
 
-// spans are the times of which a node has told all: of an agent's seals the last full one but two says so. Counters are read some time
-// before the seal that has them is made, and not before the full one before it was; and what is missing is declared when two full seals miss it.
+// reckoning follows full seals, one behind the other. Counters are read some time before the full seal that has them is made, and not before
+// the full one before it was. What records lack then is declared when the next one misses it too, unless the agent began anew between the two
+// and has forgotten it: then the one behind that declares it, if the agent lives for so long.
+type reckoning struct {
+	full [2]*sealed // the last one but one, and the last
+	anew bool       // the agent began anew behind the last
+	told int64      // all that was counted before is in records or declared; ever: nothing is known
+}
+
+// take takes the next seal, and notes since when what it says was counted.
+func (r *reckoning) take(s *sealed) {
+	r.anew = r.anew || s.anew
+	s.untold, s.moved = r.told, ever
+	if !s.full {
+		return
+	}
+	if before := r.full[0]; before != nil {
+		s.moved = before.made()
+		if !r.anew {
+			r.told = max(r.told, before.made())
+		}
+	}
+	r.full, r.anew = [2]*sealed{r.full[1], s}, false
+}
+
+// spans are the times of which a node has told all.
 func (v *verifier) spans(n *node) (out []span) {
 	var now *span
-	var full [3]*sealed
-	whole, moved, told := true, false, false
-	open := func(begin int64) { now, full = &span{begin: begin, tells: true, base: whole}, [3]*sealed{} }
+	var r reckoning
+	whole, carried, told := true, false, false
+	open := func(begin int64) { now, r = &span{begin: begin, tells: true, base: whole}, reckoning{told: ever} }
 	shut := func() {
-		if now != nil && full[0] != nil && full[0].made() > now.begin {
-			now.end = full[0].made()
+		if now != nil && r.told > now.begin {
+			now.end = r.told
 			out = append(out, *now)
 		}
 		now = nil
 	}
 	ahead(n.order)
 	for i, s := range n.order {
+		s.untold, s.moved = ever, ever
 		if !s.here || !v.meant(s) {
 			shut()
 			whole = false
@@ -195,7 +226,7 @@ func (v *verifier) spans(n *node) (out []span) {
 		case s.broken:
 			shut()
 			open(s.came())
-		case s.tells && !told && moved: // an agent of before told nothing of its tunnel
+		case s.tells && !told && carried: // an agent of before told nothing of its tunnel
 			shut()
 			for j := range out {
 				out[j].tells = false
@@ -205,10 +236,8 @@ func (v *verifier) spans(n *node) (out []span) {
 			shut()
 			open(s.begun())
 		}
-		told, moved = told || s.tells, moved || s.moved
-		if s.full {
-			full[0], full[1], full[2] = full[1], full[2], s
-		}
+		told, carried = told || s.tells, carried || s.carried
+		r.take(s)
 	}
 	shut()
 	for i := range out {

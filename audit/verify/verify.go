@@ -97,6 +97,7 @@ type node struct {
 type boot struct {
 	seals    map[uint64]*sealed
 	disposed []leaf.Run
+	claims   []leaf.Range // sequences of lines that the server did not take
 }
 
 // sealed is a seal of the log.
@@ -113,6 +114,8 @@ type sealed struct {
 
 	survey
 	ahead int64 // seconds that its node's clock was surely ahead of the server's
+	// Since when what it declares as lost was counted, and what its counters have moved by: no earlier, by the server's clock.
+	untold, moved int64
 }
 
 // Run judges a directory of evidence, or a copy of a part of one.

@@ -146,6 +146,7 @@ func (w *world) node(id, boot, side string, key ed25519.PrivateKey) *sealer {
 
 func (s *sealer) reboot(boot string) {
 	s.boot, s.number, s.sequence, s.sealed = boot, 0, 0, s.clock()
+	s.tally, s.short = seal.Tally{}, nil
 	s.to, s.seen = map[seal.Position]seal.Count{}, map[seal.Position]seal.Count{}
 }
 
@@ -180,6 +181,7 @@ func (s *sealer) record(r api.FlowRecord) {
 	s.t.Helper()
 	s.sequence++
 	r.Node, r.Boot, r.Sequence = s.id, s.boot, s.sequence
+	s.tally.Record(&r)
 	if r.End.IsZero() {
 		r.Start, r.End = s.clock(), s.clock()
 	}
@@ -199,6 +201,11 @@ func (s *sealer) query() {
 func (s *sealer) seal(full bool) *seal.Seal {
 	s.t.Helper()
 	s.number++
+	var slack map[seal.Row]seal.Count
+	if full && s.books {
+		slack = s.balance()
+	}
+	s.tally.Declare(s.declare...)
 	one := &seal.Seal{
 		Version: seal.Version, Node: s.id, Boot: s.boot, Number: s.number, First: s.sequence + 1 - uint64(len(s.lines)), Last: s.sequence,
 		Records: len(s.lines), Start: s.sealed, End: s.clock(),
@@ -207,8 +214,13 @@ func (s *sealer) seal(full bool) *seal.Seal {
 	}
 	if full {
 		for p, c := range s.to {
-			if c != s.seen[p] {
-				p.From, p.To = s.seen[p], c
+			more, row := seal.Count{}, seal.Row{}
+			if r, ok := seal.RowOf(p.ENI, p.Hook, p.Reason); ok {
+				more, row = slack[r], r
+			}
+			if c != s.seen[p] || !more.Zero() {
+				delete(slack, row) // stands in one position of the row
+				p.From, p.To, p.Slack = s.seen[p], c, more
 				one.Counters = append(one.Counters, p)
 			}
 		}
