@@ -122,7 +122,7 @@ func sharedWorld(t *testing.T) *world {
 	}
 	theWorld.once.Do(func() { theWorld.w, theWorld.err = build(context.Background()) })
 	if theWorld.err != nil {
-		if theWorld.w != nil {
+		if theWorld.w != nil && theWorld.w.lab != nil {
 			theWorld.w.logs(t)
 		}
 		t.Fatalf("mesh: %v", theWorld.err)
