@@ -540,6 +540,50 @@ func TestAttachIsRefusedWithoutTrace(t *testing.T) {
 	})
 }
 
+// Who attaches what was made while the node did not hear from the server waits until it does, for a while, and is told which of both
+// it was.
+func TestAttachWaitsForTheServer(t *testing.T) {
+	for _, c := range []struct {
+		away time.Duration // until the server is heard
+		eni  string
+		want api.ErrorCode // "": it is attached
+		took time.Duration // at least; at most a tick more
+	}{
+		{attachWait/2 - 3*time.Second, eni, "", attachWait/2 - 3*time.Second},
+		{attachWait/2 - 3*time.Second, "eni-9", api.CodeENINotFound, attachWait/2 - 3*time.Second},
+		{0, "eni-9", api.CodeENINotFound, attachWait / 4},
+		{time.Hour, eni, api.CodeUnavailable, attachWait / 2},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			before := testView(1)
+			before.ENIs = nil
+			b.hear(before)
+			if c.away > 0 {
+				b.agent.box.lost(errors.New("connection refused"))
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- b.agent.loop(ctx) }()
+			heard := time.AfterFunc(c.away, func() { b.hear(testView(2)) })
+			defer heard.Stop()
+			began := time.Now()
+			_, err := b.agent.Attach(ctx, local.AttachRequest{ENI: c.eni, Netns: "/run/netns/cart"})
+			var e *api.Error
+			if errors.As(err, &e); c.want == "" && err != nil || c.want != "" && (e == nil || e.Code != c.want || e.Remedy == "") {
+				t.Errorf("%s, away for %s: %v, want %q", c.eni, c.away, err, c.want)
+			}
+			if took := time.Since(began); took < c.took || took > c.took+2*b.agent.cfg.Tick {
+				t.Errorf("%s, away for %s: it took %s, want %s", c.eni, c.away, took, c.took)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestExplainNamesTheStage(t *testing.T) {
 	b := newBench(t)
 	b.hear(testView(1))

@@ -97,11 +97,13 @@ func plainWord(s string, most int) bool {
 }
 
 // awaitENI waits until the view has the ENI on this node: it may have been made a moment ago, also while the agent pauses before it asks
-// the server again.
+// the server again. A node that the server tells of each change need not wait for long; another waits for the server first.
 func (a *Agent) awaitENI(ctx context.Context, eni string) error {
-	ctx, cancel := context.WithTimeout(ctx, attachWait/4)
+	ctx, cancel := context.WithTimeout(ctx, attachWait/2)
 	defer cancel()
-	for {
+	patience := time.NewTimer(attachWait / 4)
+	defer patience.Stop()
+	for late := false; ; {
 		a.mu.Lock()
 		done := a.roundDone
 		a.mu.Unlock()
@@ -109,13 +111,20 @@ func (a *Agent) awaitENI(ctx context.Context, eni string) error {
 			slices.ContainsFunc(v.ENIs, func(e api.ViewENI) bool { return e.ID == eni }) {
 			return nil
 		}
-		a.box.hurry()
-		select {
-		case <-done:
-		case <-ctx.Done():
+		if _, connected := a.box.state(); late && connected {
 			return &api.Error{Code: api.CodeENINotFound, Field: "eniId",
 				Message: fmt.Sprintf("%s is not an interface of this node (%s)", eni, a.identity().Name),
 				Remedy:  fmt.Sprintf("bind it first: culvert eni bind %s --node %s", eni, a.identity().Name)}
+		}
+		a.box.hurry()
+		select {
+		case <-done:
+		case <-patience.C:
+			late = true
+		case <-ctx.Done():
+			return &api.Error{Code: api.CodeUnavailable, Field: "eniId",
+				Message: fmt.Sprintf("this node (%s) does not know %s and does not hear from the server", a.identity().Name, eni),
+				Remedy:  "see culvert status on this node, and attach again"}
 		}
 	}
 }

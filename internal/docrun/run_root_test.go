@@ -35,7 +35,7 @@ func runDoc(t *testing.T, within time.Duration, text string) (*runner, error) {
 
 func TestADocumentThatHolds(t *testing.T) {
 	marks := []string{"/root/mark", "/srv/mark", "/var/lib/culvert/mark", "/run/mark", "/etc/culvert-mark", "/etc/netns/mark"}
-	_, err := runDoc(t, 10*time.Second, `
+	_, err := runDoc(t, time.Minute, `
 '''sh machine=server
 export GREETING="hello from $(hostname)"
 cd /srv
@@ -107,7 +107,14 @@ func TestADocumentThatIsWrong(t *testing.T) {
 		"the second block":       {"'''sh machine=server\ntrue\n'''\n'''sh machine=node-a\nfalse\n'''", "X.md:5: on node-a: false"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := runDoc(t, time.Second, c.text); err == nil || !strings.Contains(err.Error(), c.want) {
+			within := time.Minute
+			switch name {
+			case "no end":
+				within = time.Second
+			case "promise": // which is waited for
+				within = 5 * time.Second
+			}
+			if _, err := runDoc(t, within, c.text); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("have %v\nwant %s", err, c.want)
 			}
 		})
@@ -118,7 +125,7 @@ func TestADocumentThatIsWrong(t *testing.T) {
 func TestNothingGoesOn(t *testing.T) {
 	var pid int
 	t.Run("document", func(t *testing.T) {
-		r, err := runDoc(t, 10*time.Second, "'''sh machine=server\n(setsid sleep 1000 </dev/null >/dev/null 2>&1 &)\n'''\n")
+		r, err := runDoc(t, time.Minute, "'''sh machine=server\n(setsid sleep 1000 </dev/null >/dev/null 2>&1 &)\n'''\n")
 		if err != nil {
 			t.Fatal(err)
 		}
