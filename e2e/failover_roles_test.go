@@ -4,13 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -174,29 +174,74 @@ func loadShort(ctx context.Context, url string, keep func(request)) {
 	}
 }
 
-// loadLong ends with its connection, which is never made anew.
+// loadLong ends with its connection, which is never made anew. It is no http.Transport's: that gives a connection up when its own goroutine
+// got no processor for 50 ms, and here it would look as if the connection had ended.
 func loadLong(ctx context.Context, url string, n int, keep func(request)) {
-	dialled := false
-	t := &http.Transport{MaxIdleConns: 1, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		if dialled {
-			return nil, fmt.Errorf("connection %s has ended", strconv.Itoa(n))
-		}
-		dialled = true
-		return dial(ctx, network, address)
-	}}
-	defer t.CloseIdleConnections()
 	tick := time.NewTicker(longEvery)
 	defer tick.Stop()
+	var c *longConnection
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		r := ask(t, url)
-		r.Long = n
-		if keep(r); r.Err != "" {
+		r := request{URL: url, Long: n, Begun: time.Now()}
+		var err error
+		if c == nil {
+			if c, err = newLongConnection(url); c != nil {
+				defer c.conn.Close()
+			}
+		}
+		if err == nil {
+			r.Server, err = c.ask()
+		}
+		if r.Took = time.Since(r.Begun); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+			err = context.DeadlineExceeded
+		}
+		if err != nil {
+			r.Err = err.Error()
+		}
+		if keep(r); err != nil {
 			return
 		}
 	}
+}
+
+// longConnection is one for HTTP requests, one after the other.
+type longConnection struct {
+	request *http.Request
+	conn    net.Conn
+	answers *bufio.Reader
+}
+
+func newLongConnection(url string) (*longConnection, error) {
+	q, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := dial(ctx, "tcp", q.URL.Host)
+	if err != nil {
+		return nil, err
+	}
+	return &longConnection{q, c, bufio.NewReader(c)}, nil
+}
+
+// ask says who answers.
+func (c *longConnection) ask() (server string, err error) {
+	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	if err := c.request.Write(c.conn); err != nil {
+		return "", err
+	}
+	answer, err := http.ReadResponse(c.answers, c.request)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	return string(body), err
 }
