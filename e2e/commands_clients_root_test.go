@@ -38,11 +38,11 @@ func (m *commandMesh) families(t *testing.T) {
 		socket := m.datagrams(t, c.client, c.to, c.bare)
 		for _, size := range []int{1, 2, 3, 63, 512, 1200, 1231} {
 			payload := bytes.Repeat([]byte{0xff, 0, byte(size)}, size)[:size]
-			if target, source, err := answer(socket, payload, 5*time.Second); err != nil || target != c.target {
+			if target, source, err := answer(socket, payload, slack*5*time.Second); err != nil || target != c.target {
 				t.Errorf("%s: %d bytes: %q (%s), %v", what, size, target, source, err)
 			}
 		}
-		live, err := m.dial(c.client, c.to, 5*time.Second)
+		live, err := m.dial(c.client, c.to, slack*5*time.Second)
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 			continue
@@ -63,12 +63,12 @@ func (m *commandMesh) addressesOfClients(t *testing.T) {
 	four, six := netip.AddrPortFrom(at["z1"], 7008), netip.AddrPortFrom(at["z1/6"], 7008)
 	seen := func(client string, to netip.AddrPort) netip.Addr {
 		t.Helper()
-		c, err := m.dial(client, to, 5*time.Second)
+		c, err := m.dial(client, to, slack*5*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_, datagram, err := answer(m.datagrams(t, client, to, false), []byte("who?"), 5*time.Second)
+		_, datagram, err := answer(m.datagrams(t, client, to, false), []byte("who?"), slack*5*time.Second)
 		one, _ := api.ParseOverlay(c.source.Addr())
 		other, overlay := api.ParseOverlay(datagram.Addr())
 		if err != nil || one.VPC != other.VPC || one.Host != other.Host || !overlay && datagram.Addr() != c.source.Addr() {
@@ -80,7 +80,7 @@ func (m *commandMesh) addressesOfClients(t *testing.T) {
 	if got := seen("cart", four); got != balancer["z1"] {
 		t.Errorf("by default the target sees %s, want the load balancer's %s", got, balancer["z1"])
 	}
-	before, err := m.dial("cart", four, 5*time.Second)
+	before, err := m.dial("cart", four, slack*5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

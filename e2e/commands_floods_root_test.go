@@ -72,7 +72,7 @@ func (m *commandMesh) settle(t *testing.T, to netip.AddrPort) *neighbours {
 		n.live = append(n.live, m.converse(t, client, to, 12, true))
 		for range 8 {
 			c := m.datagrams(t, client, to, false)
-			_, home, err := answer(c, []byte("here"), 10*time.Second)
+			_, home, err := answer(c, []byte("here"), slack*10*time.Second)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -87,19 +87,19 @@ func (n *neighbours) check(t *testing.T, m *commandMesh, to netip.AddrPort, when
 	t.Helper()
 	for range 5 {
 		for _, client := range []string{"cart", "till"} {
-			c, err := m.dial(client, to, 10*time.Second)
+			c, err := m.dial(client, to, slack*10*time.Second)
 			if err != nil {
 				t.Errorf("%s: a new connection of %s: %v", when, client, err)
 				continue
 			}
 			c.Close()
-			if _, _, err := answer(m.datagrams(t, client, to, false), []byte("new"), 10*time.Second); err != nil {
+			if _, _, err := answer(m.datagrams(t, client, to, false), []byte("new"), slack*10*time.Second); err != nil {
 				t.Errorf("%s: a new flow of %s: %v", when, client, err)
 			}
 		}
 	}
 	for i, c := range n.asked {
-		if _, home, err := answer(c, []byte("still here"), 10*time.Second); err != nil || home != n.homes[i] {
+		if _, home, err := answer(c, []byte("still here"), slack*10*time.Second); err != nil || home != n.homes[i] {
 			t.Errorf("%s: UDP flow %d was %s, is %s, %v", when, i, n.homes[i], home, err)
 		}
 	}
@@ -266,7 +266,7 @@ func (m *commandMesh) beginSilence(t *testing.T) *silence {
 	vip := m.connect(t, "shop", "silent", "")["z1"]
 	for range 3 {
 		for port, list := range map[uint16]*[]*talk{7032: &s.short, 7030: &s.long} {
-			c, err := m.dial("cart", netip.AddrPortFrom(vip, port), 10*time.Second)
+			c, err := m.dial("cart", netip.AddrPortFrom(vip, port), slack*10*time.Second)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -276,7 +276,7 @@ func (m *commandMesh) beginSilence(t *testing.T) *silence {
 	}
 	s.datagrams = m.datagrams(t, "cart", netip.AddrPortFrom(vip, 7030), false)
 	var err error
-	if _, s.seen, err = answer(s.datagrams, []byte("once"), 10*time.Second); err != nil {
+	if _, s.seen, err = answer(s.datagrams, []byte("once"), slack*10*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	s.began = time.Now()
@@ -346,7 +346,7 @@ func (s *silence) udpEnds(t *testing.T) {
 	if n, err := s.datagrams.Read(make([]byte, 100)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%d bytes came, %v", n, err)
 	}
-	if _, _, err := answer(s.datagrams, []byte("again"), 10*time.Second); err != nil {
+	if _, _, err := answer(s.datagrams, []byte("again"), slack*10*time.Second); err != nil {
 		t.Errorf("a new flow: %v", err)
 	}
 }

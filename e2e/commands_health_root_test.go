@@ -188,7 +188,7 @@ func (m *commandMesh) health(t *testing.T) {
 func (m *commandMesh) comesTo(at netip.AddrPort, want string) error {
 	got := map[string]int{}
 	for range 24 {
-		c, err := m.dial("cart", at, 5*time.Second)
+		c, err := m.dial("cart", at, slack*5*time.Second)
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ func (m *commandMesh) crowd(t *testing.T, workload string, to netip.AddrPort, n 
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
-			c, err := m.dial(workload, to, 2*time.Second)
+			c, err := m.dial(workload, to, 5*time.Second)
 			if err == nil {
 				mu.Lock()
 				defer mu.Unlock()

@@ -88,7 +88,7 @@ func newCommandMesh(t *testing.T) *commandMesh {
 			m.logs(t)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute*slowness())
+	ctx, cancel := context.WithTimeout(t.Context(), slack*3*time.Minute*slowness())
 	defer cancel()
 	if err := m.lab.Up(ctx, 3); err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func (m *commandMesh) try(t *testing.T, account, host, line string) (stdout stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second*slowness())
+	ctx, cancel := context.WithTimeout(t.Context(), slack*60*time.Second*slowness())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, m.program, strings.Fields(line)...)
 	cmd.Env = append(os.Environ(), "CULVERT_SERVER="+access.Server, "CULVERT_CA="+access.CA, "CULVERT_API_KEY="+access.APIKey)

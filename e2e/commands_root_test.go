@@ -220,7 +220,7 @@ func (m *commandMesh) flowsStay(t *testing.T) {
 		got := map[string]int{}
 		for i := range n {
 			c := m.datagrams(t, []string{"cart", "till"}[i%2], vip, false)
-			f := &flow{ask: func() (string, netip.AddrPort, error) { return answer(c, []byte("where?"), 10*time.Second) }}
+			f := &flow{ask: func() (string, netip.AddrPort, error) { return answer(c, []byte("where?"), slack*10*time.Second) }}
 			var err error
 			if f.home, f.seen, err = f.ask(); err != nil {
 				t.Fatal(err)
@@ -277,7 +277,7 @@ func (m *commandMesh) inside(t *testing.T) {
 		if whose(got) != "t1 t3" {
 			t.Errorf("%s in the VPC comes to %v", client, got)
 		}
-		c, err := m.dial(client, vip, 5*time.Second)
+		c, err := m.dial(client, vip, slack*5*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +285,7 @@ func (m *commandMesh) inside(t *testing.T) {
 			t.Errorf("the target sees %s as %s", client, c.source)
 		}
 		c.Close()
-		if target, source, err := answer(m.datagrams(t, client, vip, false), []byte("x"), 5*time.Second); err != nil ||
+		if target, source, err := answer(m.datagrams(t, client, vip, false), []byte("x"), slack*5*time.Second); err != nil ||
 			source.Addr() != at["z1"] && source.Addr() != at["z2"] {
 			t.Errorf("UDP from %s: %s sees %s, %v", client, target, source, err)
 		}

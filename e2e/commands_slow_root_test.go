@@ -167,7 +167,7 @@ func (m *commandMesh) steady(t *testing.T, at netip.AddrPort) (end func() []arri
 			case <-tick.C:
 			}
 			begun := time.Now()
-			c, err := m.dial("cart", at, 10*time.Second)
+			c, err := m.dial("cart", at, slack*10*time.Second)
 			if err != nil {
 				failed = append(failed, err)
 				continue

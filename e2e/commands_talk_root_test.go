@@ -173,7 +173,7 @@ func greeting(line string) (target string, source netip.AddrPort, err error) {
 
 // ask sends a line and demands it back.
 func (c *talk) ask() error {
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second * slowness()))
+	_ = c.SetDeadline(time.Now().Add(slack * 10 * time.Second * slowness()))
 	line, err := "", error(nil)
 	if _, err = io.WriteString(c, "still there?\n"); err == nil {
 		line, err = c.r.ReadString('\n')
@@ -241,7 +241,7 @@ func (m *commandMesh) converse(t *testing.T, workload string, to netip.AddrPort,
 	x := &talks{stop: cancel}
 	t.Cleanup(x.end)
 	for i := range n {
-		c, err := m.dial(workload, to, 5*time.Second)
+		c, err := m.dial(workload, to, slack*5*time.Second)
 		if err != nil {
 			t.Fatalf("connection %d from %s to %s: %v", i, workload, to, err)
 		}
@@ -284,7 +284,7 @@ func (m *commandMesh) shares(t *testing.T, workload string, to netip.AddrPort, n
 	t.Helper()
 	got := map[string]int{}
 	for range n {
-		c, err := m.dial(workload, to, 10*time.Second)
+		c, err := m.dial(workload, to, slack*10*time.Second)
 		if err != nil {
 			t.Fatalf("%s to %s: %v", workload, to, err)
 		}

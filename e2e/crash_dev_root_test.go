@@ -161,7 +161,7 @@ func (d *devRun) gone(what string) {
 		d.t.Fatalf("%s: %v", what, err)
 	}
 	var left error
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); pause(d.t.Context(), 20*time.Millisecond) {
+	for end := time.Now().Add(slack * 5 * time.Second); time.Now().Before(end); pause(d.t.Context(), 20*time.Millisecond) {
 		now, err := ofDevMesh()
 		if err != nil {
 			d.t.Fatal(err)

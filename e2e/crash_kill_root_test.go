@@ -356,7 +356,7 @@ func (c *churn) stop(t *testing.T) {
 	t.Helper()
 	c.cancel()
 	c.wg.Wait()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), slack*60*time.Second)
 	defer cancel()
 	groups, err := c.m.as("shop").ListSecurityGroups(ctx)
 	if err != nil {

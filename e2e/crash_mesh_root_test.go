@@ -78,7 +78,7 @@ func newCrashMesh(t *testing.T, prefix string, serverFlags ...string) *crashMesh
 			m.logs(t)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), slack*3*time.Minute)
 	defer cancel()
 	if err := m.lab.Up(ctx, 2); err != nil {
 		t.Fatal(err)
@@ -222,7 +222,7 @@ func (m *crashMesh) offer(ctx context.Context, name string, port uint16, proto a
 
 // converge waits until both nodes have applied the newest revision.
 func (m *crashMesh) converge(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, slack*30*time.Second)
 	defer cancel()
 	s, err := m.as("").Status(ctx)
 	if err != nil {

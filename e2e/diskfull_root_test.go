@@ -73,7 +73,7 @@ func newDiskMesh(t *testing.T) *diskMesh {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), slack*3*time.Minute)
 	defer cancel()
 	if err := lab.Up(ctx, 1); err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func (m *diskMesh) populate(ctx context.Context) (err error) {
 // start starts the processes of a host again.
 func (m *diskMesh) start(t *testing.T, host string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), slack*time.Minute)
 	defer cancel()
 	if err := m.lab.Start(ctx, host, ""); err != nil {
 		t.Fatal(err)

@@ -28,7 +28,7 @@ func (w *world) output(t *testing.T, account string, words ...string) (stdout, s
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second*slowness())
+	ctx, cancel := context.WithTimeout(t.Context(), slack*60*time.Second*slowness())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.bin, words...)
 	cmd.Env = append(os.Environ(), "CULVERT_SERVER="+access.Server, "CULVERT_CA="+access.CA, "CULVERT_API_KEY="+access.APIKey)

@@ -110,7 +110,7 @@ func newFailoverMesh(t *testing.T) *failoverMesh {
 			m.logs(t)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), slack*3*time.Minute)
 	defer cancel()
 	if err := m.lab.Up(ctx, 6); err != nil {
 		t.Fatal(err)

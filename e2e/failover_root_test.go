@@ -104,7 +104,7 @@ func killHost(m *failoverMesh, f *fault) error {
 
 // startHost has a host that was killed run again, with what is kept of it on disk. Its backend is there before its agent asks it.
 func (m *failoverMesh) startHost(f *fault) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), slack*60*time.Second)
 	defer cancel()
 	return errors.Join(cable("up")(m, f), m.startBackend(farBackend(f.kind.host), f.port), m.lab.Start(ctx, f.kind.host, ""))
 }

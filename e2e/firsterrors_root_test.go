@@ -19,7 +19,7 @@ func (w *world) culvert(t *testing.T, account string, words ...string) (last str
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), slack*30*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.bin, words...)
 	cmd.Env = append(os.Environ(), "CULVERT_SERVER="+access.Server, "CULVERT_CA="+access.CA, "CULVERT_API_KEY="+access.APIKey,

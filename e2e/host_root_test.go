@@ -429,7 +429,7 @@ func TestHostOfOthersCanFail(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), slack*time.Minute)
 		defer cancel()
 		if err := w.lab.Start(ctx, "", ""); err != nil {
 			t.Errorf("put back: %v", err)

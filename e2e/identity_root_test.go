@@ -21,7 +21,7 @@ func TestTargetsAreToldOfTheirClients(t *testing.T) {
 		w.start(t, target, "socat", "TCP4-LISTEN:443,fork,reuseaddr", "SYSTEM:head -c 54 | od -An -v -tx1")
 	}
 	identity := func(i api.ClientIdentity) {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second*slowness())
+		ctx, cancel := context.WithTimeout(context.Background(), slack*30*time.Second*slowness())
 		defer cancel()
 		if _, err := pay.ModifyService(ctx, "ledger", api.ModifyServiceRequest{ClientIdentity: &i}); err != nil {
 			t.Error(err)

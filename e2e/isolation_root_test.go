@@ -88,7 +88,7 @@ func TestRejectCutsAnEstablishedTransfer(t *testing.T) {
 	w := mesh(t)
 	w.start(t, "ledger-1", "socat", "TCP4-LISTEN:443,fork,reuseaddr", "SYSTEM:yes")
 	w.start(t, "ledger-2", "socat", "TCP4-LISTEN:443,fork,reuseaddr", "SYSTEM:yes")
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second*slowness())
+	ctx, cancel := context.WithTimeout(t.Context(), slack*60*time.Second*slowness())
 	defer cancel()
 	eventually(t, 10*time.Second, "the service", func() error {
 		_, err := w.run(t, "cart", "sh", "-c", "socat -u TCP4:ledger.pay.internal:443,connect-timeout="+seconds(1)+
@@ -150,7 +150,7 @@ func (w *world) reconnect(t *testing.T) {
 
 func TestHostileHostIsRefusedByTheReceiver(t *testing.T) {
 	w := mesh(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second*slowness())
+	ctx, cancel := context.WithTimeout(t.Context(), slack*60*time.Second*slowness())
 	defer cancel()
 	ep, err := w.as("shop").GetEndpoint(ctx, "ledger")
 	if err != nil {

@@ -81,7 +81,7 @@ func newLossyMesh(t *testing.T) *lossyMesh {
 			m.logs(t)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute*slowness())
+	ctx, cancel := context.WithTimeout(t.Context(), slack*3*time.Minute*slowness())
 	defer cancel()
 	if err := m.lab.Up(ctx, 2); err != nil {
 		t.Fatal(err)

@@ -25,7 +25,7 @@ func lookUpAndLeave() (code int, asked bool) {
 	if name == "" {
 		return 0, false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), slack*10*time.Second)
 	defer cancel()
 	resolver := net.Resolver{PreferGo: true, StrictErrors: true}
 	list, err := resolver.LookupHost(ctx, name)
@@ -206,7 +206,7 @@ func (w *world) namesOfItsOwn(t *testing.T) *api.FirewallRuleGroup {
 	}
 	lists := map[string][]string{"watched": {"www.corp.internal"}, "closed": {"no.corp.internal", "ok.corp.internal", "www.corp.internal"}}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second*slowness())
+		ctx, cancel := context.WithTimeout(context.Background(), slack*60*time.Second*slowness())
 		defer cancel()
 		_, err1 := shop.DeleteHostedZone(ctx, zone.ID)
 		_, err2 := shop.DeleteResolverRule(ctx, rule.ID)

@@ -73,7 +73,7 @@ func newNarrowMesh(t *testing.T, six bool) *narrowMesh {
 	}
 	down() // what a run that was killed has left
 	t.Cleanup(down)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute*slowness())
+	ctx, cancel := context.WithTimeout(t.Context(), slack*3*time.Minute*slowness())
 	defer cancel()
 	if err := m.lab.Up(ctx, 2); err != nil {
 		t.Fatal(err)

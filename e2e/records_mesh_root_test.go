@@ -97,7 +97,7 @@ func newRecordsMesh(t *testing.T) *recordsMesh {
 	if err := errors.Join(os.MkdirAll(m.nodeDir(), 0o700), unix.Mount("culvert-test", m.nodeDir(), "tmpfs", 0, "size=4m,mode=0700")); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute*slowness())
+	ctx, cancel := context.WithTimeout(t.Context(), slack*3*time.Minute*slowness())
 	defer cancel()
 	if err := m.lab.Up(ctx, 2); err != nil {
 		t.Fatal(err)

@@ -131,7 +131,7 @@ func (m *recordsMesh) knownTraffic(t *testing.T, stream *received) map[sumOf]pac
 			}
 		}
 	}
-	pause(t.Context(), time.Second) // what is on its way arrives
+	pause(t.Context(), 3*time.Second) // what is on its way arrives
 	for port, sent := range ports {
 		came := target.from(port)
 		if came == 0 || came > sent {

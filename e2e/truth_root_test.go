@@ -96,7 +96,7 @@ func (w *world) restrict(t *testing.T) {
 		t.Fatal(err)
 	}
 	groups := func(eni, endpoint []string) error {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second*slowness())
+		ctx, cancel := context.WithTimeout(context.Background(), slack*30*time.Second*slowness())
 		defer cancel()
 		if _, err := shop.ModifyENI(ctx, cart.ID, api.ModifyENIRequest{SecurityGroups: &eni}); err != nil {
 			return err
@@ -105,7 +105,7 @@ func (w *world) restrict(t *testing.T) {
 		return err
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second*slowness())
+		ctx, cancel := context.WithTimeout(context.Background(), slack*30*time.Second*slowness())
 		defer cancel()
 		if err := groups(cart.SecurityGroups, books.SecurityGroups); err != nil {
 			t.Errorf("put back: %v", err)
@@ -166,7 +166,7 @@ func newTruthBench(t *testing.T, w *world) *truthBench {
 // must2 runs a command in a workload during clean-up, when the test's context has ended.
 func (w *world) must2(t *testing.T, workload string, argv ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second*slowness())
+	ctx, cancel := context.WithTimeout(context.Background(), slack*10*time.Second*slowness())
 	defer cancel()
 	if out, err := w.in(ctx, workload, argv...).CombinedOutput(); err != nil {
 		t.Errorf("%s$ %v: %v\n%s", workload, argv, err, out)
@@ -217,7 +217,7 @@ func (b *truthBench) batch(t *testing.T, s workloadSpec, cells []cell, r *api.Re
 	b.quiet(t)
 	b.taps.send(t, wl(s.name), "eni0", netip.MustParseAddr(s.address), cells)
 	var refused map[string]uint64
-	deadline := time.Now().Add(15 * time.Second * slowness())
+	deadline := time.Now().Add(slack * 15 * time.Second * slowness())
 	for tick := time.NewTicker(50 * time.Millisecond); ; <-tick.C {
 		refused = b.since(t)
 		total := uint64(b.taps.count())
