@@ -115,6 +115,7 @@ func (t *track) closed() bool { return t.is&isClosed != 0 }
 type live struct {
 	flow     Flow            // as seen last
 	template *api.FlowRecord // of a flow known from the log only
+	named    *api.FlowRecord // what that was, once it was seen: its connection may be gone since
 	endedAt  uint64          // boot time when the end was seen first
 	sum      *Traffic        // what it counts in
 	active   bool            // counted there as one that has not ended

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/culvert-net/culvert/api"
+	"github.com/culvert-net/culvert/plan"
 )
 
 // step is one collection of a table test; want is STATE PACKETS/REPLIES[ lost N] per record.
@@ -30,6 +31,9 @@ func with(f Flow, packets, replies uint64, last float64) Flow {
 	return f
 }
 
+// answering is a flow whose opening entry is not there.
+func answering(f Flow) Flow { f.Hook, f.TCPFlags = 0, 0; return f }
+
 func closed(f Flow) Flow  { f.Closed = true; return f }
 func dead(f Flow) Flow    { f.Dead = true; return f }
 func removed(f Flow) Flow { f.Removed = true; return f }
@@ -46,6 +50,22 @@ func describe(r *api.FlowRecord) string {
 		s += fmt.Sprintf(" lost %d", r.Lost)
 	}
 	return s
+}
+
+// What a flow that was known from the log only tells has the connection that its records had, though the plans of now have it no more.
+func TestAFlowOfAConnectionThatIsGone(t *testing.T) {
+	before := newAggregator(nil)
+	f := consumerFlow(1, 10)
+	before.Collect(Input{Now: at(11), Flows: []Flow{with(f, 20, 10, 10.5)}, Complete: true, Full: true})
+	var none Labeler
+	none.Add(api.View{}, plan.Plan{Generation: 9})
+	a := NewAggregator(Settings{Node: node, Boot: "boot-1"}, &none, before.Baselines())
+	for i, seen := range []Flow{answering(with(f, 0, 11, 12)), with(f, 21, 12, 13), closed(with(f, 23, 14, 14))} {
+		got := a.Collect(Input{Now: at(float64(13 + 2*i)), Flows: []Flow{seen}, Complete: true, Full: true}).Records
+		if len(got) != 1 || got[0].Connection != "vpce-conn-1" || got[0].Side != SideConsumer || got[0].ProviderAccount != "222222222222" {
+			t.Errorf("%d: %+v", i, got)
+		}
+	}
 }
 
 // Each TCP flag is in the record of the interval in which it came first, and in no other: also over restarts of the agent from its baselines or its log, when a disk takes
@@ -182,6 +202,22 @@ func TestLifeOfAFlow(t *testing.T) {
 			{now: 11, flows: []Flow{with(f, 20, 10, 10.5)}, want: []string{"open 20/10"}},
 			{now: 12, flows: []Flow{with(f, 3, 2, 11.5)}, want: []string{"active 3/2 lost 1"}},
 			{now: 13, flows: []Flow{with(f, 4, 2, 12.5)}, want: []string{"active 1/0"}},
+		},
+		"one entry is gone when the table is read": {
+			{now: 11, flows: []Flow{with(f, 20, 10, 10.5)}, want: []string{"open 20/10"}},
+			{now: 12, flows: []Flow{closed(with(f, 22, 0, 11.9))}, settle: 1},
+			{now: 13, flows: []Flow{removed(closed(with(f, 22, 11, 11.9)))}, want: []string{"closed 2/1"}},
+		},
+		"the opening one is gone": {
+			{now: 11, flows: []Flow{with(f, 20, 10, 10.5)}, want: []string{"open 20/10"}},
+			{now: 12, flows: []Flow{answering(with(f, 0, 12, 11.5))}, want: []string{"active 0/2"}},
+			{now: 13, flows: []Flow{removed(answering(with(f, 0, 12, 11.5)))}, want: []string{"closed 0/0"}},
+		},
+		"one entry of a closed flow": {
+			{now: 11, flows: []Flow{closed(with(f, 20, 10, 10.5))}, want: []string{"closed 20/10"}},
+			{now: 12, flows: []Flow{closed(with(f, 20, 0, 10.5))}},
+			{now: 13, flows: []Flow{closed(answering(with(f, 0, 10, 10.5)))}},
+			{now: 14, flows: []Flow{removed(closed(with(f, 20, 10, 10.5)))}},
 		},
 		"refusals, and loss with nothing to carry it": {
 			{now: 11, refusals: []Refusal{refusal, refusal}, lost: 4, want: []string{"REJECTOK 6 lost 4"}},

@@ -16,13 +16,40 @@ const LabelGenerations = 4
 // concurrent use.
 type Labeler struct {
 	known []*labels // newest first
+	// past are connections by number that no known generation has any more: flows that were idle since are recorded late. At most maxPast.
+	past map[uint32]*connLabel
 }
+
+const maxPast = 4096
 
 // Add makes the labels of a generation known and forgets the oldest beyond [LabelGenerations].
 func (l *Labeler) Add(v api.View, p plan.Plan) {
 	l.known = slices.DeleteFunc(l.known, func(k *labels) bool { return k.generation == p.Generation })
 	l.known = slices.Insert(l.known, 0, newLabels(v, p))
-	l.known = l.known[:min(len(l.known), LabelGenerations)]
+	for ; len(l.known) > LabelGenerations; l.known = l.known[:len(l.known)-1] {
+		l.keep(l.known[len(l.known)-1])
+	}
+}
+
+// keep keeps the connections of a generation that is forgotten.
+func (l *Labeler) keep(k *labels) {
+	if l.past == nil {
+		l.past = map[uint32]*connLabel{}
+	}
+	for n, c := range k.conns {
+		if len(l.past) < maxPast {
+			l.past[n] = c
+		}
+	}
+	for n := range l.past { // is it still one, or another?
+		if l.current(n) {
+			delete(l.past, n)
+		}
+	}
+}
+
+func (l *Labeler) current(connection uint32) bool {
+	return slices.ContainsFunc(l.known[:len(l.known)-1], func(k *labels) bool { return k.conns[connection] != nil })
 }
 
 type eniLabel struct{ id, account, vpc, subnet string }
@@ -217,6 +244,9 @@ func (l *Labeler) Flow(f *Flow) api.FlowRecord {
 			r.Side = SideConsumer
 		}
 		c := lookup(l, g, func(k *labels) map[uint32]*connLabel { return k.conns }, f.Connection)
+		if c == nil {
+			c = l.past[f.Connection]
+		}
 		l.connection(&r, g, c, f.SourceVPC, f.DestVPC)
 	}
 	return r

@@ -176,6 +176,31 @@ func TestLabelsFollowTheGeneration(t *testing.T) {
 	}
 }
 
+// A connection that is gone is named in what its flows have left to tell, however many plans came since; its number may be another's then.
+func TestLabelsOfAConnectionThatIsGone(t *testing.T) {
+	l := labeler()
+	f := consumerFlow(1, 1)
+	for g := uint32(4); g < 12; g++ {
+		l.Add(api.View{}, plan.Plan{Generation: g})
+		if r := l.Flow(&f); r.Connection != "vpce-conn-1" || r.Side != SideConsumer {
+			t.Fatalf("at generation %d: %+v", g, r)
+		}
+	}
+	v, p := testView()
+	v.Endpoints[0].Connection, v.Grants, p.Generation = "vpce-conn-2", nil, 12
+	l.Add(v, p)
+	if r := l.Flow(&f); r.Connection != "vpce-conn-2" || len(l.past) != 0 {
+		t.Errorf("%+v, %v", r, l.past)
+	}
+	for g := range uint32(maxPast + 9) {
+		v.Endpoints[0].ConnectionNumber, p.Generation = 100+g, 13+g
+		l.Add(v, p)
+	}
+	if len(l.past) != maxPast {
+		t.Errorf("%d are kept", len(l.past))
+	}
+}
+
 // A flow to a load balancer inside its VPC is of that load balancer, on both nodes; no endpoint or service has to do with it.
 func TestLabelsOfALoadBalancerInside(t *testing.T) {
 	v, p := testView()

@@ -43,6 +43,7 @@ func (p *Pass) Observe(f *Flow) {
 	}
 	again := t.pass == a.pass
 	t.pass, t.missed = a.pass, 0
+	f = t.whole(f)
 	switch {
 	case again && t.live != nil:
 		t.live.flow = both(t.live.flow, f)
@@ -57,6 +58,33 @@ func (p *Pass) Observe(f *Flow) {
 		delete(a.flows, f.ID)
 		p.gone[f.ID] = true
 	}
+}
+
+// whole is a flow one entry of which is gone already, and was not when it was seen before: that one counts what it had counted, and says what
+// it had said.
+func (t *track) whole(f *Flow) *Flow {
+	there, back := f.Packets > 0 || t.reported.Packets == 0, f.ReplyPackets > 0 || t.reported.ReplyPackets == 0
+	if there && back {
+		return f
+	}
+	g, counts := *f, f.Counts
+	if t.live != nil && f.Hook == 0 && t.live.flow.Hook != 0 {
+		g = t.live.flow
+		g.LastNS, g.ReplyTCPFlags = max(g.LastNS, f.LastNS), g.ReplyTCPFlags|f.ReplyTCPFlags
+		g.Closed, g.Dead, g.Removed = g.Closed || f.Closed, g.Dead || f.Dead, f.Removed
+	}
+	had := t.reported
+	if t.live != nil { // which may be more
+		had = t.live.flow.Counts
+	}
+	if !there {
+		counts.Packets, counts.Bytes, counts.Retransmits = had.Packets, had.Bytes, had.Retransmits
+	}
+	if !back {
+		counts.ReplyPackets, counts.ReplyBytes, counts.ReplyRetransmits = had.ReplyPackets, had.ReplyBytes, had.ReplyRetransmits
+	}
+	g.Counts = counts
+	return &g
 }
 
 // Known tells whether a flow's closing record exists and says all that this entry of it has counted. Such a flow counts as seen, and needs
@@ -165,7 +193,9 @@ func (p *Pass) Next(limit int) (records []api.FlowRecord, more bool) {
 func (p *Pass) seen(t *track, out *[]api.FlowRecord) {
 	in, f := &p.in, &t.live.flow
 	p.begin(t)
-	t.live.template = nil
+	if t.live.template != nil && f.Hook != 0 {
+		t.live.template, t.live.named = nil, t.live.template
+	}
 	delta, ok := f.since(t.reported)
 	if !ok {
 		t.reported = Counts{}
@@ -266,6 +296,11 @@ func (a *Aggregator) record(t *track) api.FlowRecord {
 		return r
 	}
 	r := a.labels.Flow(&t.live.flow)
+	if named := t.live.named; named != nil && r.Side == named.Side && r.Connection == "" {
+		r.Connection, r.Endpoint, r.Service, r.ServiceName = named.Connection, named.Endpoint, named.Service, named.ServiceName
+		r.Approver, r.ConsumerAccount, r.ProviderAccount = named.Approver, named.ConsumerAccount, named.ProviderAccount
+		r.ConsumerVPC, r.ProviderVPC = named.ConsumerVPC, named.ProviderVPC
+	}
 	r.Node, r.Boot = a.set.Node, a.set.Boot
 	return r
 }
