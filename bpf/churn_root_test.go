@@ -23,7 +23,7 @@ const (
 	churnEnough  = 50          // copies that were refused
 	churnOther   = 3           // a second consumer's VPC, with the first one's addresses
 	churnTag     = number + 11 // of UDP
-	churnWithin  = 60 * time.Second
+	churnWithin  = 5 * time.Minute
 )
 
 // churnVPC is that of a flow's consumer; every other one is of another account's.

@@ -29,7 +29,7 @@ const (
 	rowStall    = 10_000 // rounds between finding a row and reading it: tens of microseconds
 	rowRewrites = 300
 	rowMoves    = 200
-	rowsWithin  = 3 * time.Minute // most often seconds; on a busy machine once more than one minute
+	rowsWithin  = 10 * time.Minute // most often seconds; on a busy machine once more than one minute
 )
 
 // recycling is a node whose rows are written anew all the time while packets are being judged by them.

@@ -43,7 +43,7 @@ func TestUpgrade(t *testing.T) {
 		netlab.Eventually(t, 10*time.Second, func() bool { return probe.received() > n+300 }, "probes go on arriving")
 		lost, gap := probe.stop()
 		t.Logf("%s: %d of %d datagrams lost, longest gap %v", c.name, lost, probe.sent, gap)
-		if gap > 3*time.Second {
+		if gap > 15*time.Second*netlab.Slowness() { // milliseconds, and as long as a machine with other things to do takes to start a process
 			t.Errorf("%s: a gap of %v", c.name, gap)
 		}
 		if after := stateOf(t, c.node); fmt.Sprint(after) != fmt.Sprint(before) {
