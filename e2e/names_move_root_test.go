@@ -68,6 +68,8 @@ func (p *playing) finish(t *testing.T, who string, want ...string) {
 	}
 	t.Logf("%s: %d of %d queries failed, the slowest took %s, answers %v; %d echoes over one connection", who, a.Failed, a.Queries,
 		a.Slowest.Round(time.Millisecond), a.Answers, a.Echoes)
+	t.Logf("%s: its process stood still for %s at worst, its own loopback answered within %s", who, a.Still.Round(time.Millisecond),
+		a.Loopback.Round(time.Millisecond))
 	slices.Sort(want)
 	if a.Failed > 0 || a.Queries == 0 || !slices.Equal(slices.Sorted(maps.Keys(a.Answers)), want) {
 		t.Errorf("%s: want each of %v and nothing else; failures: %s", who, want, strings.Join(a.Failures, "; "))

@@ -22,6 +22,7 @@ const roleAsker = "asker"
 
 const (
 	askEvery    = 5 * time.Millisecond
+	watchEvery  = 50 * time.Millisecond
 	askPatience = 5 * time.Second // as dig's: a query that is lost is not asked again within it
 	echoEvery   = 20 * time.Millisecond
 	maxShown    = 10
@@ -36,6 +37,9 @@ type asked struct {
 	Slowest  time.Duration
 	Echoes   int    // over the connection
 	Broken   string // how the connection ended; "": it did not
+	// Still is for how long the process itself got no processor at worst, and Loopback the slowest answer over the namespace's own loopback:
+	// with either as long as a failure that is the machine's, and not the mesh's.
+	Still, Loopback time.Duration
 }
 
 type asker struct {
@@ -63,6 +67,7 @@ func playAsker(in io.Reader, out io.Writer, name, port string) error {
 	var all sync.WaitGroup
 	all.Go(func() { a.hold(ctx, conn) })
 	all.Go(func() { a.ask(ctx) })
+	all.Go(func() { a.watch(ctx) })
 	_, err = io.Copy(io.Discard, in)
 	cancel()
 	all.Wait()
@@ -96,6 +101,41 @@ func (a *asker) ask(ctx context.Context) {
 				a.Failures = append(a.Failures, err.Error())
 			}
 		})
+	}
+}
+
+// watch looks at what has nothing to do with the mesh: how late the process wakes up, and how long a datagram to itself takes.
+func (a *asker) watch(ctx context.Context) {
+	self, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		self = nil // there is no loopback here
+	} else {
+		defer self.Close()
+	}
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for last := time.Now(); ; last = time.Now() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		begun := time.Now()
+		a.mu.Lock()
+		a.Still = max(a.Still, begun.Sub(last)-watchEvery)
+		a.mu.Unlock()
+		if self == nil {
+			continue
+		}
+		if err := self.SetDeadline(begun.Add(askPatience * slowness())); err != nil {
+			return
+		}
+		if _, err := self.WriteTo([]byte{0}, self.LocalAddr()); err == nil {
+			_, _, _ = self.ReadFrom(make([]byte, 1)) // one that is lost took all the patience
+		}
+		a.mu.Lock()
+		a.Loopback = max(a.Loopback, time.Since(begun))
+		a.mu.Unlock()
 	}
 }
 
