@@ -21,17 +21,18 @@ import (
 	"github.com/culvert-net/culvert/audit/verify"
 )
 
-// output runs a command line as an account sees it, "" being the administrator, and returns what it prints and its exit status.
+// output runs a command line as an account sees it, "" being the administrator, with the agent of host-a, and returns what it prints and its exit status.
 func (w *world) output(t *testing.T, account string, words ...string) (stdout, stderr string, status int) {
 	t.Helper()
-	access, err := w.lab.Env(t.Context(), account, "")
+	access, err := w.lab.Env(t.Context(), account, "host-a")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), slack*60*time.Second*slowness())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.bin, words...)
-	cmd.Env = append(os.Environ(), "CULVERT_SERVER="+access.Server, "CULVERT_CA="+access.CA, "CULVERT_API_KEY="+access.APIKey)
+	cmd.Env = append(os.Environ(), "CULVERT_SERVER="+access.Server, "CULVERT_CA="+access.CA, "CULVERT_API_KEY="+access.APIKey,
+		"CULVERT_AGENT_SOCKET="+access.AgentSocket)
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
