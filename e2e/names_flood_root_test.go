@@ -140,10 +140,10 @@ func TestFloodOfQuestions(t *testing.T) {
 	clerk, clerkDone := w.question(ctx, t, "clerk", name, "10.0.1.93", 100)
 	flood, floodDone := w.question(ctx, t, "cart", name, "10.0.1.91", rate)
 	<-ctx.Done()
-	visitorDone(10 * time.Second * slowness())
-	clerkDone(10 * time.Second * slowness())
-	floodDone(time.Second)
 	took := time.Since(began)
+	visitorDone(slack * 10 * time.Second * slowness())
+	clerkDone(slack * 10 * time.Second * slowness())
+	floodDone(time.Second)
 	for _, n := range []struct {
 		who string
 		*questioner
