@@ -291,7 +291,7 @@ func (m *lossyMesh) offer(ctx context.Context, name string, from netip.Prefix, p
 
 // dialTCP opens a connection of the workload "cart" whose segments carry no more than lossySize.
 func (m *lossyMesh) dialTCP(ctx context.Context, address string) (c net.Conn, err error) {
-	d := net.Dialer{Timeout: 10 * time.Second * slowness(), Control: func(_, _ string, raw syscall.RawConn) (err error) {
+	d := net.Dialer{Timeout: slack * 10 * time.Second * slowness(), Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		if errRaw := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, lossySize) }); errRaw != nil {
 			err = errRaw
 		}

@@ -157,7 +157,7 @@ func (m *lossyMesh) transfer(t *testing.T, address string, size int) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(60 * time.Second * slowness())); err != nil {
+	if err := c.SetDeadline(time.Now().Add(slack * 60 * time.Second * slowness())); err != nil {
 		t.Fatal(err)
 	}
 	out, back := make([]byte, size), make([]byte, size)
