@@ -19,10 +19,11 @@ func (w *world) echoServer(t *testing.T) {
 
 // echo is one new connection with one request and answer.
 func (w *world) echo(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second*slowness())
+	address := w.ledgerAddress() // which takes its time while the server is dead
+	ctx, cancel := context.WithTimeout(ctx, slack*5*time.Second*slowness())
 	defer cancel()
 	out, err := w.in(ctx, "cart", "sh", "-c",
-		"echo hello | socat -t "+seconds(2)+" - TCP4:"+w.ledgerAddress()+":443,connect-timeout="+seconds(1)).CombinedOutput()
+		"echo hello | socat -t "+patient(2)+" - TCP4:"+address+":443,connect-timeout="+patient(2)).CombinedOutput()
 	if err == nil && !strings.Contains(string(out), "hello") {
 		err = fmt.Errorf("answer %q", out)
 	}
