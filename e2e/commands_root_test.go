@@ -73,8 +73,8 @@ func (m *commandMesh) draining(t *testing.T) {
 		t.Errorf("t1 is registered again, new connections go to %v", got)
 	}
 	m.change(t, "pay", "target-group modify drain-tcp --connection-termination --deregistration-delay 3s")
-	m.run(t, "pay", "target-group deregister drain-tcp t2")
 	told := time.Now()
+	m.run(t, "pay", "target-group deregister drain-tcp t2")
 	eventually(t, 30*time.Second, "t2's connections to end", func() error {
 		for _, c := range live.to("t2") {
 			if _, err := c.broken(); err == nil {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -327,6 +328,7 @@ func openDatagrams(namespace string, to netip.AddrPort, noChecksum bool) (c *net
 
 // answer sends a datagram until it is answered, and tells by whom and what the target sees; nothing within a time is an error.
 func answer(c *net.UDPConn, payload []byte, within time.Duration) (target string, source netip.AddrPort, err error) {
+	var other error
 	buf := make([]byte, 64<<10)
 	for end := time.Now().Add(within * slowness()); time.Now().Before(end); {
 		if _, err := c.Write(payload); err != nil && !errors.Is(err, unix.ECONNREFUSED) {
@@ -339,11 +341,11 @@ func answer(c *net.UDPConn, payload []byte, within time.Duration) (target string
 		}
 		if err == nil {
 			head, body, _ := strings.Cut(string(buf[:n]), "\n")
-			if body != string(payload) {
-				return "", source, fmt.Errorf("%d bytes came back as %d, or others", len(payload), len(body))
+			if body == string(payload) {
+				return greeting(head)
 			}
-			return greeting(head)
+			other = fmt.Errorf("%d bytes came back as %d, or others", len(payload), len(body)) // or it is a late answer to the one before
 		}
 	}
-	return "", source, os.ErrDeadlineExceeded
+	return "", source, cmp.Or(other, error(os.ErrDeadlineExceeded))
 }
