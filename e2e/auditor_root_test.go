@@ -363,7 +363,8 @@ func (a *audited) bundled(t *testing.T) {
 func (a *audited) madeAgain(t *testing.T, dir, span string) {
 	t.Helper()
 	again := filepath.Join(t.TempDir(), "again")
-	cmd := exec.CommandContext(t.Context(), a.bin, strings.Fields("evidence --service pay/ledger --copy "+dir+" --keys "+a.evidence.keys+span+" --out "+again)...)
+	args := strings.Fields("evidence --service pay/ledger --copy " + dir + " --keys " + a.evidence.keys + span + " --out " + again)
+	cmd := exec.CommandContext(t.Context(), a.bin, args...)
 	cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

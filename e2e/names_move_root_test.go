@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/netip"
@@ -157,11 +158,29 @@ func (w *world) addresses(t *testing.T, workload string, names ...string) map[st
 	return found
 }
 
+// well waits until all targets of a group of pay's are healthy.
+func (w *world) well(t *testing.T, group string) {
+	t.Helper()
+	eventually(t, 60*time.Second, "healthy targets of "+group, func() error {
+		h, err := w.as("pay").TargetHealth(t.Context(), group)
+		if err != nil {
+			return err
+		}
+		for _, d := range h.Targets {
+			if d.State != api.TargetHealthy {
+				err = errors.Join(err, fmt.Errorf("%s is %s: %s", d.ENIName, d.State, d.Description))
+			}
+		}
+		return err
+	})
+}
+
 // A name goes from one endpoint to another by priority, by a new endpoint and by one that is deleted, while a workload asks for it
 // and holds a connection: no query fails, the connection lives. So it does beside, in a VPC where the same name is somewhere else.
 func TestNameMoves(t *testing.T) {
 	w := meshAlone(t)
 	w.echoServer(t)
+	w.well(t, "ledger-tcp") // while no target is, all are used; and connections to those that stay ill end when one is
 	const name = "ledger.pay.internal"
 	pay, shop, ctx := w.as("pay"), w.as("shop"), t.Context()
 	lb, err := pay.GetLoadBalancer(ctx, "ledger")
