@@ -186,8 +186,11 @@ func (m *crashMesh) agentCases(t *testing.T) []crashCase {
 	record := func(ctx context.Context) error { // the first reading of a run is sealed
 		ctx, cancel := context.WithTimeout(ctx, slack*30*time.Second)
 		defer cancel()
-		before, err := passings(a)
-		if err := errors.Join(err, restart(ctx)); err != nil {
+		if err := m.points.Kill("host-a", "agent", false); err != nil {
+			return err
+		}
+		before, err := passings(a) // of which the one before may have had one until it was dead
+		if err := errors.Join(err, m.points.Start(ctx, "host-a", "agent")); err != nil {
 			return err
 		}
 		for ctx.Err() == nil {

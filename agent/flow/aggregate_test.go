@@ -68,8 +68,8 @@ func TestAFlowOfAConnectionThatIsGone(t *testing.T) {
 	}
 }
 
-// Each TCP flag is in the record of the interval in which it came first, and in no other: also over restarts of the agent from its baselines or its log, when a disk takes
-// nothing for a while, and when the flow goes without a word.
+// Each TCP flag is in the record of the interval in which it came first, and in no other: also over restarts of the agent from its
+// baselines or its log, when a disk takes nothing for a while, and when the flow goes without a word.
 func TestFlagsAreOfTheirInterval(t *testing.T) {
 	const ack, fin = 0x10, 0x01
 	type seen struct {

@@ -215,15 +215,17 @@ func awsOthers() []Field {
 			return r.Reason
 		}),
 		without(9, String, "resource-id"),
-		number(10, Int32, "encryption-status", "1: of flows that came in through the tunnel, which encrypts; missing at the node that opened them.", func(r *Row) (int64, bool) {
-			return 1, r.carries() && r.Stage == "tunnel"
-		}))
+		number(10, Int32, "encryption-status",
+			"1: of flows that came in through the tunnel, which encrypts; missing at the node that opened them.", func(r *Row) (int64, bool) {
+				return 1, r.carries() && r.Stage == "tunnel"
+			}))
 	for _, name := range []string{"instance-tag", "instance-tag-2", "interface-tag", "interface-tag-2", "asg-tag", "asg-tag-2", "interface-type"} {
 		fields = append(fields, without(11, String, name))
 	}
 	return append(fields,
 		flow(11, "next-hop-interface-type", "vpc_endpoint or network_load_balancer, where the flow goes through one.", nextHop),
-		flow(11, "next-hop-interface-id", "Interface of the VPC that srcaddr (ingress) or dstaddr (egress) is of.", func(r *Row) string { return r.NextHop.Interface }),
+		flow(11, "next-hop-interface-id", "Interface of the VPC that srcaddr (ingress) or dstaddr (egress) is of.",
+			func(r *Row) string { return r.NextHop.Interface }),
 		flow(11, "next-hop-subnet-id", "Subnet of that interface.", func(r *Row) string { return r.NextHop.Subnet }),
 		flow(11, "next-hop-az-id", "Zone of that subnet.", func(r *Row) string { return r.NextHop.AZ }),
 		flow(11, "next-hop-vpc-id", "VPC of that interface.", func(r *Row) string { return r.NextHop.VPC }))

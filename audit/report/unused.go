@@ -10,8 +10,9 @@ import (
 	"github.com/culvert-net/culvert/audit/query"
 )
 
-// Unused are the rules of security groups, the principals that services allowed and the connections that there were at some moment of the query's time, and by which no flow
-// was let in within it; all: the others too, with what they let in. What was made within that time, or removed, has had less of it, which the report tells.
+// Unused are the rules of security groups, the principals that services allowed and the connections that there were at some moment of the
+// query's time, and by which no flow was let in within it; all: the others too, with what they let in. What was made within that time, or
+// removed, has had less of it, which the report tells.
 func Unused(ask Ask, q query.Query, have Permissions, all bool) (Report, error) {
 	q.Where = append(slices.Clone(q.Where), query.Is("action", api.ActionAccept))
 	r := Report{Kind: "unused-rules", Since: q.Since, Until: q.Until, Columns: []string{"kind", "id", "of", "what", "made", "removed"}}
@@ -77,10 +78,12 @@ func (p *permitted) notes(have *Permissions, since time.Time, first int64) (note
 		notes = append(notes, "Records of flows that were let in begin at "+unix(first).Format(time.RFC3339)+".")
 	}
 	if !have.Begin.IsZero() {
-		notes = append(notes, "Audit events are read from "+have.Begin.UTC().Format(time.RFC3339)+" on, for there are too many: what was removed before is not here.")
+		notes = append(notes, "Audit events are read from "+have.Begin.UTC().Format(time.RFC3339)+
+			" on, for there are too many: what was removed before is not here.")
 	}
 	if p.unread > 0 {
-		notes = append(notes, fmt.Sprintf("%d changes of groups, services and connections are too large to stand in the audit log: what they removed may not be here.", p.unread))
+		notes = append(notes, fmt.Sprintf("%d changes of groups, services and connections are too large to stand in the audit log: "+
+			"what they removed may not be here.", p.unread))
 	}
 	return append(notes, "The columns made and removed are from audit events, as long as they are kept; where none tells it, made is when the group, "+
 		"service or connection was: a rule or grant may be younger. Rules of one group that let in the same are hit by one of them, which may "+

@@ -127,8 +127,9 @@ func (c *comparison) once() {
 		b := sent[id]
 		lost, over := c.unsent(&way{sender: b.from, receiver: b.to}, always)
 		if !b.found && b.differs > plus(lost, over) {
-			c.v.find(Finding{Node: id, At: time.Unix(b.until, 0).UTC(), What: fmt.Sprintf("%d packets that it sent were received, and are in none of its records%s%s", b.differs,
-				also(lost, "declared as lost there, in all"), also(over, "declared as told too much by receivers"))})
+			what := fmt.Sprintf("%d packets that it sent were received, and are in none of its records%s%s", b.differs,
+				also(lost, "declared as lost there, in all"), also(over, "declared as told too much by receivers"))
+			c.v.find(Finding{Node: id, At: time.Unix(b.until, 0).UTC(), What: what})
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(got)) {
@@ -140,8 +141,9 @@ func (c *comparison) once() {
 			}
 		}
 		if !b.found && b.differs > plus(b.excused, plus(refused, told)) {
-			c.v.find(Finding{Node: id, At: time.Unix(b.until, 0).UTC(), What: fmt.Sprintf("%d packets that were sent to it are in none of its records, and tunnels lost %d of them at most%s%s",
-				b.differs, b.excused, also(refused, "refused there, in all"), also(told, "declared, in all"))})
+			what := fmt.Sprintf("%d packets that were sent to it are in none of its records, and tunnels lost %d of them at most%s%s",
+				b.differs, b.excused, also(refused, "refused there, in all"), also(told, "declared, in all"))
+			c.v.find(Finding{Node: id, At: time.Unix(b.until, 0).UTC(), What: what})
 		}
 	}
 }
